@@ -1,0 +1,20 @@
+"""Decoder language models: Hugging Face folders in and out, one block for training, scoring and decoding.
+
+In: a Hugging Face folder (or hub id), token ids. Out: hidden states; the head is applied by the caller, chunk by chunk.
+Knows nothing of losses.
+"""
+
+from gopd_jax.models.config import ModelConfig, load_config
+from gopd_jax.models.decoder import Decoder, abstract_params, decode, init_cache, logical_axes, output_head, unstack
+
+__all__ = [
+    "Decoder",
+    "ModelConfig",
+    "abstract_params",
+    "decode",
+    "init_cache",
+    "load_config",
+    "logical_axes",
+    "output_head",
+    "unstack",
+]

@@ -1,0 +1,158 @@
+"""What a decoder is made of: a Hugging Face config read into the few numbers that our block needs, or a clear refusal."""
+
+import dataclasses
+from typing import Any
+
+import transformers
+
+FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Scaling of the rotary frequencies; the fields after `factor` are read by "llama3" alone (see `rope.inverse_frequencies`)."""
+
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    original_length: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a dense decoder; letters are those of the shape legend in `gopd_jax.types`."""
+
+    family: str
+    vocab_size: int  # V
+    layers: int  # L
+    width: int  # D
+    heads: int  # N
+    kv_heads: int  # K
+    head_size: int  # H
+    mlp_width: int  # F
+    norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    rope_scaling: RopeScaling = RopeScaling()
+    tied_embeddings: bool = True
+    max_positions: int = 32768
+
+    @property
+    def qk_norm(self) -> bool:
+        return self.family == "qwen3"
+
+    @property
+    def qkv_bias(self) -> bool:
+        return self.family == "qwen2"
+
+    @property
+    def num_params(self) -> int:
+        attention = self.width * self.head_size * 2 * (self.heads + self.kv_heads)
+        if self.qkv_bias:
+            attention += self.head_size * (self.heads + 2 * self.kv_heads)
+        if self.qk_norm:
+            attention += 2 * self.head_size
+        layer = attention + 3 * self.width * self.mlp_width + 2 * self.width
+        return self.layers * layer + self.width + self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
+
+
+def load_config(path: str) -> ModelConfig:
+    """Reads `config.json` of a local folder or hub id.
+
+    Raises:
+        ValueError: no such folder or hub id, an unsupported architecture, or a field that our block does not implement; the
+            message names the field, its value and what is supported.
+    """
+    try:
+        raw = transformers.AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as e:
+        first_line = (str(e).splitlines() or [repr(e)])[0]
+        raise ValueError(
+            f"cannot read a model config from {path!r}: wanted a Hugging Face folder with config.json or a hub id ({first_line})"
+        ) from e
+    return from_hf(raw, path)
+
+
+def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelConfig:
+    """Converts a transformers config, refusing what the block does not compute (see `load_config`)."""
+    if raw.model_type not in FAMILIES:
+        raise ValueError(f"{path}: unsupported architecture model_type={raw.model_type!r}; supported: {sorted(FAMILIES)}")
+    _refuse_unsupported(raw, path)
+    rope = dict(getattr(raw, "rope_parameters", None) or {})
+    return ModelConfig(
+        family=raw.model_type,
+        vocab_size=raw.vocab_size,
+        layers=raw.num_hidden_layers,
+        width=raw.hidden_size,
+        heads=raw.num_attention_heads,
+        kv_heads=raw.num_key_value_heads or raw.num_attention_heads,
+        head_size=getattr(raw, "head_dim", None) or raw.hidden_size // raw.num_attention_heads,
+        mlp_width=raw.intermediate_size,
+        norm_eps=raw.rms_norm_eps,
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        rope_scaling=_rope_scaling(rope, path),
+        tied_embeddings=bool(raw.tie_word_embeddings),
+        max_positions=raw.max_position_embeddings,
+    )
+
+
+def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
+    """The transformers config of an architecture made here, `extra` (token ids, dtype) added to it."""
+    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": config.rope_scaling.kind}
+    if config.rope_scaling.kind != "default":
+        rope["factor"] = config.rope_scaling.factor
+    if config.rope_scaling.kind == "llama3":
+        rope["low_freq_factor"] = config.rope_scaling.low_freq_factor
+        rope["high_freq_factor"] = config.rope_scaling.high_freq_factor
+        rope["original_max_position_embeddings"] = config.rope_scaling.original_length
+    return transformers.AutoConfig.for_model(
+        config.family,
+        architectures=[FAMILIES[config.family]],
+        vocab_size=config.vocab_size,
+        num_hidden_layers=config.layers,
+        hidden_size=config.width,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.head_size,
+        intermediate_size=config.mlp_width,
+        rms_norm_eps=config.norm_eps,
+        rope_parameters=rope,
+        tie_word_embeddings=config.tied_embeddings,
+        max_position_embeddings=config.max_positions,
+        **extra,
+    )
+
+
+def _rope_scaling(rope: dict[str, Any], path: str) -> RopeScaling:
+    kind = rope.get("rope_type", "default")
+    if kind not in ROPE_TYPES:
+        raise ValueError(f"{path}: unsupported rope_type={kind!r}; supported: {list(ROPE_TYPES)}")
+    if kind == "default":
+        return RopeScaling()
+    if kind == "linear":
+        return RopeScaling(kind, rope["factor"])
+    return RopeScaling(
+        kind, rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+    )
+
+
+def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:
+    wanted = {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "use_sliding_window": False,
+        "quantization_config": None,
+        "pretraining_tp": 1,
+    }
+    for field, value in wanted.items():
+        found = getattr(raw, field, value)
+        if found != value:
+            raise ValueError(f"{path}: unsupported config field {field}={found!r}; supported: {value!r}")
+    kinds = set(getattr(raw, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ValueError(f"{path}: unsupported config field layer_types={sorted(kinds)}; supported: full_attention in every layer")
+    partial = (getattr(raw, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+    if partial != 1.0:
+        raise ValueError(f"{path}: unsupported config field partial_rotary_factor={partial}; supported: 1.0")

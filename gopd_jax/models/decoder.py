@@ -1,0 +1,206 @@
+"""The decoder: parameters declared once with their logical axes, one block for training, scoring, prefill and decode.
+
+In: token ids, positions, segments. Out: hidden states after the last norm, in the compute dtype; never logits (the head is
+`output_head`, applied in chunks by whoever needs log-probs). `Decoder` scans the block over stacked layers; `decode` unrolls
+the same block over per-layer caches, because a stacked cache in a scan costs about three times the bytes.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from gopd_jax.models.attention import Layout, attend
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.rope import rotate, rotation
+from gopd_jax.runtime.mesh import constrain
+
+Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, S, H] each
+
+_normal = nn.initializers.normal(0.02)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32; returned in x's dtype."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],))
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD, layout: Layout, cache: Cache | None):
+        c = self.config
+        dtype = x_BTD.dtype
+
+        def project(name, heads, axis):
+            kernel = self.param(
+                name, nn.with_logical_partitioning(_normal, ("embed", axis, "head_size")), (c.width, heads, c.head_size)
+            )
+            out = jnp.einsum("btd,dnh->btnh", x_BTD, kernel.astype(dtype))
+            if c.qkv_bias:
+                zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
+                out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
+            return out
+
+        query_BTNH = project("query", c.heads, "heads")
+        key_BTKH = project("key", c.kv_heads, "kv_heads")
+        value_BTKH = project("value", c.kv_heads, "kv_heads")
+        if c.qk_norm:
+            query_BTNH = RMSNorm(c.norm_eps, name="query_norm")(query_BTNH)
+            key_BTKH = RMSNorm(c.norm_eps, name="key_norm")(key_BTKH)
+        query_BTNH = rotate(query_BTNH, layout.cos, layout.sin)
+        key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
+        key_BKSH, value_BKSH = key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2)
+        if cache is not None:
+            column = (0, 0, layout.write_at, 0)
+            key_BKSH = jax.lax.dynamic_update_slice(cache[0], key_BKSH.astype(cache[0].dtype), column)
+            value_BKSH = jax.lax.dynamic_update_slice(cache[1], value_BKSH.astype(cache[1].dtype), column)
+            cache = (key_BKSH, value_BKSH)
+        out_BTNH = attend(query_BTNH, key_BKSH, value_BKSH, layout)
+        kernel = self.param(
+            "out", nn.with_logical_partitioning(_normal, ("heads", "head_size", "embed")), (c.heads, c.head_size, c.width)
+        )
+        return jnp.einsum("btnh,nhd->btd", out_BTNH, kernel.astype(dtype)), cache
+
+
+class Mlp(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        def kernel(name, shape, axes):
+            return self.param(name, nn.with_logical_partitioning(_normal, axes), shape).astype(x_BTD.dtype)
+
+        wide = (self.config.width, self.config.mlp_width)
+        gate = x_BTD @ kernel("gate", wide, ("embed", "mlp"))
+        up = x_BTD @ kernel("up", wide, ("embed", "mlp"))
+        return (nn.silu(gate) * up) @ kernel("down", wide[::-1], ("mlp", "embed"))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Returns (x [B, T, D], cache or None)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD, layout: Layout, cache: Cache | None = None):
+        eps = self.config.norm_eps
+        attended, cache = Attention(self.config, name="attention")(RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache)
+        x_BTD = x_BTD + attended
+        x_BTD = x_BTD + Mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD))
+        return constrain(x_BTD, ("batch", None, None)), cache
+
+
+class Decoder(nn.Module):
+    """Hidden states of packed rows, layers scanned over stacked parameters.
+
+    Args of the call: tokens, positions, segments, int32 [R, S]; tokens of one row see earlier tokens of their own segment.
+    Returns [R, S, D] in `dtype`, after the final norm.
+    """
+
+    config: ModelConfig
+    dtype: Any = jnp.float32
+    remat: bool = True
+
+    @nn.compact
+    def __call__(self, tokens_RS, positions_RS, segments_RS):
+        c = self.config
+        table = nn.with_logical_partitioning(_normal, ("vocab", "embed"))
+        embedding_VD = self.param("embedding", table, (c.vocab_size, c.width))
+        if not c.tied_embeddings:
+            self.param("head", table, (c.vocab_size, c.width))  # read by output_head; declared here with the rest
+        index_S = jnp.arange(tokens_RS.shape[1])
+        layout = Layout(*rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S)
+        x_RSD = constrain(jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype), ("batch", None, None))
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x_RSD, _ = layers(c, name="layers")(x_RSD, layout)
+        return RMSNorm(c.norm_eps, name="final_norm")(x_RSD)
+
+
+def output_head(params: Any) -> jax.Array:
+    """The [V, D] matrix that maps hidden states to logits: the head, or the embedding where they are tied."""
+    return params["head"] if "head" in params else params["embedding"]
+
+
+def _init(config: ModelConfig, key: jax.Array) -> Any:
+    row = jnp.zeros((1, 2), jnp.int32)
+    return Decoder(config).init(key, row, row, row)["params"]
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Any:
+    """Random parameters, float32: normal(0.02) matrices, unit norms, zero biases; layers stacked on axis 0."""
+    return nn.meta.unbox(_init(config, key))
+
+
+def abstract_params(config: ModelConfig) -> Any:
+    """The parameter tree as float32 ShapeDtypeStructs; nothing is allocated."""
+    return nn.meta.unbox(jax.eval_shape(lambda key: _init(config, key), jax.random.key(0)))
+
+
+def logical_axes(config: ModelConfig) -> Any:
+    """The parameter tree with, for each parameter, a PartitionSpec of logical axis names (see `runtime.mesh.RULES`)."""
+    return nn.get_partition_spec(jax.eval_shape(lambda key: _init(config, key), jax.random.key(0)))
+
+
+def unstack(params: Any, dtype: Any) -> Any:
+    """Parameters laid out for `decode`: cast to `dtype`, "layers" a tuple of L trees. One program, once per step."""
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    num_layers = params["layers"]["attention_norm"]["scale"].shape[0]
+    return {**params, "layers": tuple(jax.tree.map(lambda p, i=i: p[i], params["layers"]) for i in range(num_layers))}
+
+
+def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> tuple[Cache, ...]:
+    """Zero caches, one (keys, values) pair of [B, K, S, H] for each layer."""
+    shape = (batch, config.kv_heads, length, config.head_size)
+    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
+
+
+def decode(
+    config: ModelConfig,
+    params: Any,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    key_segments_BS: jax.Array,
+    write_at: jax.Array,
+    caches: tuple[Cache, ...],
+) -> tuple[jax.Array, tuple[Cache, ...]]:
+    """Runs T new tokens of each sequence against the caches: prefill (T = prompt length) and decode (T = 1) alike.
+
+    Args:
+        params: what `unstack` returns; its dtype is the compute dtype.
+        tokens_BT, positions_BT: int32; positions count from 0 at the first real token, whatever the padding.
+        key_segments_BS: int32, 1 on cache columns that hold (or will hold) real tokens, 0 on padding.
+        write_at: int32 scalar, the cache column of the first of the T tokens; the same for every sequence.
+        caches: one (keys, values) pair of [B, K, S, H] for each layer.
+
+    Returns:
+        hidden states [B, T, D] after the final norm, and the caches with columns write_at ... write_at + T - 1 filled.
+    """
+    T, S = tokens_BT.shape[1], key_segments_BS.shape[1]
+    query_segments_BT = jax.lax.dynamic_slice_in_dim(key_segments_BS, write_at, T, axis=1)
+    cos, sin = rotation(config, positions_BT)
+    layout = Layout(cos, sin, query_segments_BT, key_segments_BS, write_at + jnp.arange(T), jnp.arange(S), write_at)
+    x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ("batch", None, None))
+    written = []
+    for layer, cache in zip(params["layers"], caches, strict=True):
+        x_BTD, cache = Block(config).apply({"params": layer}, x_BTD, layout, cache)
+        written.append(cache)
+    return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x_BTD), tuple(written)

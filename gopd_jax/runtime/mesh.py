@@ -1,0 +1,98 @@
+"""The device mesh and the one table that maps logical axes to it.
+
+Every parameter and every batch is sharded by `RULES`; nothing else in the project names a mesh axis. The trainer shards
+parameters over fsdp and tensor; the sampler keeps whole rows of weights on each fsdp rank (`DECODE_RULES`).
+"""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "head_size": None,
+    "norm": None,
+    "layers": None,
+}
+DECODE_RULES = RULES | {"embed": None}
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[Any] | None = None) -> Mesh:
+    """A (data, fsdp, tensor) mesh over all devices; one size may be -1 and takes what the others leave.
+
+    Raises:
+        ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    free = [name for name, size in sizes.items() if size == -1]
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) > 1 or known < 1 or len(devices) % known or (not free and known != len(devices)):
+        raise ValueError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices: "
+            "the sizes must multiply to that number; one of them may be -1"
+        )
+    if free:
+        sizes[free[0]] = len(devices) // known
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: dict[str, Any] = RULES) -> Any:
+    """A NamedSharding for each parameter of `abstract`, from its logical axes.
+
+    Raises:
+        ValueError: an axis that the table does not know, two axes of one parameter on the same mesh axis, or a size that the
+            mesh does not divide; the message names the parameter.
+    """
+
+    def one(path, leaf, spec):
+        name = "/".join(str(p.key) for p in path)
+        used: list[str] = []
+        entries = []
+        for axis, size in zip(tuple(spec) + (None,) * (len(leaf.shape) - len(spec)), leaf.shape, strict=True):
+            if axis is not None and axis not in rules:
+                raise ValueError(f"parameter {name}: unknown logical axis {axis!r}; known: {sorted(rules)}")
+            target = rules[axis] if axis is not None else None
+            names = (target,) if isinstance(target, str) else target or ()
+            if any(n in used for n in names):
+                raise ValueError(f"parameter {name}: two of its axes {tuple(spec)} map to the same mesh axis {names}")
+            ways = math.prod(mesh.shape[n] for n in names)
+            if size % ways:
+                raise ValueError(f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} ({ways} ways)")
+            used.extend(names)
+            entries.append(target)
+        return NamedSharding(mesh, PartitionSpec(*entries))
+
+    return jax.tree_util.tree_map_with_path(one, abstract, axes)
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Rows over data and fsdp: the sharding of an array whose axis number `leading` counts rows."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Pins an activation to the mesh in use (`jax.set_mesh`); does nothing without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[RULES[a] if a else None for a in axes]))
+
+
+def rows_multiple(mesh: Mesh) -> int:
+    """The number that row counts must be a multiple of: devices on the data and fsdp axes."""
+    return int(np.prod([mesh.shape[a] for a in RULES["batch"]]))

@@ -1,0 +1,119 @@
+"""Records that the stages hand to each other, and the one shape legend of the project.
+
+Flow: Prompt -> EncodedPrompt -> Request -> Rollout -> PackedBatch -> (TrainState, metrics).
+
+Shape legend, used in array names (`hidden_RSD`), einsum strings and docstrings:
+
+    B rollouts (or decode slots)     T tokens of one sequence      G samples per prompt
+    M micro-batches of one update    R packed rows per micro-batch S length of a packed row
+    L layers   D width   N query heads   K key/value heads   H head size   F mlp width   V vocabulary
+
+Host records are frozen dataclasses over numpy arrays; device records are `flax.struct` dataclasses over jax arrays.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from flax import struct
+import jax
+import numpy as np
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One row of a data set, before any tokenizer has seen it.
+
+    `prompt_id` is unique within a run and seeds the samples of this prompt; `messages` is a chat, each message a dict with
+    "role" and "content"; `domain` chooses the teacher and the verifier; `ground_truth` is what the verifier of the domain
+    reads (an answer for math, a JSON test specification for code); `extra` is carried along untouched.
+    """
+
+    prompt_id: str
+    messages: tuple[dict[str, str], ...]
+    domain: str
+    ground_truth: str
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as token ids: `tokens` int32 [T], chat template applied, generation prompt included, no padding."""
+
+    prompt: Prompt
+    tokens: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One sample to draw: `sample_id` tells apart the samples of one prompt; at most `max_tokens` response tokens."""
+
+    prompt: EncodedPrompt
+    sample_id: int
+    max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """One finished sample.
+
+    tokens: int32 [T], the response, the stop token included when there is one.
+    behaviour_logprobs: float32 [T], nats, of exactly the distribution each token was drawn from.
+    finish_reason: "stop" (a stop id was drawn) or "length" (`max_tokens` reached first: truncated).
+    """
+
+    request: Request
+    tokens: np.ndarray
+    behaviour_logprobs: np.ndarray
+    finish_reason: FinishReason
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+
+@struct.dataclass
+class PackedBatch:
+    """Rollouts of one update, packed into fixed rows: every field [M, R, S] unless said.
+
+    Several sequences (prompt + response) share a row; `segments` tells them apart. Index s of the per-token fields speaks of
+    the prediction made at s, that is of the token at s + 1 of the same segment, given in `targets`.
+    Padding: tokens 0, segments 0, weights 0, everything else 0.
+
+    tokens: int32 ids fed to the model.
+    positions: int32, from 0 within each sequence.
+    segments: int32, 1, 2, ... within a row.
+    targets: int32 id whose log-prob is taken (tokens shifted by one); 0 where nothing is predicted.
+    weights: float32, the share of this token in the loss; carries aggregation, masks and truncation rules. 0 outside responses.
+    behaviour_logprobs: float32, nats, or None: no importance weight (SFT).
+    old_logprobs: float32, nats, the student at the start of this rollout batch, or None: one update, so the ratio is exactly 1.
+    teacher_logprobs: float32, nats, or None: no implicit reward (GRPO, SFT).
+    reference_logprobs: float32, nats, 0 where the reference was skipped because it has no influence there; or None.
+    reward_scale: float32, lambda of the teacher that scored the token.
+    advantages: float32, an advantage from outside, added to the G-OPD one (GRPO: group-normalised reward; SFT: 1; G-OPD: 0).
+    """
+
+    tokens: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+    reward_scale: jax.Array
+    advantages: jax.Array
+    behaviour_logprobs: jax.Array | None = None
+    old_logprobs: jax.Array | None = None
+    teacher_logprobs: jax.Array | None = None
+    reference_logprobs: jax.Array | None = None
+
+
+@struct.dataclass
+class TrainState:
+    """What a train step consumes and returns, and what a checkpoint holds on device.
+
+    step: int32 scalar, updates done. params: student parameters, float32. opt_state: optax state.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
