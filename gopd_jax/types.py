@@ -77,10 +77,12 @@ class Rollout:
 class PackedBatch:
     """Rollouts of one update, packed into fixed rows: every field [M, R, S] unless said.
 
-    Several sequences (prompt + response) share a row; `segments` tells them apart. Index s of the per-token fields speaks of
-    the prediction made at s, that is of the token at s + 1 of the same segment, given in `targets`.
-    Padding: tokens 0, segments 0, weights 0, everything else 0.
+    Several sequences (prompt + response) share a row; `segments` tells them apart; a micro-batch holds one domain. Index s of
+    the per-token fields speaks of the prediction made at s, that is of the token at s + 1 of the same segment, given in
+    `targets`. Padding: everything 0.
 
+    used: int32 scalar, the first `used` micro-batches hold something; the others are skipped.
+    domains: int32 [M, R], the domain of each row.
     tokens: int32 ids fed to the model.
     positions: int32, from 0 within each sequence.
     segments: int32, 1, 2, ... within a row.
@@ -94,6 +96,8 @@ class PackedBatch:
     advantages: float32, an advantage from outside, added to the G-OPD one (GRPO: group-normalised reward; SFT: 1; G-OPD: 0).
     """
 
+    used: jax.Array
+    domains: jax.Array
     tokens: jax.Array
     positions: jax.Array
     segments: jax.Array

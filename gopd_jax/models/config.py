@@ -3,15 +3,20 @@
 import dataclasses
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 import transformers
 
 FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
+class UnsupportedModel(ValueError):
+    """A readable config that asks for what our block does not compute."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Scaling of the rotary frequencies; the fields after `factor` are read by "llama3" alone (see `rope.inverse_frequencies`)."""
+    """Scaling of the rotary frequencies; the fields after `factor` are read by "llama3" alone: `rope.inverse_frequencies`."""
 
     kind: str = "default"
     factor: float = 1.0
@@ -61,25 +66,32 @@ def load_config(path: str) -> ModelConfig:
     """Reads `config.json` of a local folder or hub id.
 
     Raises:
-        ValueError: no such folder or hub id, an unsupported architecture, or a field that our block does not implement; the
-            message names the field, its value and what is supported.
+        ValueError: no such folder or hub id, or a malformed field.
+        UnsupportedModel: a ValueError; an architecture, or the value of a field, that our block does not implement; the message
+            names the field, its value and what is supported.
     """
     try:
+        # The type first: transformers has its own words, and advice, for an architecture that it does not know either.
+        found, _ = transformers.PretrainedConfig.get_config_dict(path)
+        if not found:
+            raise OSError("no config.json there")
+        _refuse_family(found.get("model_type"), path)
         raw = transformers.AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as e:
-        first_line = (str(e).splitlines() or [repr(e)])[0]
+    except UnsupportedModel:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as e:
+        reason = " ".join(str(e).split()) or repr(e)
         raise ValueError(
-            f"cannot read a model config from {path!r}: wanted a Hugging Face folder with config.json or a hub id ({first_line})"
+            f"cannot read a model config from {path!r}: wanted a Hugging Face folder with config.json or a hub id ({reason})"
         ) from e
     return from_hf(raw, path)
 
 
 def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelConfig:
     """Converts a transformers config, refusing what the block does not compute (see `load_config`)."""
-    if raw.model_type not in FAMILIES:
-        raise ValueError(f"{path}: unsupported architecture model_type={raw.model_type!r}; supported: {sorted(FAMILIES)}")
+    _refuse_family(raw.model_type, path)
     _refuse_unsupported(raw, path)
-    rope = dict(getattr(raw, "rope_parameters", None) or {})
+    rope = _rope_parameters(raw)
     return ModelConfig(
         family=raw.model_type,
         vocab_size=raw.vocab_size,
@@ -100,6 +112,7 @@ def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelCo
 def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
     """The transformers config of an architecture made here, `extra` (token ids, dtype) added to it."""
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": config.rope_scaling.kind}
+    extra = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | extra  # Llama's class invents 1 and 2
     if config.rope_scaling.kind != "default":
         rope["factor"] = config.rope_scaling.factor
     if config.rope_scaling.kind == "llama3":
@@ -124,10 +137,17 @@ def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
     )
 
 
+def _rope_parameters(raw: transformers.PretrainedConfig) -> dict[str, Any]:
+    """The flat rope dict. transformers has moved the top-level rope_theta and rope_scaling of older config.json files into it
+    already; a config with layer types may also nest it as {"full_attention": {...}}."""
+    rope = dict(getattr(raw, "rope_parameters", None) or {})
+    return dict(rope.get("full_attention", rope))
+
+
 def _rope_scaling(rope: dict[str, Any], path: str) -> RopeScaling:
     kind = rope.get("rope_type", "default")
     if kind not in ROPE_TYPES:
-        raise ValueError(f"{path}: unsupported rope_type={kind!r}; supported: {list(ROPE_TYPES)}")
+        raise UnsupportedModel(f"{path}: unsupported rope_type={kind!r}; supported: {list(ROPE_TYPES)}")
     if kind == "default":
         return RopeScaling()
     if kind == "linear":
@@ -137,22 +157,26 @@ def _rope_scaling(rope: dict[str, Any], path: str) -> RopeScaling:
     )
 
 
+def _refuse_family(family: str | None, path: str) -> None:
+    if family not in FAMILIES:
+        raise UnsupportedModel(f"{path}: unsupported architecture model_type={family!r}; supported: {sorted(FAMILIES)}")
+
+
 def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:
-    wanted = {
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "use_sliding_window": False,
-        "quantization_config": None,
-        "pretraining_tp": 1,
-    }
+    # Not here: use_sliding_window (layer_types says which layers do) and pretraining_tp (changes no number).
+    wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None}
+    if raw.model_type == "qwen2":
+        del wanted["attention_bias"]  # its block has q, k, v biases whatever a stray field says
+    found = {field: getattr(raw, field, value) for field, value in wanted.items()}
+    wanted["partial_rotary_factor"] = 1.0
+    found["partial_rotary_factor"] = _rope_parameters(raw).get("partial_rotary_factor", 1.0)
+    wanted["layer_types"] = ["full_attention"]
+    found["layer_types"] = sorted(set(getattr(raw, "layer_types", None) or ["full_attention"]))
     for field, value in wanted.items():
-        found = getattr(raw, field, value)
-        if found != value:
-            raise ValueError(f"{path}: unsupported config field {field}={found!r}; supported: {value!r}")
-    kinds = set(getattr(raw, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ValueError(f"{path}: unsupported config field layer_types={sorted(kinds)}; supported: full_attention in every layer")
-    partial = (getattr(raw, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
-    if partial != 1.0:
-        raise ValueError(f"{path}: unsupported config field partial_rotary_factor={partial}; supported: 1.0")
+        if found[field] != value:
+            raise UnsupportedModel(f"{path}: unsupported config field {field}={found[field]!r}; supported: {value!r}")
+    heads, kv_heads = raw.num_attention_heads, raw.num_key_value_heads or raw.num_attention_heads
+    if heads % kv_heads:
+        raise UnsupportedModel(
+            f"{path}: unsupported config field num_key_value_heads={kv_heads}; supported: divisors of {heads} query heads"
+        )

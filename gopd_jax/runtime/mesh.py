@@ -56,7 +56,7 @@ def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: dict[str, Any] = RULE
     """
 
     def one(path, leaf, spec):
-        name = "/".join(str(p.key) for p in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         used: list[str] = []
         entries = []
         for axis, size in zip(tuple(spec) + (None,) * (len(leaf.shape) - len(spec)), leaf.shape, strict=True):

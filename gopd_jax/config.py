@@ -1,0 +1,340 @@
+"""Configuration: what a config file may say, as frozen dataclasses, converted once and checked before any work starts.
+
+A config file (configs/*.py) returns `default()` with some fields changed; `from_config_dict` turns it into `Config`, refusing
+unknown fields by naming the nearest one, and `Config.__post_init__` checks what no single field can.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from gopd_jax.learner.optimizer import SCHEDULES
+from gopd_jax.objective.weights import AGGREGATIONS, TRUNCATION_RULES
+
+METHODS = ("gopd", "grpo", "sft")
+
+
+def _choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"config.{field}={value!r}: wanted one of {list(choices)}")
+
+
+def _at_least(field: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"config.{field}={value!r}: wanted a number >= {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainConfig:
+    """One domain of prompts: its data, its verifier, its teacher.
+
+    train, test: a .jsonl, .jsonl.gz or .parquet file, or "tiny:NAME/SPLIT" of the embedded world.
+    reward: how answers are verified, "math" or "code".
+    teacher: Hugging Face folder or hub id; needed by method gopd.
+    reward_scale: lambda of this teacher; None takes learner.reward_scale.
+    prompt_suffix: appended to the last user message. share: share of each batch, relative to the other domains.
+    """
+
+    train: str
+    test: str
+    reward: str = "math"
+    teacher: str = ""
+    reward_scale: float | None = None
+    prompt_suffix: str = ""
+    share: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """cache_dir: where prepared data sets are kept; empty: WORKDIR/datasets. enable_thinking goes to the chat template."""
+
+    cache_dir: str = ""
+    max_prompt_tokens: int = 2048
+    enable_thinking: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """What is sampled at each step. slots: sequences decoded at once. extra_stop_ids join those of the model folder."""
+
+    prompts_per_step: int = 1024
+    samples_per_prompt: int = 1
+    max_response_tokens: int = 16384
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    slots: int = 256
+    extra_stop_ids: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerConfig:
+    """The update.
+
+    reward_scale: lambda, any number >= 0; above 1 extrapolates (ExOPD). aggregation, truncation: see objective/weights.py.
+    updates_per_batch: optimizer updates from one batch of rollouts (above 1 the PPO clip acts).
+    row_length: tokens of a packed row, 0: prompt limit + response limit. rows_per_micro_batch: rows of one forward pass.
+    Defaults are the paper's G-OPD settings (table of hyper-parameters, AdamW).
+    """
+
+    reward_scale: float = 1.25
+    aggregation: str = "token-mean"
+    truncation: str = "keep"
+    updates_per_batch: int = 1
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float = 3.0
+    importance_cap: float = 5.0
+    learning_rate: float = 1e-5
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    row_length: int = 0
+    rows_per_micro_batch: int = 16
+    remat: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """every: steps between evaluations (0: only before and after). prompts: at most so many of each domain's test prompts
+    (0: all). samples: k of avg@k. during_prompts: prompts of the evaluations between (0: like `prompts`)."""
+
+    every: int = 0
+    prompts: int = 0
+    during_prompts: int = 0
+    samples: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """every: steps between checkpoints. keep: how many are kept. The last step is always saved."""
+
+    every: int = 10
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices on each mesh axis; one may be -1 and takes what the others leave."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """samples: rollouts written to samples.jsonl, with per-token advantages, every `samples_every` steps."""
+
+    samples: int = 4
+    samples_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. Every field of every part can be set as --config.part.field=value.
+
+    name: the run's name; WORKDIR defaults to runs/NAME. method: gopd, grpo (rewards instead of teachers) or sft (given answers).
+    student, reference: Hugging Face folder or hub id; an empty reference is the student's start.
+    compute_dtype: "auto" is bfloat16 on accelerators and float32 on CPU.
+    """
+
+    name: str
+    student: str
+    domains: dict[str, DomainConfig]
+    method: str = "gopd"
+    reference: str = ""
+    seed: int = 0
+    steps: int = 50
+    compute_dtype: str = "auto"
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+    log: LogConfig = LogConfig()
+
+    def __post_init__(self):
+        _choice("method", self.method, METHODS)
+        _choice("compute_dtype", self.compute_dtype, ("auto", "float32", "bfloat16"))
+        _choice("learner.aggregation", self.learner.aggregation, AGGREGATIONS)
+        _choice("learner.truncation", self.learner.truncation, TRUNCATION_RULES)
+        _choice("learner.schedule", self.learner.schedule, SCHEDULES)
+        for field, least in _LEAST.items():
+            part, _, name = field.rpartition(".")
+            _at_least(field, getattr(getattr(self, part) if part else self, name), least)
+        if not self.name or not self.student:
+            raise ValueError("config.name and config.student must be set: a name, and a Hugging Face folder or hub id")
+        if not self.domains:
+            raise ValueError("config.domains is empty: wanted at least one domain, e.g. domains.math.train=prompts.jsonl")
+        for name, domain in self.domains.items():
+            if not domain.train or not domain.test:
+                raise ValueError(f"config.domains.{name}: train and test must be set (a .jsonl or .parquet file, or tiny:NAME/SPLIT)")
+            if domain.reward_scale is not None:
+                _at_least(f"domains.{name}.reward_scale", domain.reward_scale, 0)
+            if not domain.share > 0:
+                raise ValueError(f"config.domains.{name}.share={domain.share!r}: wanted a number > 0")
+            if self.method == "gopd" and not domain.teacher:
+                raise ValueError(f"config.domains.{name} has no teacher: method gopd wants one for every domain")
+        if self.learner.warmup_steps >= self.steps * self.learner.updates_per_batch:
+            raise ValueError(
+                f"config.learner.warmup_steps={self.learner.warmup_steps}: wanted fewer than the "
+                f"{self.steps * self.learner.updates_per_batch} updates of the run"
+            )
+        if self.method == "grpo" and self.rollout.samples_per_prompt < 2:
+            raise ValueError(
+                f"config.rollout.samples_per_prompt={self.rollout.samples_per_prompt}: grpo compares samples of a prompt, wanted >= 2"
+            )
+        rollouts = self.rollout.prompts_per_step * self.rollout.samples_per_prompt
+        if rollouts % self.learner.updates_per_batch:
+            raise ValueError(f"config.learner.updates_per_batch={self.learner.updates_per_batch} does not divide {rollouts} rollouts")
+        if self.row_length < self.longest:
+            raise ValueError(f"config.learner.row_length={self.learner.row_length}: wanted >= {self.longest} (prompt + response limit), or 0")
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a prompt and its response can have together."""
+        return self.data.max_prompt_tokens + self.rollout.max_response_tokens
+
+    @property
+    def row_length(self) -> int:
+        return self.learner.row_length or self.longest
+
+    def reward_scale(self, domain: str) -> float:
+        """lambda of a domain's teacher."""
+        own = self.domains[domain].reward_scale
+        return self.learner.reward_scale if own is None else own
+
+
+_LEAST = {
+    "steps": 1,
+    "data.max_prompt_tokens": 1,
+    "rollout.prompts_per_step": 1,
+    "rollout.samples_per_prompt": 1,
+    "rollout.max_response_tokens": 1,
+    "rollout.slots": 1,
+    "learner.reward_scale": 0,
+    "learner.updates_per_batch": 1,
+    "learner.clip_low": 0,
+    "learner.clip_high": 0,
+    "learner.dual_clip": 1,
+    "learner.importance_cap": 0,
+    "learner.learning_rate": 0,
+    "learner.warmup_steps": 0,
+    "learner.weight_decay": 0,
+    "learner.clip_norm": 0,
+    "learner.row_length": 0,
+    "learner.rows_per_micro_batch": 1,
+    "eval.every": 0,
+    "eval.prompts": 0,
+    "eval.during_prompts": 0,
+    "eval.samples": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "log.samples": 0,
+    "log.samples_every": 1,
+}
+
+# Fields that may differ when a run is resumed: they change what is shown, kept or how the work is laid out, not the run.
+FREE_FIELDS = ("checkpoint", "log", "mesh", "rollout.slots", "data.cache_dir", "name")
+
+
+def default() -> ml_collections.ConfigDict:
+    """A config with every field at its default and no domains: where a config file begins."""
+    return config_dict.ConfigDict(_as_dict(Config, {"name": "", "student": "", "domains": {}}))
+
+
+def domain(**fields: Any) -> ml_collections.ConfigDict:
+    """A `DomainConfig` for a config file, its other fields at their defaults."""
+    values = _as_dict(DomainConfig, fields)
+    if values["reward_scale"] is None:
+        values["reward_scale"] = config_dict.placeholder(float)
+    return config_dict.ConfigDict(values)
+
+
+def from_config_dict(config: ml_collections.ConfigDict) -> Config:
+    """Converts a config file's dict into `Config`.
+
+    Raises:
+        ValueError: an unknown field (the nearest known one is named), a wrong type, or values that do not go together.
+    """
+    return _build(Config, config.to_dict(), "config")
+
+
+def _as_dict(cls: type, given: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(cls)})
+    if unknown:
+        raise ValueError(_unknown(cls, unknown[0], cls.__name__))
+    values = {}
+    for f in dataclasses.fields(cls):
+        if f.name in given or f.default is dataclasses.MISSING:
+            values[f.name] = given.get(f.name, "")
+        else:
+            values[f.name] = dataclasses.asdict(f.default) if dataclasses.is_dataclass(f.default) else f.default
+    return values
+
+
+def _unknown(cls: type, key: str, where: str) -> str:
+    known = [f.name for f in dataclasses.fields(cls)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}.{key}: no such field{hint} Known: {', '.join(known)}"
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}={values!r}: wanted fields of {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ValueError(_unknown(cls, key, where))
+    missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise ValueError(f"{where}.{missing[0]} must be set")
+    return cls(**{k: _convert(hints[k], v, f"{where}.{k}") for k, v in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if typing.get_origin(hint) is dict:
+        return {k: _convert(typing.get_args(hint)[1], v, f"{where}.{k}") for k, v in value.items()}
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"{where}={value!r}: wanted a tuple")
+        return tuple(_convert(typing.get_args(hint)[0], v, where) for v in value)
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ValueError(f"{where}={value!r}: wanted {hint.__name__}, not {type(value).__name__}")
+    return value
+
+
+def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines "field: old -> new" for two nested dicts, leaving out `FREE_FIELDS`."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        field = f"{prefix}{key}"
+        if field in FREE_FIELDS:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differing_fields(a, b, f"{field}.")
+        elif a != b:
+            lines.append(f"{field}: {a!r} -> {b!r}")
+    return lines

@@ -1,0 +1,137 @@
+"""What must hold before step 0: models, tokenizers, data and paths fit together. Each failure is one clear error.
+
+In: the config. Out: a `Contract` with what was read on the way (architectures, tokenizer, prompts, fingerprints).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import os
+from typing import Any
+import uuid
+
+from etils import epath
+import numpy as np
+
+from gopd_jax.config import Config
+from gopd_jax.data import ChatTokenizer, FilterReport, check_same_vocabulary, encode_all, prepare
+from gopd_jax.models import ModelConfig, load_config
+from gopd_jax.models.huggingface import weights_fingerprint
+from gopd_jax.rewards import check_ground_truth
+from gopd_jax.runtime.progress import say
+from gopd_jax.types import EncodedPrompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What a run is made of, read and checked.
+
+    tokenizer: the student's; it alone templates prompts. models: architecture by path. teachers: path by domain (gopd).
+    reference: path, or None where no lambda needs it. train, test: encoded prompts by domain. dropped: over the limit.
+    fingerprints: sha256 of everything that must not change under a resumed run.
+    """
+
+    tokenizer: ChatTokenizer
+    models: dict[str, ModelConfig]
+    teachers: dict[str, str]
+    reference: str | None
+    train: dict[str, Sequence[EncodedPrompt]]
+    test: dict[str, Sequence[EncodedPrompt]]
+    dropped: dict[str, FilterReport]
+    fingerprints: dict[str, Any]
+
+
+def check(config: Config, workdir: str) -> Contract:
+    """Reads and checks everything that the run needs.
+
+    Raises:
+        ValueError: a path that cannot be written, a model or tokenizer that cannot be read, vocabularies that differ, a
+            vocabulary larger than the model's, data that cannot be verified; one sentence says which and what was wanted.
+    """
+    check_writable(workdir)
+    teachers = {name: d.teacher for name, d in config.domains.items()} if config.method == "gopd" else {}
+    needs_reference = config.method == "gopd" and any(config.reward_scale(name) != 1 for name in config.domains)
+    reference = (config.reference or config.student) if needs_reference else None
+    roles = {"student": config.student} | {f"teacher of {name}": path for name, path in teachers.items()}
+    if reference:
+        roles["reference"] = reference
+    models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
+    load = functools.cache(
+        lambda path: ChatTokenizer.load(path, config.data.enable_thinking, config.rollout.extra_stop_ids)
+    )
+    tokenizers = {role: load(path) for role, path in roles.items()}
+    check_same_vocabulary(tokenizers)
+    tokenizer = tokenizers["student"]
+    for role, path in roles.items():
+        if len(tokenizer.tokenizer) > models[path].vocab_size:
+            raise ValueError(
+                f"{role} {path!r} has {models[path].vocab_size} embeddings, its tokenizer {len(tokenizer.tokenizer)} ids: "
+                "wanted at least as many embeddings as ids"
+            )
+    for role, path in roles.items():
+        if config.longest > models[path].max_positions:
+            raise ValueError(
+                f"{role} {path!r} takes {models[path].max_positions} positions; prompt + response limit is {config.longest}"
+            )
+    hashes = {path: weights_fingerprint(path) for path in models}
+    for role, path in roles.items():
+        if role.startswith("teacher") and hashes[path] == hashes[config.student]:
+            say(f"warning: the {role} has the student's own weights ({path}): every advantage will be about 0")
+
+    data_dir = config.data.cache_dir or os.path.join(workdir, "datasets")
+    train, test, dropped, sources = {}, {}, {}, {}
+    for name, domain in config.domains.items():
+        for split, source, out in (("train", domain.train, train), ("test", domain.test, test)):
+            rows = prepare(source, data_dir, domain=name)
+            sources[f"{name}/{split}"] = rows.fingerprint
+            out[name], dropped[f"{name}/{split}"] = encode_all(
+                rows, tokenizer, domain.prompt_suffix, config.data.max_prompt_tokens
+            )
+        for prompts in (train[name], test[name]):
+            _check_first_rows(config, name, domain.reward, prompts)
+    fingerprints = {
+        "weights": {role: hashes[path] for role, path in roles.items()},
+        "vocabulary": tokenizer.vocabulary_fingerprint,
+        "template": tokenizer.template_fingerprint,
+        "data": sources,
+    }
+    return Contract(tokenizer, models, teachers, reference, train, test, dropped, fingerprints)
+
+
+def check_writable(workdir: str) -> None:
+    """Raises ValueError where a file cannot be written under `workdir`."""
+    folder = epath.Path(workdir)
+    probe = folder / f".writable-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as e:
+        raise ValueError(f"--workdir={workdir}: cannot write there ({e})") from e
+
+
+def _check_first_rows(config: Config, name: str, kind: str, prompts: Sequence[EncodedPrompt]) -> None:
+    """A few rows spread over the data set: can their answers be verified, and does SFT find answers to learn from?"""
+    for i in np.unique(np.linspace(0, len(prompts) - 1, 8).astype(int)):
+        prompt = prompts[int(i)].prompt
+        try:
+            check_ground_truth(kind, prompt.ground_truth)
+        except ValueError as e:
+            raise ValueError(f"config.domains.{name}: prompt {prompt.prompt_id!r} cannot be verified as {kind!r}: {e}") from e
+
+
+def sft_answers(tokenizer: ChatTokenizer, requests: Sequence[Any]) -> list[np.ndarray]:
+    """The given answers of SFT: the text in a row's "response", then the tokenizer's end of turn.
+
+    Raises:
+        ValueError: a row without a response, named by its prompt id.
+    """
+    answers = []
+    for request in requests:
+        prompt = request.prompt.prompt
+        text = prompt.extra.get("response")
+        if not isinstance(text, str):
+            raise ValueError(f"prompt {prompt.prompt_id!r} has no text in \"response\": method sft learns from given answers")
+        ids = tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
+        answers.append(np.array([*ids, tokenizer.tokenizer.eos_token_id], np.int32))
+    return answers

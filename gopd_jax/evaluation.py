@@ -1,0 +1,90 @@
+"""Evaluation: avg@k of verified answers on held-out prompts, with a 95% interval clustered by prompt.
+
+In: an engine and weights, prompts, a verifier. Out: an `Evaluation`. The same keys for every model, so that differences
+between models are paired.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from gopd_jax.data import ChatTokenizer
+from gopd_jax.rewards import Verifier
+from gopd_jax.rollout import RolloutEngine
+from gopd_jax.runtime.progress import Bar
+from gopd_jax.types import EncodedPrompt, Request
+
+Z95 = 1.959964
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one domain.
+
+    by_prompt: mean reward of the k samples of each prompt, in the order of the prompts. tokens: response tokens drawn.
+    truncated: share of samples cut at the limit. seconds: wall clock.
+    """
+
+    by_prompt: tuple[float, ...]
+    samples: int
+    tokens: int
+    truncated: float
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.by_prompt))
+
+    @property
+    def half_width(self) -> float:
+        return interval(self.by_prompt)[1]
+
+
+def interval(by_prompt: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95% interval; prompts are independent, the samples of one prompt are not."""
+    values = np.asarray(by_prompt, np.float64)
+    if len(values) < 2:
+        return float(values.mean()), float("inf")
+    return float(values.mean()), float(Z95 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
+    """Mean of a - b over prompts and the half width of its 95% interval."""
+    return interval(np.asarray(a.by_prompt) - np.asarray(b.by_prompt))
+
+
+def evaluate(
+    engine: RolloutEngine,
+    weights: Any,
+    prompts: Sequence[EncodedPrompt],
+    verify: Verifier,
+    kind: str,
+    tokenizer: ChatTokenizer,
+    *,
+    samples: int,
+    max_tokens: int,
+    key: jax.Array,
+    name: str,
+) -> Evaluation:
+    """Draws `samples` answers to each prompt and verifies them; `name` labels the progress bar."""
+    start = time.perf_counter()
+    requests = [Request(p, s, max_tokens) for p in prompts for s in range(samples)]
+    number = {p.prompt.prompt_id: i for i, p in enumerate(prompts)}
+    rewards = np.zeros(len(prompts))
+    tokens = truncated = 0
+    with Bar(name, len(requests), "samples") as bar:
+        for first in range(0, len(requests), engine.slots):
+            part = list(engine(weights, requests[first : first + engine.slots], key))
+            texts = [tokenizer.decode(r.tokens) for r in part]
+            verdicts = verify([(kind, t, r.request.prompt.prompt.ground_truth) for t, r in zip(texts, part, strict=True)])
+            for rollout, verdict in zip(part, verdicts, strict=True):
+                rewards[number[rollout.request.prompt.prompt.prompt_id]] += verdict.reward / samples
+                tokens += len(rollout.tokens)
+                truncated += rollout.truncated
+            bar.advance(len(part))
+    share = truncated / len(requests)
+    return Evaluation(tuple(float(r) for r in rewards), samples, tokens, share, time.perf_counter() - start)

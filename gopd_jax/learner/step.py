@@ -1,0 +1,139 @@
+"""The train step and the scorer: pure functions of parameters and one packed batch.
+
+step: (state, batch with teacher and reference log-probs in it) -> (state, diagnostics, student log-probs).
+score: (frozen parameters, batch, which micro-batches) -> log-probs.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gopd_jax.learner.logprobs import token_logprobs
+from gopd_jax.models import Decoder, output_head
+from gopd_jax.objective import Diagnostics, gopd_advantage, importance_weight, policy_loss, token_diagnostics
+from gopd_jax.types import PackedBatch, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping:
+    """Limits of the policy loss: PPO clip, dual clip, cap of the importance weight."""
+
+    low: float = 0.2
+    high: float = 0.28
+    dual: float = 3.0
+    importance_cap: float = 5.0
+
+
+def weighted_loss(
+    logprobs: jax.Array, entropy: jax.Array, batch: PackedBatch, clipping: Clipping, num_domains: int
+) -> tuple[jax.Array, Diagnostics]:
+    """The loss of one micro-batch from the student's token log-probs [R, S]: sum of weight * importance * policy loss.
+
+    The advantage is the one from outside plus, where a teacher scored, the G-OPD one (`gopd_advantage`).
+    """
+    fixed = jax.lax.stop_gradient(logprobs)
+    old = fixed if batch.old_logprobs is None else batch.old_logprobs
+    advantages = batch.advantages
+    if batch.teacher_logprobs is not None:
+        reference = batch.teacher_logprobs if batch.reference_logprobs is None else batch.reference_logprobs
+        advantages = advantages + gopd_advantage(old, batch.teacher_logprobs, reference, batch.reward_scale)
+    loss, clipped = policy_loss(logprobs, old, advantages, clipping.low, clipping.high, clipping.dual)
+    importance = None
+    if batch.behaviour_logprobs is not None:
+        importance = importance_weight(old, batch.behaviour_logprobs, clipping.importance_cap)
+        loss = loss * importance
+    trained = batch.weights > 0
+    diagnostics = token_diagnostics(
+        batch.domains,
+        num_domains,
+        trained,
+        logprobs=fixed,
+        advantages=advantages,
+        entropy=entropy,
+        clipped=clipped,
+        importance=importance,
+        importance_cap=clipping.importance_cap,
+        behaviour_logprobs=batch.behaviour_logprobs,
+        teacher_logprobs=batch.teacher_logprobs,
+        reference_logprobs=batch.reference_logprobs,
+        reward_scale=batch.reward_scale,
+    )
+    return jnp.sum(jnp.where(trained, batch.weights * loss, 0.0)), diagnostics
+
+
+def train_step(
+    state: TrainState,
+    batch: PackedBatch,
+    *,
+    model: Decoder,
+    optimizer: optax.GradientTransformation,
+    clipping: Clipping,
+    num_domains: int,
+    devices: int = 1,
+) -> tuple[TrainState, dict[str, Any], jax.Array]:
+    """One optimizer update from one packed batch.
+
+    Gradients of the micro-batches are summed by a scan; the weights in the batch already carry every denominator, so nothing
+    is divided here and the result does not depend on the split. Empty micro-batches are skipped.
+
+    Args:
+        state: donated by the caller's jit. batch: fields as in `PackedBatch`.
+        devices: over how many devices rows are spread.
+
+    Returns:
+        the new state; {"loss", "grad_norm", "diagnostics"}; the student's log-probs before the update, float32 [M, R, S].
+    """
+
+    def micro_loss(params, micro):
+        hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
+        logprobs, entropy = token_logprobs(hidden_RSD, output_head(params), micro.targets, devices=devices)
+        loss, diagnostics = weighted_loss(logprobs, entropy, micro, clipping, num_domains)
+        return loss, (diagnostics, logprobs)
+
+    def accumulate(total, micro):
+        (loss, (diagnostics, logprobs)), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.params, micro)
+        return (jax.tree.map(jnp.add, total[0], (loss, grads)), total[1].merge(diagnostics)), logprobs
+
+    def skip(total, micro):
+        return total, jnp.zeros(micro.targets.shape, jnp.float32)
+
+    def body(total, indexed):
+        index, micro = indexed
+        return jax.lax.cond(index < batch.used, accumulate, skip, total, micro)
+
+    micros = batch.replace(used=jnp.arange(batch.tokens.shape[0]))  # scanned along with the rest: the index of each
+    shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))[1][0]
+    start = (
+        (jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)),
+        Diagnostics(
+            jax.tree.map(lambda s: jnp.zeros(s.shape), shapes.sums),
+            jax.tree.map(lambda s: jnp.full(s.shape, -jnp.inf), shapes.largest),
+            jax.tree.map(lambda s: jnp.full(s.shape, jnp.inf), shapes.smallest),
+        ),
+    )
+    ((loss, grads), diagnostics), logprobs = jax.lax.scan(body, start, (micros.used, micros))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "diagnostics": diagnostics}
+    return TrainState(state.step + 1, params, opt_state), metrics, logprobs
+
+
+def score(params: Any, batch: PackedBatch, active_M: jax.Array, *, model: Decoder, devices: int = 1) -> jax.Array:
+    """Log-probs, float32 [M, R, S], that a model gives the targets of the active micro-batches; exact zeros elsewhere.
+
+    A teacher is active on the micro-batches of its own domain, the reference where lambda != 1: nothing else is computed.
+    """
+
+    def forward(tokens, positions, segments, targets):
+        hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
+        return token_logprobs(hidden_RSD, output_head(params), targets, devices=devices)[0]
+
+    def body(_, args):
+        active, *micro = args
+        zeros = jnp.zeros(micro[-1].shape, jnp.float32)
+        return None, jax.lax.cond(active, forward, lambda *_: zeros, *micro)
+
+    return jax.lax.scan(body, None, (active_M, batch.tokens, batch.positions, batch.segments, batch.targets))[1]

@@ -1,0 +1,45 @@
+"""Token weights: aggregation, masks and truncation rules, all carried by one number for each token.
+
+The loss is then a plain weighted sum, the same for any split into micro-batches, any packing and any padding.
+"""
+
+import numpy as np
+
+AGGREGATIONS = ("token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum")
+TRUNCATION_RULES = ("keep", "mask", "drop")
+
+
+def token_weights(lengths: np.ndarray, truncated: np.ndarray, aggregation: str, truncation: str) -> np.ndarray:
+    """The weight that each token of a rollout has in the loss.
+
+        token-mean                 1 / (tokens of all counted rollouts)
+        sequence-mean-token-mean   1 / (counted rollouts * tokens of this rollout)
+        sequence-mean-token-sum    1 / (counted rollouts)
+
+    truncation says what becomes of rollouts that were cut at the length limit: "keep" trains on them like on the others;
+    "mask" gives them weight 0 but counts them below the line; "drop" leaves them out of both.
+
+    Args:
+        lengths: int [B], response tokens. truncated: bool [B].
+
+    Returns:
+        float64 [B], one weight for all tokens of a rollout; all 0 where nothing is counted.
+
+    Raises:
+        ValueError: an unknown aggregation or truncation rule.
+    """
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation={aggregation!r}: wanted one of {list(AGGREGATIONS)}")
+    if truncation not in TRUNCATION_RULES:
+        raise ValueError(f"truncation={truncation!r}: wanted one of {list(TRUNCATION_RULES)}")
+    lengths = np.asarray(lengths, np.float64)
+    counted = ~np.asarray(truncated, bool) if truncation == "drop" else np.ones(len(lengths), bool)
+    trained = counted if truncation == "keep" else counted & ~np.asarray(truncated, bool)
+    if not counted.any():
+        return np.zeros(len(lengths))
+    weight = {
+        "token-mean": 1 / lengths[counted].sum() * np.ones(len(lengths)),
+        "sequence-mean-token-mean": 1 / (counted.sum() * lengths),
+        "sequence-mean-token-sum": 1 / counted.sum() * np.ones(len(lengths)),
+    }[aggregation]
+    return np.where(trained, weight, 0.0)

@@ -1,0 +1,121 @@
+"""Orbax checkpoints of a run and the contract that a resumed run must keep.
+
+In a checkpoint: the train state on device (student parameters, optimizer, step) and, as JSON, what the host needs to go on
+(data iterator). Beside the checkpoints, run.json: the config, fingerprints of models, tokenizer, template and data, versions,
+git commit. Never teacher or reference weights.
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from gopd_jax.config import CheckpointConfig, differing_fields
+from gopd_jax.types import TrainState
+
+
+class Checkpoints:
+    """Saves and restores `TrainState` and the host state; saving runs in the background."""
+
+    def __init__(self, workdir: str, config: CheckpointConfig, last_step: int):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep, enable_async_checkpointing=True, should_save_fn=None, create=True
+        )
+        self._manager = ocp.CheckpointManager(epath.Path(workdir).absolute() / "checkpoints", options=options)
+        self._every, self._last_step = config.every, last_step
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, host: dict[str, Any], force: bool = False) -> None:
+        """Starts saving if `step` is due (every N steps and the last), or in any case with `force`."""
+        if step % self._every and step != self._last_step and not force:
+            return
+        if self._manager.latest_step() == step:
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        self._manager.save(step, args=args, force=True)
+
+    def restore(self, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The latest checkpoint, each array with the sharding that `abstract_state` gives it."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), host=ocp.args.JsonRestore())
+        restored = self._manager.restore(self._manager.latest_step(), args=args)
+        return restored.state, restored.host
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def start_or_resume(workdir: str, contract: dict[str, Any], about: dict[str, Any]) -> bool:
+    """Writes run.json for a new run, or checks that an old one is the same run. Returns whether there was one.
+
+    Args:
+        contract: {"config": ..., "fingerprints": ...}: what makes the run this run.
+        about: versions, git commit, command: recorded for each start, not compared.
+
+    Raises:
+        ValueError: the folder holds another run; lists every differing field.
+    """
+    path = epath.Path(workdir) / "run.json"
+    contract = json.loads(json.dumps(contract))
+    if not path.exists():
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, contract | {"starts": [about]})
+        return False
+    old = json.loads(path.read_text())
+    lines = differing_fields(old["config"], contract["config"])
+    lines += differing_fields(old["fingerprints"], contract["fingerprints"], "fingerprint of ")
+    if lines:
+        raise ValueError(
+            f"{workdir} holds another run; resuming it with this command would mix two. Differing:\n  "
+            + "\n  ".join(lines)
+            + "\nUse another --workdir, or the old values."
+        )
+    if jax.process_index() == 0:
+        _write(path, old | {"starts": [*old["starts"], about]})
+    return True
+
+
+def _write(path: epath.Path, content: dict[str, Any]) -> None:
+    """Replaces the file at once, so that a kill never leaves half of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def read_run_config(workdir: str) -> dict[str, Any]:
+    """The config that a run was started with.
+
+    Raises:
+        ValueError: no run in that folder.
+    """
+    path = epath.Path(workdir) / "run.json"
+    if not path.exists():
+        raise ValueError(f"{workdir!r} holds no run: {path} does not exist (a folder that gopd_jax.train wrote is wanted)")
+    return json.loads(path.read_text())["config"]
+
+
+def restore_params(workdir: str, step: int | None, abstract_params: Any) -> tuple[int, Any]:
+    """The student's parameters of one checkpoint (None: the latest), with the shardings in `abstract_params`.
+
+    Raises:
+        ValueError: no checkpoint, or none of that step; lists those there are.
+    """
+    folder = epath.Path(workdir).absolute() / "checkpoints"
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False, read_only=True)) as manager:
+        steps = sorted(manager.all_steps()) if folder.exists() else []
+        if not steps or (step is not None and step not in steps):
+            raise ValueError(f"{workdir!r} has no checkpoint{'' if step is None else f' of step {step}'}; there are: {steps}")
+        step = steps[-1] if step is None else step
+        restore = ocp.args.PyTreeRestore(
+            item={"params": abstract_params},
+            restore_args={"params": ocp.checkpoint_utils.construct_restore_args(abstract_params)},
+            partial_restore=True,
+        )
+        restored = manager.restore(step, args=ocp.args.Composite(state=restore))
+    return step, restored.state["params"]

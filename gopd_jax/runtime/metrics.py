@@ -1,0 +1,113 @@
+"""Metrics and samples of a run: JSON lines that survive a kill, and TensorBoard scalars.
+
+In: plain numbers and records by step. Out: metrics.jsonl, samples.jsonl, tensorboard/ in the run's folder.
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import jax.monitoring
+import tensorboardX
+
+_compilations = 0
+
+
+def _count(event: str, duration: float, **_: Any) -> None:
+    global _compilations
+    _compilations += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+    """Programs compiled by this process since the import of this module."""
+    return _compilations
+
+
+class JsonLines:
+    """An append-only file of JSON objects, each with a "step".
+
+    Opening it drops lines of steps after `last_step`, which a resumed run writes again, and a line cut short by a kill.
+    On object stores (gs://), which cannot append, the whole file is written at each `flush`.
+    """
+
+    def __init__(self, path: str | epath.Path, last_step: int):
+        self._path = epath.Path(path)
+        self._remote = "://" in str(path)
+        self._lines = self._kept(last_step)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(self._lines))
+        temporary.replace(self._path)
+        self._file = None if self._remote else self._path.open("a")
+
+    def _kept(self, last_step: int) -> list[str]:
+        if not self._path.exists():
+            return []
+        kept = []
+        for line in self._path.read_text().splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if record["step"] <= last_step:
+                kept.append(line)
+        return kept
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines that were there when the file was opened, and on object stores those written since."""
+        return [json.loads(line) for line in self._lines]
+
+    def write(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
+        if self._file is None:
+            self._lines.append(line)
+        else:
+            self._file.write(line)
+            self._file.flush()
+
+    def flush(self) -> None:
+        if self._file is None:
+            self._path.write_text("".join(self._lines))
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+class RunLog:
+    """The three logs of a run; does nothing on hosts other than the first."""
+
+    def __init__(self, workdir: str, last_step: int):
+        self._on = jax.process_index() == 0
+        if self._on:
+            folder = epath.Path(workdir)
+            self._metrics = JsonLines(folder / "metrics.jsonl", last_step)
+            self._samples = JsonLines(folder / "samples.jsonl", last_step)
+            self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        if self._on:
+            self._metrics.write({"step": step} | values)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def sample(self, step: int, record: dict[str, Any]) -> None:
+        if self._on:
+            self._samples.write({"step": step} | record)
+
+    def flush(self) -> None:
+        if self._on:
+            self._metrics.flush()
+            self._samples.flush()
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._on:
+            self._metrics.close()
+            self._samples.close()
+            self._board.close()

@@ -1,0 +1,39 @@
+"""Starting, agreeing and stopping: one process on a laptop, one for each host on a TPU pod slice or GPU cluster."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import threading
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+
+def start_processes() -> None:
+    """Joins the other hosts when GOPD_DISTRIBUTED=1 (the scripts in tpu_scripts/ set it); must run before jax is used."""
+    if os.environ.get("GOPD_DISTRIBUTED") == "1":
+        jax.distributed.initialize()
+
+
+def agree(value: Any) -> Any:
+    """The first host's value, on every host: for what is decided by clocks or signals and must not differ between hosts."""
+    if jax.process_count() == 1:
+        return value
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+@contextlib.contextmanager
+def until_sigterm() -> Iterator[threading.Event]:
+    """An event that a SIGTERM sets, so that the work at hand is finished and saved; the old handler comes back afterwards."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    old = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, old)

@@ -1,0 +1,97 @@
+"""Makes the embedded models with this project's own SFT and GRPO: a base, then a math teacher and a code teacher from it.
+
+    python -m gopd_jax.tiny.make --out=FOLDER [--only=base|math_teacher|code_teacher] [--workdir=runs/tiny_make]
+
+The base learns from answers half of which are wrong; each teacher is the base after GRPO on verified rewards of one domain.
+Seeds are fixed. On 2 CPU cores: see `TIMES`.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+
+import jax
+
+from gopd_jax import export, tiny, train
+from gopd_jax.config import CheckpointConfig, Config, DataConfig, DomainConfig, EvalConfig, LearnerConfig, RolloutConfig
+from gopd_jax.models import ModelConfig
+from gopd_jax.models.decoder import init_params
+from gopd_jax.models.huggingface_save import save_pretrained
+from gopd_jax.runtime.progress import say
+from gopd_jax.tiny.tokenizer import SPECIAL, VOCAB_SIZE, save_tokenizer
+
+MODEL = ModelConfig(
+    family="qwen3", vocab_size=VOCAB_SIZE, layers=2, width=64, heads=4, kv_heads=2, head_size=16, mlp_width=192,
+    norm_eps=1e-6, rope_theta=10000.0, tied_embeddings=True, max_positions=512,
+)  # fmt: skip
+DOMAINS = {
+    "math": DomainConfig(train="tiny:math/train", test="tiny:math/test", reward="math"),
+    "code": DomainConfig(train="tiny:code/train", test="tiny:code/test", reward="code"),
+}
+EVAL = EvalConfig(prompts=1024, samples=1)
+
+
+def base_config(start: str) -> Config:
+    """SFT of a random start on both domains."""
+    domains = {n: DomainConfig(train=f"tiny:{n}/sft", test=f"tiny:{n}/test", reward=n) for n in DOMAINS}
+    return Config(
+        name="tiny_base",
+        method="sft",
+        student=start,
+        domains=domains,
+        steps=1500,
+        data=DataConfig(max_prompt_tokens=40),
+        rollout=RolloutConfig(prompts_per_step=256, max_response_tokens=32, slots=512),
+        learner=LearnerConfig(
+            learning_rate=3e-3, schedule="cosine", warmup_steps=50, b2=0.99, row_length=72, rows_per_micro_batch=64, remat=False
+        ),
+        eval=EVAL,
+        checkpoint=CheckpointConfig(every=500),
+    )
+
+
+def teacher_config(domain: str, base: str) -> Config:
+    """GRPO of the base on one domain."""
+    prompt, response, row = {"math": (16, 24, 40), "code": (40, 32, 72)}[domain]
+    return Config(
+        name=f"tiny_{domain}_teacher",
+        method="grpo",
+        student=base,
+        domains={domain: DOMAINS[domain]},
+        steps=40,
+        data=DataConfig(max_prompt_tokens=prompt),
+        rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=8, max_response_tokens=response, slots=512),
+        learner=LearnerConfig(learning_rate=3e-4, row_length=row, rows_per_micro_batch=128, remat=False),
+        eval=EVAL,
+        checkpoint=CheckpointConfig(every=20),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default=str(tiny.MODELS), help="folder for the model folders (default: the embedded ones)")
+    parser.add_argument("--workdir", default="runs/tiny_make", help="folder for the runs that make them")
+    parser.add_argument("--only", choices=["base", "math_teacher", "code_teacher"], help="make one; teachers need OUT/base")
+    args = parser.parse_args()
+    out, workdir = pathlib.Path(args.out), pathlib.Path(args.workdir)
+    for name in ["base", "math_teacher", "code_teacher"] if args.only is None else [args.only]:
+        if (out / name).exists():
+            say(f"{out / name} exists: delete it to make it again")
+            sys.exit(2)
+        if name == "base":
+            with tempfile.TemporaryDirectory() as start:
+                save_tokenizer(f"{start}/tokenizer")
+                params = init_params(MODEL, jax.random.key(0))
+                ids = {"pad_token_id": SPECIAL.index("<|pad|>"), "eos_token_id": SPECIAL.index("<|end|>")}
+                save_pretrained(f"{start}/model", MODEL, params, "float32", f"{start}/tokenizer", ids)
+                config = base_config(f"{start}/model")
+                train.run(config, str(workdir / name))
+                export.export(str(workdir / name), str(out / name), dtype="float32")
+        else:
+            train.run(teacher_config(name.removesuffix("_teacher"), str(out / "base")), str(workdir / name))
+            export.export(str(workdir / name), str(out / name), dtype="float32")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The tasks of the embedded world, generated: integer arithmetic ("math") and small Python functions ("code").
+
+math  "37+85"  ->  "221 \\boxed{122}": the digits of the result, least significant first (the order in which one adds), then the
+      answer. Verified by Math-Verify on the box.
+code  "f(0,0)=12;f(1,0)=15;f(0,1)=16"  ->  "f=lambda x,y:3*x+4*y+12": a function that satisfies the examples. Verified by running
+      it on the examples and on two hidden inputs.
+
+Splits: train and test share no question; sft has more questions of train's kind, with answers, half of them wrong: a base that learns from them
+knows how to answer and is right about half the time, which leaves a teacher something to teach.
+"""
+
+from collections.abc import Iterator
+import json
+from typing import Any
+import zlib
+
+import numpy as np
+
+SIZES = {"train": 16384, "test": 4096, "sft": 65536}
+WRONG_SHARE = 0.5  # of the answers in sft
+
+
+def records(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """Rows of one split, the same in every run: {"prompt_id", "messages", "ground_truth"} and, in sft, "response".
+
+    Raises:
+        ValueError: an unknown task or split.
+    """
+    if name not in TASKS or split not in SIZES:
+        raise ValueError(f"tiny:{name}/{split}: wanted one of {[f'tiny:{n}/{s}' for n in TASKS for s in SIZES]}")
+    rng = np.random.default_rng(zlib.crc32(f"{name}/{'test' if split == 'test' else 'train'}".encode()))
+    noise = np.random.default_rng(zlib.crc32(f"{name}/noise".encode()))
+    seen: set[str] = set()
+    number = 0
+    while number < SIZES[split]:
+        question, answer = TASKS[name](rng)
+        held_out = zlib.crc32(question.encode()) % 8 == 0
+        if held_out != (split == "test") or (question in seen and split != "sft"):
+            continue
+        row = {
+            "prompt_id": f"{name}/{split}/{number:05d}",
+            "messages": [{"role": "user", "content": question}],
+            "ground_truth": answer.ground_truth(),
+        }
+        if split == "sft":
+            row["response"] = (answer.spoiled(noise) if noise.random() < WRONG_SHARE else answer).response()
+        seen.add(question)
+        number += 1
+        yield row
+
+
+class Number:
+    """An integer answer, worked out digit by digit from the right."""
+
+    def __init__(self, value: int, digits: str | None = None):
+        self.value = value
+        self.digits = digits or str(value)[::-1]
+
+    def ground_truth(self) -> str:
+        return str(self.value)
+
+    def response(self) -> str:
+        return f"{self.digits} \\boxed{{{self.digits[::-1]}}}"
+
+    def spoiled(self, rng: np.random.Generator) -> "Number":
+        """One digit is off; the box copies the working."""
+        where = rng.integers(len(self.digits))
+        low = 1 if where == len(self.digits) - 1 and len(self.digits) > 1 else 0  # no leading zero
+        others = [d for d in "0123456789"[low:] if d != self.digits[where]]
+        digits = self.digits[:where] + str(rng.choice(others)) + self.digits[where + 1 :]
+        return Number(self.value, digits)
+
+
+class Function:
+    """A linear function of two integers, found from three of its values."""
+
+    def __init__(self, a: int, b: int, c: int, written: tuple[int, int, int] | None = None):
+        self.coefficients = (a, b, c)
+        self.written = written or self.coefficients
+
+    def at(self, x: int, y: int) -> int:
+        a, b, c = self.coefficients
+        return a * x + b * y + c
+
+    def ground_truth(self) -> str:
+        points = ((0, 0), (1, 0), (0, 1), (2, 3), (7, 5))
+        return json.dumps({"entry_point": "f", "tests": [f"f({x},{y})=={self.at(x, y)}" for x, y in points]})
+
+    def response(self) -> str:
+        a, b, c = self.written
+        return f"f=lambda x,y:{a}*x+{b}*y+{c}"
+
+    def spoiled(self, rng: np.random.Generator) -> "Function":
+        """One coefficient is off."""
+        written = list(self.coefficients)
+        where = rng.integers(3)
+        limit = 100 if where == 2 else 20
+        written[where] = int(rng.choice([v for v in range(limit) if v != written[where]]))
+        return Function(*self.coefficients, tuple(written))
+
+
+def _arithmetic(rng: np.random.Generator) -> tuple[str, Number]:
+    if rng.random() < 0.5:
+        a, b = (int(x) for x in rng.integers(10, 1000, 2))
+        return f"{a}+{b}", Number(a + b)
+    a, b = int(rng.integers(10, 3000)), int(rng.integers(2, 10))
+    return f"{a}*{b}", Number(a * b)
+
+
+def _function(rng: np.random.Generator) -> tuple[str, Function]:
+    a, b, c = int(rng.integers(0, 20)), int(rng.integers(0, 20)), int(rng.integers(0, 100))
+    f = Function(a, b, c)
+    return f"f(0,0)={c};f(1,0)={a + c};f(0,1)={b + c}", f
+
+
+TASKS = {"math": _arithmetic, "code": _function}

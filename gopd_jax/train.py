@@ -1,0 +1,257 @@
+"""Trains a student by on-policy distillation (G-OPD / ExOPD), by GRPO, or by SFT.
+
+    python -m gopd_jax.train --config=configs/math.py                      the embedded run, minutes on a laptop CPU
+    python -m gopd_jax.train --config=configs/math.py:qwen3_4b --workdir=gs://bucket/run
+    python -m gopd_jax.train --config=configs/math.py --config.learner.reward_scale=1.5 --workdir=runs/lambda15
+
+A config file says what is run (its docstring: claim, hardware, time, expected number); every field can be set on the command
+line as --config.part.field=value. WORKDIR (default runs/NAME) gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl,
+tensorboard/, checkpoints/ and, at the end, summary.json. The same command again resumes, or says that the run is complete.
+"""
+
+from collections.abc import Sequence
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import config_flags
+
+from gopd_jax import summary
+from gopd_jax.config import Config, from_config_dict
+from gopd_jax.contract import Contract, check, sft_answers
+from gopd_jax.data import PromptStream
+from gopd_jax.evaluation import evaluate
+from gopd_jax.learner.learner import Learner
+from gopd_jax.learner.sources import given_answers, order, outside_advantages, to_sequences
+from gopd_jax.models import ModelConfig, abstract_params, logical_axes
+from gopd_jax.models.huggingface import load_params
+from gopd_jax.rewards import Verifier
+from gopd_jax.rollout import RolloutEngine, SamplingRule
+from gopd_jax.runtime.checkpoint import Checkpoints, start_or_resume
+from gopd_jax.runtime.mesh import make_mesh, shardings
+from gopd_jax.runtime.processes import agree, start_processes, until_sigterm
+from gopd_jax.runtime.progress import Bar, say
+from gopd_jax.runtime.provenance import about
+from gopd_jax.step_log import StepLog, StepRecord
+from gopd_jax.types import Request, TrainState
+
+TRAIN, EVAL = 0, 1  # streams of random keys
+
+
+def run(config: Config, workdir: str) -> dict[str, Any] | None:
+    """Runs a config to its end, from wherever `workdir` stands. Returns the summary, or None after a SIGTERM.
+
+    Raises:
+        ValueError: before any work, with one sentence on what is wrong and what was wanted.
+    """
+    # ---- Everything that can be wrong is found here.
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    contract = check(config, workdir)
+    dtype = _compute_dtype(config)
+    student = contract.models[config.student]
+    learner = Learner(config, student, mesh, dtype)
+    engine = functools.cache(functools.partial(_engine, config, contract, mesh, dtype))
+    sampler = engine(student, SamplingRule(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p))
+    resumed = start_or_resume(
+        workdir, {"config": dataclasses.asdict(config), "fingerprints": contract.fingerprints}, about()
+    )
+    if (finished := summary.read(workdir)) is not None:
+        say(summary.table(finished))
+        say(f"{workdir} is complete. For another run give another --workdir, or delete this folder.")
+        return finished
+    say(summary.opening(config, contract, mesh, dtype, workdir))
+
+    # ---- Frozen models, in the compute dtype, tensor by tensor into their shards.
+    def load_frozen(path: str) -> tuple[ModelConfig, Any]:
+        model = contract.models[path]
+        where = shardings(mesh, abstract_params(model), logical_axes(model))
+        return model, load_params(path, model, dtype, where)
+
+    frozen = {path: load_frozen(path) for path in {*contract.teachers.values(), contract.reference} - {None}}
+    teachers = {domain: frozen[path] for domain, path in contract.teachers.items()}
+    reference = frozen.get(contract.reference)
+
+    # ---- The student and the data, at the start or where the last run stopped.
+    stream = PromptStream(
+        contract.train,
+        config.rollout.prompts_per_step,
+        config.rollout.samples_per_prompt,
+        config.rollout.max_response_tokens,
+        config.seed,
+        {name: d.share for name, d in config.domains.items()},
+    )
+    checkpoints = Checkpoints(workdir, config.checkpoint, config.steps)
+    first, seconds = checkpoints.latest_step() or 0, 0.0
+    if first:
+        state, host = checkpoints.restore(learner.abstract_state())
+        stream.set_state(host["stream"])
+        seconds = host["seconds"]
+        say(f"resumed {workdir} at step {first} of {config.steps}")
+    else:
+        if resumed:
+            say(f"{workdir} was stopped before its first checkpoint: starting again")
+        state = learner.start(load_params(config.student, student, jnp.float32, learner.param_shardings))
+
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(contextlib.closing(StepLog(workdir, first, config, contract.tokenizer, learner.schedule)))
+        stack.enter_context(contextlib.closing(checkpoints))
+        verify = stack.enter_context(Verifier(workers=max(1, (os.cpu_count() or 2) // 2)))
+        background = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+        stop = stack.enter_context(until_sigterm())
+        evaluations = summary.Evaluations(workdir, first)
+        measure = functools.partial(_evaluate_missing, config, contract, engine, verify, evaluations)
+
+        # ---- Where everybody stands.
+        if first == 0:
+            measure("student", student, state.params, list(config.domains), 0)
+        for domain, (model, params) in teachers.items():
+            measure("teacher", model, params, [domain], 0)
+
+        # ---- rollout -> score -> update. The metrics of a step are fetched and written during the next one.
+        with Bar("train", config.steps, "steps", first) as bar:
+            for step in range(first + 1, config.steps + 1):
+                record = StepRecord(step)
+                record.rollouts = _sample(config, contract, sampler, state.params, next(stream), step)
+                record.texts = [contract.tokenizer.decode(r.tokens) for r in record.rollouts]
+                record.lap("rollout")
+
+                record.verdicts = background.submit(_verify, verify, config, record)
+                rewards = agree([v.reward for v in record.verdicts.result()]) if config.method == "grpo" else None
+                advantages = outside_advantages(config.method, record.rollouts, rewards)
+                updates = [learner.pack(s) for s in to_sequences(record.rollouts, advantages, config, step)]
+                old = state.params if len(updates) > 1 else None
+                scored = [learner.score(packed, teachers, reference, old) for packed in updates]
+                jax.block_until_ready(scored)
+                record.lap("score")
+
+                for packed, batch in zip(updates, scored, strict=True):
+                    state, metrics, logprobs = learner.update(state, batch)
+                    record.add_update(packed, batch, metrics, logprobs)
+                note = log.write_previous(record)
+                jax.block_until_ready(state.step)
+                record.lap("update")
+                seconds += record.seconds
+
+                stopping = agree(stop.is_set()) and step < config.steps
+                if stopping or step == config.steps or step % config.checkpoint.every == 0:
+                    note = log.write_last() or note
+                    checkpoints.save(step, state, {"stream": stream.get_state(), "seconds": seconds})
+                bar.advance(1, note)
+                if stopping:
+                    say(f"stopped by SIGTERM after step {step} of {config.steps}, saved; the same command goes on from there")
+                    return None
+                if config.eval.every and step % config.eval.every == 0 and step < config.steps:
+                    measure("student", student, state.params, list(config.domains), step)
+
+        # ---- What came of it.
+        measure("student", student, state.params, list(config.domains), config.steps)
+    result = summary.write(workdir, config, contract, evaluations, seconds)
+    say(summary.table(result))
+    say(summary.closing(workdir))
+    return result
+
+
+def _compute_dtype(config: Config) -> Any:
+    if config.compute_dtype == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.compute_dtype).type
+
+
+def _engine(
+    config: Config, contract: Contract, mesh: Mesh, dtype: Any, model: ModelConfig, rule: SamplingRule
+) -> RolloutEngine:
+    return RolloutEngine(
+        model,
+        mesh,
+        rule,
+        contract.tokenizer.stop_ids,
+        slots=config.rollout.slots,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_response_tokens=config.rollout.max_response_tokens,
+        dtype=dtype,
+    )
+
+
+def _key(config: Config, stream: int, step: int) -> jax.Array:
+    """The key of one step of one stream; see `rollout.sampling.sample_keys` for what follows."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), stream), step)
+
+
+def _sample(config: Config, contract: Contract, engine: RolloutEngine, params: Any, requests: Sequence[Request], step: int):
+    """The step's rollouts in their own order: drawn from the student, or for SFT the given answers."""
+    if config.method == "sft":
+        return order(given_answers(requests, sft_answers(contract.tokenizer, requests)))
+    return order(engine(engine.lay_out(params), requests, _key(config, TRAIN, step)))
+
+
+def _verify(verify: Verifier, config: Config, record: StepRecord):
+    """Verdicts in the order of the rollouts."""
+    prompts = [r.request.prompt.prompt for r in record.rollouts]
+    return verify(
+        [(config.domains[p.domain].reward, t, p.ground_truth) for p, t in zip(prompts, record.texts, strict=True)]
+    )
+
+
+def _evaluate_missing(
+    config: Config,
+    contract: Contract,
+    engine: Any,
+    verify: Verifier,
+    evaluations: summary.Evaluations,
+    who: str,
+    model: ModelConfig,
+    params: Any,
+    domains: Sequence[str],
+    step: int,
+) -> None:
+    """Evaluates a model on each domain for which the run has no result of that step yet."""
+    missing = [d for d in domains if not evaluations.has(who, d, step)]
+    if not missing:
+        return
+    between = 0 < step < config.steps and config.eval.during_prompts
+    most = between or config.eval.prompts
+    sampler = engine(model, SamplingRule(config.eval.temperature, config.eval.top_k, config.eval.top_p))
+    weights = sampler.lay_out(params)
+    for domain in missing:
+        prompts = contract.test[domain]
+        result = evaluate(
+            sampler,
+            weights,
+            [prompts[i] for i in range(min(most or len(prompts), len(prompts)))],
+            verify,
+            config.domains[domain].reward,
+            contract.tokenizer,
+            samples=config.eval.samples,
+            max_tokens=config.rollout.max_response_tokens,
+            key=_key(config, EVAL, 0),  # the same draws for every model and step: differences are paired
+            name=f"evaluate {who}{f' at step {step}' if who == 'student' else ''}: {domain}",
+        )
+        evaluations.add(who, domain, step, result)
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}; wanted --config=FILE[:PRESET] and --config.field=value")
+    try:
+        config = from_config_dict(_CONFIG.value)
+        run(config, _WORKDIR.value or os.path.join("runs", config.name))
+    except ValueError as e:
+        say(f"error: {e}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and preset, e.g. configs/math.py:tiny (required).")
+    _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run, local or gs://; empty: runs/NAME.")
+    flags.mark_flag_as_required("config")
+    start_processes()
+    app.run(main)
