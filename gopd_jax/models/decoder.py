@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from gopd_jax.models.attention import Layout, attend
 from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.linear import linear
 from gopd_jax.models.rope import rotate, rotation
 from gopd_jax.runtime.mesh import constrain
 
@@ -46,7 +47,7 @@ class Attention(nn.Module):
             kernel = self.param(
                 name, nn.with_logical_partitioning(_normal, ("embed", axis, "head_size")), (c.width, heads, c.head_size)
             )
-            out = jnp.einsum("btd,dnh->btnh", x_BTD, kernel.astype(dtype))
+            out = linear(x_BTD, kernel.reshape(c.width, -1)).reshape(*x_BTD.shape[:2], heads, c.head_size)
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
                 out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
@@ -70,7 +71,7 @@ class Attention(nn.Module):
         kernel = self.param(
             "out", nn.with_logical_partitioning(_normal, ("heads", "head_size", "embed")), (c.heads, c.head_size, c.width)
         )
-        return jnp.einsum("btnh,nhd->btd", out_BTNH, kernel.astype(dtype)), cache
+        return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel.reshape(-1, c.width)), cache
 
 
 class Mlp(nn.Module):
@@ -79,12 +80,12 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x_BTD):
         def kernel(name, shape, axes):
-            return self.param(name, nn.with_logical_partitioning(_normal, axes), shape).astype(x_BTD.dtype)
+            return self.param(name, nn.with_logical_partitioning(_normal, axes), shape)
 
         wide = (self.config.width, self.config.mlp_width)
-        gate = x_BTD @ kernel("gate", wide, ("embed", "mlp"))
-        up = x_BTD @ kernel("up", wide, ("embed", "mlp"))
-        return (nn.silu(gate) * up) @ kernel("down", wide[::-1], ("mlp", "embed"))
+        gate = linear(x_BTD, kernel("gate", wide, ("embed", "mlp")))
+        up = linear(x_BTD, kernel("up", wide, ("embed", "mlp")))
+        return linear(nn.silu(gate) * up, kernel("down", wide[::-1], ("mlp", "embed")))
 
 
 class Block(nn.Module):

@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-SIZES = {"train": 16384, "test": 4096, "sft": 65536}
+SIZES = {"train": 16384, "test": 4096, "sft": 32768}
 WRONG_SHARE = 0.5  # of the answers in sft
 
 
