@@ -42,12 +42,12 @@ def _tiny():
     config.steps = 150
     config.data.max_prompt_tokens = 12
     config.rollout.prompts_per_step = 512
-    config.rollout.max_response_tokens = 24
+    config.rollout.max_response_tokens = 20
     config.rollout.slots = 512
     config.learner.reward_scale = 1.25
     config.learner.learning_rate = 1e-3
     config.learner.schedule = "linear"
-    config.learner.row_length = 72
+    config.learner.row_length = 84  # three answers of the usual length
     config.learner.rows_per_micro_batch = 64
     config.learner.remat = False
     config.eval.samples = 2

@@ -150,6 +150,6 @@ def opening(config: Config, contract: Contract, mesh: Mesh, dtype: Any, workdir:
 def closing(workdir: str) -> str:
     """Where everything is."""
     return (
-        f"results in {workdir}: summary.json, metrics.jsonl, samples.jsonl, evaluations.jsonl; curves: tensorboard --logdir "
+        f"results in {workdir}: summary.json, curves.png, metrics.jsonl, samples.jsonl, evaluations.jsonl; curves: tensorboard --logdir "
         f"{os.path.join(workdir, 'tensorboard')}; model: python -m gopd_jax.export --workdir={workdir} --out=FOLDER"
     )

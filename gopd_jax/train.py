@@ -17,7 +17,7 @@ import functools
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 import jax
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from gopd_jax import summary
+from gopd_jax import picture, summary
 from gopd_jax.config import Config, from_config_dict
 from gopd_jax.contract import Contract, check, sft_answers
 from gopd_jax.data import PromptStream
@@ -155,6 +155,7 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         # ---- What came of it.
         measure("student", student, state.params, list(config.domains), config.steps)
     result = summary.write(workdir, config, contract, evaluations, seconds)
+    picture.draw(workdir, f"{config.name}: {config.method}, {config.steps} steps, seed {config.seed}")
     say(summary.table(result))
     say(summary.closing(workdir))
     return result
@@ -240,13 +241,32 @@ def _evaluate_missing(
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}; wanted --config=FILE[:PRESET] and --config.field=value")
+        _refuse(f"unknown arguments {' '.join(argv[1:])}: wanted --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER")
     try:
         config = from_config_dict(_CONFIG.value)
         run(config, _WORKDIR.value or os.path.join("runs", config.name))
     except ValueError as e:
-        say(f"error: {e}")
-        sys.exit(2)
+        _refuse(str(e))
+    except KeyboardInterrupt:
+        _refuse("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with a config file or one of its fields becomes one line, not a traceback."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        _CONFIG.value.to_dict()  # a file that could not be read is only reported when its values are wanted
+        return rest
+    except (KeyError, AttributeError) as e:  # ml_collections quotes its own message, once or twice
+        message = str(e).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
+    except OSError as e:
+        message = str(e).strip().splitlines()[-1].strip()
+    _refuse(f"--config: {message}")
+
+
+def _refuse(message: str) -> NoReturn:
+    say(f"error: {message}")
+    sys.exit(2)
 
 
 if __name__ == "__main__":
@@ -254,4 +274,4 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run, local or gs://; empty: runs/NAME.")
     flags.mark_flag_as_required("config")
     start_processes()
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -2,7 +2,7 @@
 
     python -m gopd_jax.tiny.make --out=FOLDER [--only=base|math_teacher|code_teacher] [--workdir=runs/tiny_make]
 
-The base learns from answers half of which are wrong; each teacher is the base after GRPO on verified rewards of one domain.
+The base learns from right answers, then from answers half of which are wrong; each teacher is the base after GRPO on verified rewards of one domain.
 Seeds are fixed. On 2 CPU cores: see `TIMES`.
 """
 
@@ -32,19 +32,20 @@ DOMAINS = {
 EVAL = EvalConfig(prompts=1024, samples=1)
 
 
-def base_config(start: str) -> Config:
-    """SFT of a random start on both domains."""
-    domains = {n: DomainConfig(train=f"tiny:{n}/sft", test=f"tiny:{n}/test", reward=n) for n in DOMAINS}
+def base_config(start: str, split: str) -> Config:
+    """SFT on both domains: a random start on right answers (split "sft"), then that on half wrong ones ("noisy")."""
+    steps, rate, schedule = {"sft": (1400, 3e-3, "cosine"), "noisy": (300, 1e-3, "linear")}[split]
+    domains = {n: DomainConfig(train=f"tiny:{n}/{split}", test=f"tiny:{n}/test", reward=n) for n in DOMAINS}
     return Config(
-        name="tiny_base",
+        name=f"tiny_base_{split}",
         method="sft",
         student=start,
         domains=domains,
-        steps=1500,
+        steps=steps,
         data=DataConfig(max_prompt_tokens=40),
         rollout=RolloutConfig(prompts_per_step=256, max_response_tokens=32, slots=512),
         learner=LearnerConfig(
-            learning_rate=3e-3, schedule="cosine", warmup_steps=50, b2=0.99, row_length=72, rows_per_micro_batch=64, remat=False
+            learning_rate=rate, schedule=schedule, warmup_steps=50, b2=0.99, row_length=72, rows_per_micro_batch=64, remat=False
         ),
         eval=EVAL,
         checkpoint=CheckpointConfig(every=500),
@@ -53,7 +54,7 @@ def base_config(start: str) -> Config:
 
 def teacher_config(domain: str, base: str) -> Config:
     """GRPO of the base on one domain."""
-    prompt, response, row = {"math": (16, 24, 40), "code": (40, 32, 72)}[domain]
+    prompt, response, row = {"math": (12, 20, 64), "code": (40, 32, 72)}[domain]
     return Config(
         name=f"tiny_{domain}_teacher",
         method="grpo",
@@ -85,9 +86,10 @@ def main() -> None:
                 params = init_params(MODEL, jax.random.key(0))
                 ids = {"pad_token_id": SPECIAL.index("<|pad|>"), "eos_token_id": SPECIAL.index("<|end|>")}
                 save_pretrained(f"{start}/model", MODEL, params, "float32", f"{start}/tokenizer", ids)
-                config = base_config(f"{start}/model")
-                train.run(config, str(workdir / name))
-                export.export(str(workdir / name), str(out / name), dtype="float32")
+                train.run(base_config(f"{start}/model", "sft"), str(workdir / "base_sft"))
+                export.export(str(workdir / "base_sft"), f"{start}/knows", dtype="float32")
+                train.run(base_config(f"{start}/knows", "noisy"), str(workdir / "base_noisy"))
+                export.export(str(workdir / "base_noisy"), str(out / name), dtype="float32")
         else:
             train.run(teacher_config(name.removesuffix("_teacher"), str(out / "base")), str(workdir / name))
             export.export(str(workdir / name), str(out / name), dtype="float32")

@@ -1,12 +1,13 @@
 """The tasks of the embedded world, generated: integer arithmetic ("math") and small Python functions ("code").
 
-math  "37+85"  ->  "221 \\boxed{122}": the digits of the result, least significant first (the order in which one adds), then the
-      answer. Verified by Math-Verify on the box.
+math  "437+885"  ->  "2231 \\boxed{1322}": the digits of the result, least significant first (the order in which one adds),
+      then the answer. Sums and differences of three-digit numbers. Verified by Math-Verify on the box.
 code  "f(0,0)=12;f(1,0)=15;f(0,1)=16"  ->  "f=lambda x,y:3*x+4*y+12": a function that satisfies the examples. Verified by running
       it on the examples and on two hidden inputs.
 
-Splits: train and test share no question; sft has more questions of train's kind, with answers, half of them wrong: a base that learns from them
-knows how to answer and is right about half the time, which leaves a teacher something to teach.
+Splits: train and test share no question. sft has more questions of train's kind, with their answers; in noisy half of the answers
+are wrong: a base that learns from them knows how to answer and is right about half the time, which leaves a teacher something
+to teach.
 """
 
 from collections.abc import Iterator
@@ -16,34 +17,35 @@ import zlib
 
 import numpy as np
 
-SIZES = {"train": 16384, "test": 4096, "sft": 32768}
-WRONG_SHARE = 0.5  # of the answers in sft
+SIZES = {"train": 16384, "test": 4096, "sft": 65536, "noisy": 16384}
+WRONG_SHARE = 0.5  # of the answers in noisy
 
 
 def records(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split, the same in every run: {"prompt_id", "messages", "ground_truth"} and, in sft, "response".
+    """Rows of one split, the same in every run: {"prompt_id", "messages", "ground_truth"}; in sft and noisy also "response".
 
     Raises:
         ValueError: an unknown task or split.
     """
     if name not in TASKS or split not in SIZES:
         raise ValueError(f"tiny:{name}/{split}: wanted one of {[f'tiny:{n}/{s}' for n in TASKS for s in SIZES]}")
-    rng = np.random.default_rng(zlib.crc32(f"{name}/{'test' if split == 'test' else 'train'}".encode()))
-    noise = np.random.default_rng(zlib.crc32(f"{name}/noise".encode()))
+    rng = np.random.default_rng(zlib.crc32(f"{name}/{split}".encode()))
     seen: set[str] = set()
     number = 0
     while number < SIZES[split]:
         question, answer = TASKS[name](rng)
         held_out = zlib.crc32(question.encode()) % 8 == 0
-        if held_out != (split == "test") or (question in seen and split != "sft"):
+        if held_out != (split == "test") or (question in seen and split in ("train", "test")):
             continue
         row = {
             "prompt_id": f"{name}/{split}/{number:05d}",
             "messages": [{"role": "user", "content": question}],
             "ground_truth": answer.ground_truth(),
         }
-        if split == "sft":
-            row["response"] = (answer.spoiled(noise) if noise.random() < WRONG_SHARE else answer).response()
+        if split == "noisy" and rng.random() < WRONG_SHARE:
+            answer = answer.spoiled(rng)
+        if split in ("sft", "noisy"):
+            row["response"] = answer.response()
         seen.add(question)
         number += 1
         yield row
@@ -100,11 +102,10 @@ class Function:
 
 
 def _arithmetic(rng: np.random.Generator) -> tuple[str, Number]:
+    a, b = (int(x) for x in rng.integers(100, 1000, 2))
     if rng.random() < 0.5:
-        a, b = (int(x) for x in rng.integers(10, 1000, 2))
         return f"{a}+{b}", Number(a + b)
-    a, b = int(rng.integers(10, 3000)), int(rng.integers(2, 10))
-    return f"{a}*{b}", Number(a * b)
+    return f"{max(a, b)}-{min(a, b)}", Number(abs(a - b))
 
 
 def _function(rng: np.random.Generator) -> tuple[str, Function]:

@@ -1,0 +1,60 @@
+"""Token weights: what a loss built from them is, for every aggregation and truncation rule."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gopd_jax.objective import AGGREGATIONS, TRUNCATION_RULES, token_weights
+
+LENGTHS = np.array([5, 1, 8, 3])
+TRUNCATED = np.array([False, True, True, False])
+VALUES = [np.random.default_rng(i).normal(size=n) for i, n in enumerate(LENGTHS)]
+
+
+def _loss(weights, members=range(4)):
+    return sum(weights[i] * VALUES[i].sum() for i in members)
+
+
+def _mean(aggregation, members, count):
+    """The aggregation in words: over `members`, with `count` sequences below the line ("mask" keeps the masked in it)."""
+    tokens = sum(LENGTHS[i] for i in (members if count == len(members) else range(count)))
+    return {
+        "token-mean": sum(VALUES[i].sum() for i in members) / tokens,
+        "sequence-mean-token-mean": sum(VALUES[i].mean() for i in members) / count,
+        "sequence-mean-token-sum": sum(VALUES[i].sum() for i in members) / count,
+    }[aggregation]
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_truncation_rules(aggregation):
+    def loss(rule):
+        return _loss(token_weights(LENGTHS, TRUNCATED, aggregation, rule))
+
+    assert loss("keep") == pytest.approx(_mean(aggregation, [0, 1, 2, 3], 4))
+    assert loss("mask") == pytest.approx(_mean(aggregation, [0, 3], 4))
+    assert loss("drop") == pytest.approx(_mean(aggregation, [0, 3], 2))
+    assert len({round(loss(rule), 9) for rule in TRUNCATION_RULES}) == 3
+
+
+@pytest.mark.parametrize("aggregation, rule", itertools.product(AGGREGATIONS, TRUNCATION_RULES))
+def test_rules_agree_where_nothing_is_truncated(aggregation, rule):
+    none = np.zeros(4, bool)
+    expected = token_weights(LENGTHS, none, aggregation, "keep")
+    np.testing.assert_array_equal(token_weights(LENGTHS, none, aggregation, rule), expected)
+    assert expected.dtype == np.float64
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_where_all_are_truncated(aggregation):
+    all_cut = np.ones(4, bool)
+    assert token_weights(LENGTHS, all_cut, aggregation, "keep").all()
+    for rule in ("mask", "drop"):
+        np.testing.assert_array_equal(token_weights(LENGTHS, all_cut, aggregation, rule), np.zeros(4))
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"aggregation='mean'.*'token-mean', 'sequence-mean-token-mean'"):
+        token_weights(LENGTHS, TRUNCATED, "mean", "keep")
+    with pytest.raises(ValueError, match=r"truncation='skip'.*'keep', 'mask', 'drop'"):
+        token_weights(LENGTHS, TRUNCATED, "token-mean", "skip")

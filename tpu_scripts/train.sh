@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Start-up script for every host of a TPU VM slice: sets up .venv and runs (or resumes) one training command on all hosts.
+#
+#   gcloud compute tpus tpu-vm ssh NAME --worker=all --command \
+#     'cd gopd_jax && tpu_scripts/train.sh --config=configs/math.py:qwen3_4b --workdir=gs://BUCKET/math_4b ...'
+#
+# The same command again, after a preemption or on a new slice, goes on from the last checkpoint in WORKDIR.
+# Not yet run on a real slice: the multi-host path has only been read, not measured.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ $# -eq 0 ]; then
+  echo "usage: tpu_scripts/train.sh --config=FILE[:PRESET] --workdir=gs://BUCKET/RUN [--config.field=value ...]" >&2
+  exit 2
+fi
+if [ ! -e .venv/installed-tpu ]; then
+  python3 -m venv .venv
+  .venv/bin/python -m pip install --quiet "jax[tpu]>=0.10.2,<0.12" -r requirements.txt gcsfs
+  touch .venv/installed-tpu
+fi
+export GOPD_DISTRIBUTED=1 # every host joins one jax.distributed run
+exec .venv/bin/python -m gopd_jax.train "$@"
