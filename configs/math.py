@@ -10,12 +10,13 @@ tiny (default): the embedded world. Student and reference: a base of 107k parame
 qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qwen3-4B, non-thinking. Teacher: that model after
     500 steps of GRPO on math. Data: DeepMath, difficulty >= 6. 50 steps of 1024 prompts, one sample each, 16,384 tokens.
         python -m gopd_jax.train --config=configs/math.py:qwen3_4b --workdir=gs://BUCKET/math_4b \
-            --config.domains.math.teacher=FOLDER --config.domains.math.train=deepmath.parquet --config.domains.math.test=aime24.jsonl
+            --config.domains.math.teacher=FOLDER --config.domains.math.train=deepmath.parquet \
+            --config.domains.math.test=aime24.jsonl
     Hardware: a slice whose memory holds three 4B models and Adam. Time: not measured by us.
     Expected (paper, average of four benchmarks at avg@32): start 15.4, teacher 46.0, OPD 46.5, ExOPD 48.0.
 
-qwen3_1_7b: the same with Qwen3-1.7B; the paper has no single-teacher number for it. With a larger model's GRPO as the teacher and
-    100 steps it is the paper's strong-to-weak student.
+qwen3_1_7b: the same with Qwen3-1.7B; the paper has no single-teacher number for it. With a larger model as the teacher
+    and 100 steps it is the paper's strong-to-weak student.
 """
 
 from gopd_jax import tiny

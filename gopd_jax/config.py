@@ -6,6 +6,7 @@ unknown fields by naming the nearest one, and `Config.__post_init__` checks what
 
 import dataclasses
 import difflib
+import fnmatch
 import types
 import typing
 from typing import Any
@@ -146,7 +147,7 @@ class LogConfig:
 class Config:
     """A whole run. Every field of every part can be set as --config.part.field=value.
 
-    name: the run's name; WORKDIR defaults to runs/NAME. method: gopd, grpo (rewards instead of teachers) or sft (given answers).
+    name: the run's name; WORKDIR defaults to runs/NAME. method: gopd, grpo (rewards, no teachers) or sft (given answers).
     student, reference: Hugging Face folder or hub id; an empty reference is the student's start.
     compute_dtype: "auto" is bfloat16 on accelerators and float32 on CPU.
     """
@@ -182,7 +183,9 @@ class Config:
             raise ValueError("config.domains is empty: wanted at least one domain, e.g. domains.math.train=prompts.jsonl")
         for name, domain in self.domains.items():
             if not domain.train or not domain.test:
-                raise ValueError(f"config.domains.{name}: train and test must be set (a .jsonl or .parquet file, or tiny:NAME/SPLIT)")
+                raise ValueError(
+                    f"config.domains.{name}: train and test must be set (a .jsonl or .parquet file, or tiny:NAME/SPLIT)"
+                )
             if domain.reward_scale is not None:
                 _at_least(f"domains.{name}.reward_scale", domain.reward_scale, 0)
             if not domain.share > 0:
@@ -196,13 +199,17 @@ class Config:
             )
         if self.method == "grpo" and self.rollout.samples_per_prompt < 2:
             raise ValueError(
-                f"config.rollout.samples_per_prompt={self.rollout.samples_per_prompt}: grpo compares samples of a prompt, wanted >= 2"
+                f"config.rollout.samples_per_prompt={self.rollout.samples_per_prompt}: wanted >= 2, grpo compares a prompt's samples"
             )
         rollouts = self.rollout.prompts_per_step * self.rollout.samples_per_prompt
         if rollouts % self.learner.updates_per_batch:
-            raise ValueError(f"config.learner.updates_per_batch={self.learner.updates_per_batch} does not divide {rollouts} rollouts")
+            raise ValueError(
+                f"config.learner.updates_per_batch={self.learner.updates_per_batch} does not divide {rollouts} rollouts"
+            )
         if self.row_length < self.longest:
-            raise ValueError(f"config.learner.row_length={self.learner.row_length}: wanted >= {self.longest} (prompt + response limit), or 0")
+            raise ValueError(
+                f"config.learner.row_length={self.learner.row_length}: wanted >= {self.longest} (prompt + response limit), or 0"
+            )
 
     @property
     def longest(self) -> int:
@@ -248,8 +255,12 @@ _LEAST = {
     "log.samples_every": 1,
 }
 
-# Fields that may differ when a run is resumed: they change what is shown, kept or how the work is laid out, not the run.
-FREE_FIELDS = ("checkpoint", "log", "mesh", "rollout.slots", "data.cache_dir", "name")
+# Fields that may differ when a run is resumed: they change what is shown or kept, or how the work is laid out, not the run.
+# Paths are free because the fingerprints of what they lead to are compared.
+FREE_FIELDS = (
+    "checkpoint", "log", "mesh", "rollout.slots", "data.cache_dir", "name",
+    "student", "reference", "domains.*.teacher", "domains.*.train", "domains.*.test",
+)  # fmt: skip
 
 
 def default() -> ml_collections.ConfigDict:
@@ -330,7 +341,7 @@ def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "")
     lines = []
     for key in sorted(set(old) | set(new)):
         field = f"{prefix}{key}"
-        if field in FREE_FIELDS:
+        if any(fnmatch.fnmatchcase(field, free) for free in FREE_FIELDS):
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

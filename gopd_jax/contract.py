@@ -56,9 +56,7 @@ def check(config: Config, workdir: str) -> Contract:
     if reference:
         roles["reference"] = reference
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
-    load = functools.cache(
-        lambda path: ChatTokenizer.load(path, config.data.enable_thinking, config.rollout.extra_stop_ids)
-    )
+    load = functools.cache(lambda path: ChatTokenizer.load(path, config.data.enable_thinking, config.rollout.extra_stop_ids))
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_same_vocabulary(tokenizers)
     tokenizer = tokenizers["student"]
@@ -131,7 +129,7 @@ def sft_answers(tokenizer: ChatTokenizer, requests: Sequence[Any]) -> list[np.nd
         prompt = request.prompt.prompt
         text = prompt.extra.get("response")
         if not isinstance(text, str):
-            raise ValueError(f"prompt {prompt.prompt_id!r} has no text in \"response\": method sft learns from given answers")
+            raise ValueError(f'prompt {prompt.prompt_id!r} has no text in "response": method sft learns from given answers')
         ids = tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
         answers.append(np.array([*ids, tokenizer.tokenizer.eos_token_id], np.int32))
     return answers

@@ -52,7 +52,9 @@ def _scores(axis: Any, evaluations: list[dict[str, Any]], domain: str, colour: s
     student = sorted((e for e in evaluations if e["model"] == "student"), key=lambda e: e["step"])
     points = [(e["step"], *interval(e["by_prompt"])) for e in student]
     steps, means, widths = (np.array(x) for x in zip(*points, strict=True))
-    axis.errorbar(steps, 100 * means, 100 * widths, color=colour, marker="o", markersize=4, capsize=3, label=f"{domain} student")
+    axis.errorbar(
+        steps, 100 * means, 100 * widths, color=colour, marker="o", markersize=4, capsize=3, label=f"{domain} student"
+    )
     for teacher in (e for e in evaluations if e["model"] == "teacher"):
         mean, width = interval(teacher["by_prompt"])
         axis.axhspan(100 * (mean - width), 100 * (mean + width), color=colour, alpha=0.15, linewidth=0)

@@ -19,6 +19,7 @@ from gopd_jax.learner.learner import Packed
 from gopd_jax.objective import gopd_advantage
 from gopd_jax.rewards import Verdict
 from gopd_jax.runtime.metrics import RunLog, compilations
+from gopd_jax.runtime.processes import fetch
 from gopd_jax.types import PackedBatch, Rollout
 
 
@@ -115,16 +116,15 @@ class StepLog:
         shown = [i for i, r in enumerate(record.rollouts) if _name(r) in update.packed.places][: self._config.log.samples]
         fields = {"student": update.logprobs, "teacher": update.batch.teacher_logprobs}
         fields["reference"] = update.batch.reference_logprobs
+        arrays = {name: fetch(x) for name, x in fields.items() if x is not None}
         verdicts = record.verdicts.result()
         out = []
         for i in shown:
             rollout, place = record.rollouts[i], update.packed.places[_name(record.rollouts[i])]
             prompt = rollout.request.prompt
             begin = place.start + len(prompt.tokens) - 1
-            logprobs = {}
-            for name, x in fields.items():
-                if x is not None:
-                    logprobs[name] = np.asarray(x[place.micro, place.row])[begin : begin + len(rollout.tokens)]
+            where = place.micro, place.row, slice(begin, begin + len(rollout.tokens))
+            logprobs = {name: x[where] for name, x in arrays.items()}
             sample = {
                 "prompt_id": prompt.prompt.prompt_id,
                 "sample_id": rollout.request.sample_id,

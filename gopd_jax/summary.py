@@ -135,11 +135,13 @@ def opening(config: Config, contract: Contract, mesh: Mesh, dtype: Any, workdir:
     if config.method == "gopd":
         lines.append(f"  reference  {contract.reference or 'not needed: every lambda is 1'}")
     for split in ("train", "test"):
-        reports = {name: contract.dropped[f"{name}/{split}"] for name in config.domains}
-        lines.append(f"  {split:10} " + ", ".join(
-            f"{name} {r.kept:,} prompts" + (f" ({r.total - r.kept:,} over {config.data.max_prompt_tokens} tokens left out)" if r.total > r.kept else "")
-            for name, r in reports.items()
-        ))  # fmt: skip
+        parts = []
+        for name in config.domains:
+            report = contract.dropped[f"{name}/{split}"]
+            over = report.total - report.kept
+            left_out = f" ({over:,} over {config.data.max_prompt_tokens} tokens left out)" if over else ""
+            parts.append(f"{name} {report.kept:,} prompts{left_out}")
+        lines.append(f"  {split:10} {', '.join(parts)}")
     devices = jax.devices()
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     lines.append(f"  devices    {len(devices)} {devices[0].device_kind}, mesh {sizes}; attention: chunked XLA")
@@ -150,6 +152,7 @@ def opening(config: Config, contract: Contract, mesh: Mesh, dtype: Any, workdir:
 def closing(workdir: str) -> str:
     """Where everything is."""
     return (
-        f"results in {workdir}: summary.json, curves.png, metrics.jsonl, samples.jsonl, evaluations.jsonl; curves: tensorboard --logdir "
-        f"{os.path.join(workdir, 'tensorboard')}; model: python -m gopd_jax.export --workdir={workdir} --out=FOLDER"
+        f"results in {workdir}: summary.json, curves.png, metrics.jsonl, samples.jsonl, evaluations.jsonl\n"
+        f"  live curves: tensorboard --logdir {os.path.join(workdir, 'tensorboard')}\n"
+        f"  the student: python -m gopd_jax.export --workdir={workdir} --out=FOLDER"
     )

@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import os
 import sys
-import time
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -36,13 +35,13 @@ from gopd_jax.models import ModelConfig, abstract_params, logical_axes
 from gopd_jax.models.huggingface import load_params
 from gopd_jax.rewards import Verifier
 from gopd_jax.rollout import RolloutEngine, SamplingRule
-from gopd_jax.runtime.checkpoint import Checkpoints, start_or_resume
+from gopd_jax.runtime.checkpoint import Checkpoints, refuse_another_run, start_or_resume
 from gopd_jax.runtime.mesh import make_mesh, shardings
 from gopd_jax.runtime.processes import agree, start_processes, until_sigterm
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.provenance import about
 from gopd_jax.step_log import StepLog, StepRecord
-from gopd_jax.types import Request, TrainState
+from gopd_jax.types import Request
 
 TRAIN, EVAL = 0, 1  # streams of random keys
 
@@ -61,9 +60,8 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
     learner = Learner(config, student, mesh, dtype)
     engine = functools.cache(functools.partial(_engine, config, contract, mesh, dtype))
     sampler = engine(student, SamplingRule(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p))
-    resumed = start_or_resume(
-        workdir, {"config": dataclasses.asdict(config), "fingerprints": contract.fingerprints}, about()
-    )
+    identity = {"config": dataclasses.asdict(config), "fingerprints": contract.fingerprints}
+    resumed = start_or_resume(workdir, identity, about())
     if (finished := summary.read(workdir)) is not None:
         say(summary.table(finished))
         say(f"{workdir} is complete. For another run give another --workdir, or delete this folder.")
@@ -89,10 +87,11 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         config.seed,
         {name: d.share for name, d in config.domains.items()},
     )
-    checkpoints = Checkpoints(workdir, config.checkpoint, config.steps)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     first, seconds = checkpoints.latest_step() or 0, 0.0
     if first:
         state, host = checkpoints.restore(learner.abstract_state())
+        refuse_another_run(workdir, host["identity"], identity)
         stream.set_state(host["stream"])
         seconds = host["seconds"]
         say(f"resumed {workdir} at step {first} of {config.steps}")
@@ -144,7 +143,8 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
                 stopping = agree(stop.is_set()) and step < config.steps
                 if stopping or step == config.steps or step % config.checkpoint.every == 0:
                     note = log.write_last() or note
-                    checkpoints.save(step, state, {"stream": stream.get_state(), "seconds": seconds})
+                    host = {"stream": stream.get_state(), "seconds": seconds, "identity": identity}
+                    checkpoints.save(step, state, host)
                 bar.advance(1, note)
                 if stopping:
                     say(f"stopped by SIGTERM after step {step} of {config.steps}, saved; the same command goes on from there")
@@ -197,9 +197,7 @@ def _sample(config: Config, contract: Contract, engine: RolloutEngine, params: A
 def _verify(verify: Verifier, config: Config, record: StepRecord):
     """Verdicts in the order of the rollouts."""
     prompts = [r.request.prompt.prompt for r in record.rollouts]
-    return verify(
-        [(config.domains[p.domain].reward, t, p.ground_truth) for p, t in zip(prompts, record.texts, strict=True)]
-    )
+    return verify([(config.domains[p.domain].reward, t, p.ground_truth) for p, t in zip(prompts, record.texts, strict=True)])
 
 
 def _evaluate_missing(
@@ -241,7 +239,9 @@ def _evaluate_missing(
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
-        _refuse(f"unknown arguments {' '.join(argv[1:])}: wanted --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER")
+        _refuse(
+            f"unknown arguments {' '.join(argv[1:])}: wanted --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
+        )
     try:
         config = from_config_dict(_CONFIG.value)
         run(config, _WORKDIR.value or os.path.join("runs", config.name))

@@ -58,11 +58,17 @@ def encode_all(
       max_prompt_tokens: longest prompt kept, template and generation prompt included.
 
     Raises:
-      ValueError: no prompt is left.
+      ValueError: a row that names another domain than the one it was loaded for, or no prompt is left.
     """
     indices, tokens, too_long = [], [], []
     for start in range(0, len(prompts), ENCODE_BATCH):
         batch = [prompts[i] for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
+        for prompt in batch:
+            if prompt.extra.get("domain", prompt.domain) != prompt.domain:
+                raise ValueError(
+                    f"prompt {prompt.prompt_id!r} says domain {prompt.extra['domain']!r}, its file was given for {prompt.domain!r}; "
+                    "split the file by domain, or its teacher would be the wrong one"
+                )
         for i, ids in enumerate(tokenizer.encode_prompts([prompt.messages for prompt in batch], suffix)):
             if len(ids) > max_prompt_tokens:
                 too_long.append((batch[i].prompt_id, len(ids)))

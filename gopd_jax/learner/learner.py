@@ -45,7 +45,8 @@ class Learner:
         c = config.learner
         if c.rows_per_micro_batch % devices:
             raise ValueError(
-                f"config.learner.rows_per_micro_batch={c.rows_per_micro_batch}: wanted a multiple of {devices} (data x fsdp devices)"
+                f"config.learner.rows_per_micro_batch={c.rows_per_micro_batch}: wanted a multiple of {devices}, "
+                "the devices on the data and fsdp axes"
             )
         self.config, self.mesh, self.dtype = config, mesh, dtype
         self.domains = list(config.domains)
@@ -79,14 +80,15 @@ class Learner:
         self._add = jax.jit(jnp.add)
 
     def start(self, params: Any) -> TrainState:
-        """Step 0 of these parameters, optimizer state sharded like them."""
-        state = jax.jit(lambda p: TrainState(jnp.int32(0), p, self.optimizer.init(p)), out_shardings=self._state_shardings)
-        return state(params)
+        """Step 0 of these parameters (donated), optimizer state sharded like them."""
+        return jax.jit(self._initial, out_shardings=self._state_shardings, donate_argnums=0)(params)
+
+    def _initial(self, params: Any) -> TrainState:
+        return TrainState(jnp.int32(0), params, self.optimizer.init(params))
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
-        params = abstract_params(self._student)
-        shapes = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, self.optimizer.init(p)), params)
+        shapes = jax.eval_shape(self._initial, abstract_params(self._student))
         return jax.tree.map(
             lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self._state_shardings
         )

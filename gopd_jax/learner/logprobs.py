@@ -40,9 +40,7 @@ def token_logprobs(
 
     @jax.checkpoint
     def one_chunk(head_VD, hidden_RCD, targets_RC):
-        logits_RCV = jnp.einsum(
-            "rcd,vd->rcv", hidden_RCD, head_VD.astype(hidden_RCD.dtype), preferred_element_type=jnp.float32
-        )
+        logits_RCV = jnp.einsum("rcd,vd->rcv", hidden_RCD, head_VD.astype(hidden_RCD.dtype), preferred_element_type=jnp.float32)
         norm_RC = jax.nn.logsumexp(logits_RCV, axis=-1)
         is_target_RCV = jnp.arange(logits_RCV.shape[-1]) == targets_RC[..., None]  # a compare, not a gather: V may be sharded
         logprobs_RC = jnp.sum(jnp.where(is_target_RCV, logits_RCV, 0.0), axis=-1) - norm_RC

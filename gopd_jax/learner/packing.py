@@ -86,7 +86,9 @@ def pack(
             free[fits[0]] -= len(s)
     used = -(-len(row_domains) // rows)
     if used > micro_batches:
-        raise ValueError(f"{len(row_domains)} rows of {row_length} tokens need {used} micro-batches of {rows} rows, not {micro_batches}")
+        raise ValueError(
+            f"{len(row_domains)} rows of {row_length} tokens need {used} micro-batches of {rows} rows, not {micro_batches}"
+        )
 
     shape = (micro_batches * rows, row_length)
     integers = {k: np.zeros(shape, np.int32) for k in ("tokens", "positions", "segments", "targets")}

@@ -48,7 +48,9 @@ def to_sequences(rollouts: Seq[Rollout], advantages: np.ndarray, config: Config,
         lengths = np.array([len(rollouts[i].tokens) for i in members])
         truncated = np.array([rollouts[i].truncated for i in members])
         weights = token_weights(lengths, truncated, config.learner.aggregation, config.learner.truncation)
-        out.append([_sequence(rollouts[i], w, advantages[i], config, index_of) for i, w in zip(members, weights, strict=True) if w])
+        out.append(
+            [_sequence(rollouts[i], w, advantages[i], config, index_of) for i, w in zip(members, weights, strict=True) if w]
+        )
     return out
 
 

@@ -28,7 +28,7 @@ def gopd_advantage(
 
 
 def importance_weight(train_logprobs: jax.Array, behaviour_logprobs: jax.Array, cap: float) -> jax.Array:
-    """min(pi_train / pi_behaviour, cap): corrects for a sampler whose distribution is not quite the trained one. No gradient."""
+    """min(pi_train / pi_behaviour, cap): corrects for a sampler that is not quite the trained model. No gradient."""
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(train_logprobs - behaviour_logprobs), cap))
 
 

@@ -47,10 +47,14 @@ class RolloutEngine:
         dtype: Any = jnp.float32,
     ):
         if slots < 1 or slots % rows_multiple(mesh):
-            raise ValueError(f"rollout slots={slots}: wanted a positive multiple of {rows_multiple(mesh)} (data x fsdp devices)")
+            raise ValueError(
+                f"rollout slots={slots}: wanted a positive multiple of {rows_multiple(mesh)} (data x fsdp devices)"
+            )
         outside = [i for i in stop_ids if not 0 <= i < config.vocab_size]
         if not stop_ids or outside:
-            raise ValueError(f"stop ids {list(stop_ids)}: wanted at least one, all in [0, {config.vocab_size}); outside: {outside}")
+            raise ValueError(
+                f"stop ids {list(stop_ids)}: wanted at least one, all in [0, {config.vocab_size}); outside: {outside}"
+            )
         self.mesh, self.slots = mesh, slots
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
         self.buckets = _buckets(max_prompt_tokens)

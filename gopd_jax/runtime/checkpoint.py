@@ -1,8 +1,8 @@
 """Orbax checkpoints of a run and the contract that a resumed run must keep.
 
 In a checkpoint: the train state on device (student parameters, optimizer, step) and, as JSON, what the host needs to go on
-(data iterator). Beside the checkpoints, run.json: the config, fingerprints of models, tokenizer, template and data, versions,
-git commit. Never teacher or reference weights.
+(data iterator) and the contract: config, fingerprints of models, tokenizer, template and data. Beside the checkpoints,
+run.json: the contract once more, with versions and git commit of each start. Never teacher or reference weights.
 """
 
 import json
@@ -12,29 +12,22 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from gopd_jax.config import CheckpointConfig, differing_fields
+from gopd_jax.config import differing_fields
 from gopd_jax.types import TrainState
 
 
 class Checkpoints:
     """Saves and restores `TrainState` and the host state; saving runs in the background."""
 
-    def __init__(self, workdir: str, config: CheckpointConfig, last_step: int):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep, enable_async_checkpointing=True, should_save_fn=None, create=True
-        )
+    def __init__(self, workdir: str, keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
         self._manager = ocp.CheckpointManager(epath.Path(workdir).absolute() / "checkpoints", options=options)
-        self._every, self._last_step = config.every, last_step
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, host: dict[str, Any], force: bool = False) -> None:
-        """Starts saving if `step` is due (every N steps and the last), or in any case with `force`."""
-        if step % self._every and step != self._last_step and not force:
-            return
-        if self._manager.latest_step() == step:
-            return
+    def save(self, step: int, state: TrainState, host: dict[str, Any]) -> None:
+        """Starts saving and returns; the state may be donated afterwards."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         self._manager.save(step, args=args, force=True)
 
@@ -61,24 +54,29 @@ def start_or_resume(workdir: str, contract: dict[str, Any], about: dict[str, Any
         ValueError: the folder holds another run; lists every differing field.
     """
     path = epath.Path(workdir) / "run.json"
-    contract = json.loads(json.dumps(contract))
+    contract = json.loads(json.dumps(contract))  # as it will be read back
     if not path.exists():
         if jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, contract | {"starts": [about]})
         return False
     old = json.loads(path.read_text())
-    lines = differing_fields(old["config"], contract["config"])
-    lines += differing_fields(old["fingerprints"], contract["fingerprints"], "fingerprint of ")
+    refuse_another_run(workdir, old, contract)
+    if jax.process_index() == 0:
+        _write(path, old | {"starts": [*old["starts"], about]})
+    return True
+
+
+def refuse_another_run(workdir: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises ValueError with every field in which two contracts differ, if any makes it another run."""
+    lines = differing_fields(old["config"], new["config"])
+    lines += differing_fields(old["fingerprints"], new["fingerprints"], "fingerprint of ")
     if lines:
         raise ValueError(
             f"{workdir} holds another run; resuming it with this command would mix two. Differing:\n  "
             + "\n  ".join(lines)
             + "\nUse another --workdir, or the old values."
         )
-    if jax.process_index() == 0:
-        _write(path, old | {"starts": [*old["starts"], about]})
-    return True
 
 
 def _write(path: epath.Path, content: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class JsonLines:
             except json.JSONDecodeError:
                 continue
             if record["step"] <= last_step:
-                kept.append(line)
+                kept.append(line.rstrip("\n") + "\n")  # a kill can fall between the record and its line end
         return kept
 
     def records(self) -> list[dict[str, Any]]:

@@ -25,6 +25,11 @@ def agree(value: Any) -> Any:
     return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
+def fetch(x: jax.Array) -> np.ndarray:
+    """An array as numpy on every host, however it is sharded."""
+    return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
+
+
 @contextlib.contextmanager
 def until_sigterm() -> Iterator[threading.Event]:
     """An event that a SIGTERM sets, so that the work at hand is finished and saved; the old handler comes back afterwards."""

@@ -2,7 +2,8 @@
 
     python -m gopd_jax.tiny.make --out=FOLDER [--only=base|math_teacher|code_teacher] [--workdir=runs/tiny_make]
 
-The base learns from right answers, then from answers half of which are wrong; each teacher is the base after GRPO on verified rewards of one domain.
+The base learns from right answers, then from answers half of which are wrong; each teacher is the base after GRPO on verified
+rewards of one domain.
 Seeds are fixed. On 2 CPU cores: see `TIMES`.
 """
 

@@ -2,11 +2,11 @@
 
 math  "437+885"  ->  "2231 \\boxed{1322}": the digits of the result, least significant first (the order in which one adds),
       then the answer. Sums and differences of three-digit numbers. Verified by Math-Verify on the box.
-code  "f(0,0)=12;f(1,0)=15;f(0,1)=16"  ->  "f=lambda x,y:3*x+4*y+12": a function that satisfies the examples. Verified by running
-      it on the examples and on two hidden inputs.
+code  "f(0,0)=12;f(1,0)=15;f(0,1)=16"  ->  "f=lambda x,y:3*x+4*y+12": a function that satisfies the examples. Verified by
+      running it on the examples and on two hidden inputs.
 
-Splits: train and test share no question. sft has more questions of train's kind, with their answers; in noisy half of the answers
-are wrong: a base that learns from them knows how to answer and is right about half the time, which leaves a teacher something
+Splits: train and test share no question. sft has more questions of train's kind, with their answers; in noisy half of the
+answers are wrong: a base that learns from them knows how to answer and is right about half the time, which leaves a teacher something
 to teach.
 """
 
