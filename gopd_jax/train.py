@@ -18,7 +18,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -238,6 +238,7 @@ def _evaluate_missing(
 
 
 def main(argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # absl switches to INFO by itself, and Orbax then fills the screen
     if len(argv) > 1:
         _refuse(
             f"unknown arguments {' '.join(argv[1:])}: wanted --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"

@@ -66,7 +66,7 @@ def encode_all(
         for prompt in batch:
             if prompt.extra.get("domain", prompt.domain) != prompt.domain:
                 raise ValueError(
-                    f"prompt {prompt.prompt_id!r} says domain {prompt.extra['domain']!r}, its file was given for {prompt.domain!r}; "
+                    f"prompt {prompt.prompt_id!r} says domain {prompt.extra['domain']!r}, its file is for {prompt.domain!r}; "
                     "split the file by domain, or its teacher would be the wrong one"
                 )
         for i, ids in enumerate(tokenizer.encode_prompts([prompt.messages for prompt in batch], suffix)):

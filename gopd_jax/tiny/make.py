@@ -2,7 +2,7 @@
 
     python -m gopd_jax.tiny.make --out=FOLDER [--only=base|math_teacher|code_teacher] [--workdir=runs/tiny_make]
 
-The base learns from right answers, then from answers half of which are wrong; each teacher is the base after GRPO on verified
+The base learns from right answers, then from answers of which many are wrong; each teacher is the base after GRPO on verified
 rewards of one domain.
 Seeds are fixed. On 2 CPU cores: see `TIMES`.
 """
@@ -10,7 +10,6 @@ Seeds are fixed. On 2 CPU cores: see `TIMES`.
 import argparse
 import pathlib
 import sys
-import tempfile
 
 import jax
 
@@ -34,8 +33,8 @@ EVAL = EvalConfig(prompts=1024, samples=1)
 
 
 def base_config(start: str, split: str) -> Config:
-    """SFT on both domains: a random start on right answers (split "sft"), then that on half wrong ones ("noisy")."""
-    steps, rate, schedule = {"sft": (1400, 3e-3, "cosine"), "noisy": (300, 1e-3, "linear")}[split]
+    """SFT on both domains: a random start on right answers (split "sft"), then that on partly wrong ones ("noisy")."""
+    steps, rate, schedule = {"sft": (1400, 3e-3, "cosine"), "noisy": (150, 5e-4, "linear")}[split]
     domains = {n: DomainConfig(train=f"tiny:{n}/{split}", test=f"tiny:{n}/test", reward=n) for n in DOMAINS}
     return Config(
         name=f"tiny_base_{split}",
@@ -46,7 +45,7 @@ def base_config(start: str, split: str) -> Config:
         data=DataConfig(max_prompt_tokens=40),
         rollout=RolloutConfig(prompts_per_step=256, max_response_tokens=32, slots=512),
         learner=LearnerConfig(
-            learning_rate=rate, schedule=schedule, warmup_steps=50, b2=0.99, row_length=72, rows_per_micro_batch=64, remat=False
+            learning_rate=rate, schedule=schedule, warmup_steps=20, b2=0.99, row_length=72, rows_per_micro_batch=64, remat=False
         ),
         eval=EVAL,
         checkpoint=CheckpointConfig(every=500),
@@ -61,7 +60,7 @@ def teacher_config(domain: str, base: str) -> Config:
         method="grpo",
         student=base,
         domains={domain: DOMAINS[domain]},
-        steps=40,
+        steps=20,
         data=DataConfig(max_prompt_tokens=prompt),
         rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=8, max_response_tokens=response, slots=512),
         learner=LearnerConfig(learning_rate=3e-4, row_length=row, rows_per_micro_batch=128, remat=False),
@@ -82,15 +81,16 @@ def main() -> None:
             say(f"{out / name} exists: delete it to make it again")
             sys.exit(2)
         if name == "base":
-            with tempfile.TemporaryDirectory() as start:
-                save_tokenizer(f"{start}/tokenizer")
-                params = init_params(MODEL, jax.random.key(0))
+            start, knows = workdir / "start", workdir / "knows"
+            if not start.exists():
+                save_tokenizer(workdir / "tokenizer")
                 ids = {"pad_token_id": SPECIAL.index("<|pad|>"), "eos_token_id": SPECIAL.index("<|end|>")}
-                save_pretrained(f"{start}/model", MODEL, params, "float32", f"{start}/tokenizer", ids)
-                train.run(base_config(f"{start}/model", "sft"), str(workdir / "base_sft"))
-                export.export(str(workdir / "base_sft"), f"{start}/knows", dtype="float32")
-                train.run(base_config(f"{start}/knows", "noisy"), str(workdir / "base_noisy"))
-                export.export(str(workdir / "base_noisy"), str(out / name), dtype="float32")
+                save_pretrained(start, MODEL, init_params(MODEL, jax.random.key(0)), "float32", workdir / "tokenizer", ids)
+            train.run(base_config(str(start), "sft"), str(workdir / "base_sft"))
+            if not knows.exists():
+                export.export(str(workdir / "base_sft"), str(knows), dtype="float32")
+            train.run(base_config(str(knows), "noisy"), str(workdir / "base_noisy"))
+            export.export(str(workdir / "base_noisy"), str(out / name), dtype="float32")
         else:
             train.run(teacher_config(name.removesuffix("_teacher"), str(out / "base")), str(workdir / name))
             export.export(str(workdir / name), str(out / name), dtype="float32")

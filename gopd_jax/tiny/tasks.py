@@ -5,9 +5,8 @@ math  "437+885"  ->  "2231 \\boxed{1322}": the digits of the result, least signi
 code  "f(0,0)=12;f(1,0)=15;f(0,1)=16"  ->  "f=lambda x,y:3*x+4*y+12": a function that satisfies the examples. Verified by
       running it on the examples and on two hidden inputs.
 
-Splits: train and test share no question. sft has more questions of train's kind, with their answers; in noisy half of the
-answers are wrong: a base that learns from them knows how to answer and is right about half the time, which leaves a teacher something
-to teach.
+Splits: train and test share no question. sft has more questions of train's kind, with their answers; in noisy many answers are
+wrong: a base that learns from them knows how to answer and is often wrong, which leaves a teacher something to teach.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import zlib
 import numpy as np
 
 SIZES = {"train": 16384, "test": 4096, "sft": 65536, "noisy": 16384}
-WRONG_SHARE = 0.5  # of the answers in noisy
+WRONG_SHARE = 0.4  # of the answers in noisy
 
 
 def records(name: str, split: str) -> Iterator[dict[str, Any]]:

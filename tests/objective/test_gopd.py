@@ -110,4 +110,6 @@ def test_group_normalised_in_any_order():
 
 def test_group_normalised_without_spread_and_without_a_group():
     np.testing.assert_array_equal(group_normalised(np.ones(4), np.zeros(4, int)), np.zeros(4))
-    np.testing.assert_allclose(group_normalised(np.array([0.75, 1.0, 0.0]), np.array([7, 1, 1])), [0.75, 0.707106, -0.707106], rtol=1e-5)
+    np.testing.assert_allclose(
+        group_normalised(np.array([0.75, 1.0, 0.0]), np.array([7, 1, 1])), [0.75, 0.707106, -0.707106], rtol=1e-5
+    )

@@ -1,0 +1,54 @@
+"""Schedules, and AdamW with clipping against its equations in numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gopd_jax.learner.optimizer import SCHEDULES, make_optimizer, make_schedule
+
+PEAK, STEPS, WARMUP = 2e-3, 20, 5
+
+
+@pytest.mark.parametrize("warmup", [0, WARMUP])
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_schedule_step_by_step(kind, warmup):
+    schedule = make_schedule(kind, PEAK, STEPS, warmup)
+    for step in range(STEPS + 1):
+        share = (step - warmup) / (STEPS - warmup)
+        after = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + np.cos(np.pi * share)) / 2}[kind]
+        expected = PEAK * (step / warmup if step < warmup else after)
+        assert float(schedule(step)) == pytest.approx(expected, rel=1e-5, abs=1e-10), step
+
+
+def test_unknown_schedule_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"schedule='step'.*'constant', 'cosine', 'linear'"):
+        make_schedule("step", PEAK, STEPS, 0)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_adamw_with_clipping_is_its_equations(clip_norm):
+    b1, b2, eps, decay = 0.9, 0.95, 1e-6, 0.1
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=5)}
+    optimizer = make_optimizer(make_schedule("linear", 0.1, 10, 2), b1, b2, eps, decay, clip_norm)
+    ours = {k: jnp.asarray(v, jnp.float32) for k, v in params.items()}
+    state = optimizer.init(ours)
+    first = {k: np.zeros_like(v) for k, v in params.items()}
+    second = {k: np.zeros_like(v) for k, v in params.items()}
+    norms = []
+    for step in range(4):
+        grads = {k: rng.normal(size=v.shape) * (0.05, 2.0)[step % 2] for k, v in params.items()}
+        norms.append(np.sqrt(sum((g**2).sum() for g in grads.values())))
+        updates, state = optimizer.update({k: jnp.asarray(g, jnp.float32) for k, g in grads.items()}, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        rate = 0.1 * (step / 2 if step < 2 else 1 - (step - 2) / 8)
+        for k in params:
+            g = grads[k] * (min(1.0, clip_norm / norms[-1]) if clip_norm else 1.0)
+            first[k] = b1 * first[k] + (1 - b1) * g
+            second[k] = b2 * second[k] + (1 - b2) * g**2
+            direction = first[k] / (1 - b1 ** (step + 1)) / (np.sqrt(second[k] / (1 - b2 ** (step + 1))) + eps)
+            params[k] = params[k] - rate * (direction + decay * params[k])
+    assert min(norms) < 1 < max(norms)
+    for k in params:
+        np.testing.assert_allclose(ours[k], params[k], rtol=1e-4, atol=1e-6)
