@@ -64,7 +64,7 @@ def pack(
     """First-fit-decreasing packing, domain by domain: a micro-batch holds rows of one domain only.
 
     Returns:
-        the batch (numpy arrays; behaviour log-probs None when the first sequence has none), the place of each sequence by its
+        the batch (numpy arrays; behaviour log-probs None when the sequences have none), the place of each sequence by its
         name, and the share of tokens in the used micro-batches that are not padding.
 
     Raises:
@@ -111,7 +111,7 @@ def pack(
         if s.behaviour_logprobs is not None:
             floats["behaviour_logprobs"][row, response] = s.behaviour_logprobs
         places[s.name] = Place(row // rows, row % rows, start)
-    if not sequences or sequences[0].behaviour_logprobs is None:
+    if sequences and sequences[0].behaviour_logprobs is None:
         del floats["behaviour_logprobs"]
     arrays = {k: v.reshape(micro_batches, rows, row_length) for k, v in (integers | floats).items()}
     batch = PackedBatch(used=np.int32(used), domains=domains.reshape(micro_batches, rows), **arrays)
