@@ -198,9 +198,7 @@ class Config:
                 f"{self.steps * self.learner.updates_per_batch} updates of the run"
             )
         if self.method == "grpo" and self.rollout.samples_per_prompt < 2:
-            raise ValueError(
-                f"config.rollout.samples_per_prompt={self.rollout.samples_per_prompt}: wanted >= 2 for grpo"
-            )
+            raise ValueError(f"config.rollout.samples_per_prompt={self.rollout.samples_per_prompt}: wanted >= 2 for grpo")
         rollouts = self.rollout.prompts_per_step * self.rollout.samples_per_prompt
         if rollouts % self.learner.updates_per_batch:
             raise ValueError(

@@ -35,7 +35,7 @@ from gopd_jax.models import ModelConfig, abstract_params, logical_axes
 from gopd_jax.models.huggingface import load_params
 from gopd_jax.rewards import Verifier
 from gopd_jax.rollout import RolloutEngine, SamplingRule
-from gopd_jax.runtime.checkpoint import Checkpoints, refuse_another_run, start_or_resume
+from gopd_jax.runtime.checkpoint import Checkpoints, refuse_another_run, run_identity, start_or_resume
 from gopd_jax.runtime.mesh import make_mesh, shardings
 from gopd_jax.runtime.processes import agree, start_processes, until_sigterm
 from gopd_jax.runtime.progress import Bar, say
@@ -60,7 +60,7 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
     learner = Learner(config, student, mesh, dtype)
     engine = functools.cache(functools.partial(_engine, config, contract, mesh, dtype))
     sampler = engine(student, SamplingRule(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p))
-    identity = {"config": dataclasses.asdict(config), "fingerprints": contract.fingerprints}
+    identity = run_identity(config, contract.fingerprints)
     resumed = start_or_resume(workdir, identity, about())
     if (finished := summary.read(workdir)) is not None:
         say(summary.table(finished))

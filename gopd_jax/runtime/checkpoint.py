@@ -1,10 +1,11 @@
 """Orbax checkpoints of a run and the contract that a resumed run must keep.
 
 In a checkpoint: the train state on device (student parameters, optimizer, step) and, as JSON, what the host needs to go on
-(data iterator) and the contract: config, fingerprints of models, tokenizer, template and data. Beside the checkpoints,
-run.json: the contract once more, with versions and git commit of each start. Never teacher or reference weights.
+(data iterator) and the identity of the run: config, fingerprints of models, tokenizer, template and data. Beside the
+checkpoints, run.json: the identity once more, with versions and git commit of each start. Never teacher or reference weights.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from gopd_jax.config import differing_fields
+from gopd_jax.config import Config, differing_fields
 from gopd_jax.types import TrainState
 
 
@@ -43,32 +44,36 @@ class Checkpoints:
         self._manager.close()
 
 
-def start_or_resume(workdir: str, contract: dict[str, Any], about: dict[str, Any]) -> bool:
+def run_identity(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run this run, as JSON reads it back: config, and fingerprints of models, tokenizer, template and data."""
+    return json.loads(json.dumps({"config": dataclasses.asdict(config), "fingerprints": fingerprints}))
+
+
+def start_or_resume(workdir: str, identity: dict[str, Any], about: dict[str, Any]) -> bool:
     """Writes run.json for a new run, or checks that an old one is the same run. Returns whether there was one.
 
     Args:
-        contract: {"config": ..., "fingerprints": ...}: what makes the run this run.
+        identity: what `run_identity` returned.
         about: versions, git commit, command: recorded for each start, not compared.
 
     Raises:
         ValueError: the folder holds another run; lists every differing field.
     """
     path = epath.Path(workdir) / "run.json"
-    contract = json.loads(json.dumps(contract))  # as it will be read back
     if not path.exists():
         if jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, contract | {"starts": [about]})
+            _write(path, identity | {"starts": [about]})
         return False
     old = json.loads(path.read_text())
-    refuse_another_run(workdir, old, contract)
+    refuse_another_run(workdir, old, identity)
     if jax.process_index() == 0:
         _write(path, old | {"starts": [*old["starts"], about]})
     return True
 
 
 def refuse_another_run(workdir: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises ValueError with every field in which two contracts differ, if any makes it another run."""
+    """Raises ValueError with every field in which two identities differ, if any makes it another run."""
     lines = differing_fields(old["config"], new["config"])
     lines += differing_fields(old["fingerprints"], new["fingerprints"], "fingerprint of ")
     if lines:

@@ -1,8 +1,10 @@
 import json
+import os
 from pathlib import Path
 import runpy
 from typing import Any
 
+import jax
 import pytest
 
 from gopd_jax.config import Config, from_config_dict
@@ -29,6 +31,19 @@ def _small(path: str = "configs/math.py", **changes: Any) -> Config:
     return from_config_dict(config)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_work(tmp_path_factory):
+    """Runs of these tests, in this process and in others, share compiled programs: most of their time is compilation."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    del os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+
+
 @pytest.fixture
 def small():
     return _small
@@ -44,4 +59,3 @@ def lines():
         return [{k: v for k, v in r.items() if not k.startswith(clock)} for r in records]
 
     return read
-

@@ -75,7 +75,9 @@ def test_tokenizer_larger_than_the_model(small, tmp_path, base_copy):
     vocabulary |= {f"extra{i}": len(vocabulary) + i for i in range(64)}
     path.write_text(json.dumps(content))
     refused(
-        small(student=str(base_copy), **{"domains.math.teacher": str(base_copy)}), tmp_path / "run", "at least as many embeddings"
+        small(student=str(base_copy), **{"domains.math.teacher": str(base_copy)}),
+        tmp_path / "run",
+        "at least as many embeddings",
     )
 
 

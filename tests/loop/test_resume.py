@@ -46,9 +46,7 @@ def wait_for(process: subprocess.Popen, condition, seconds: float = 240) -> None
 def final_params(workdir: Path) -> list[np.ndarray]:
     config = models.load_config(str(ROOT / "gopd_jax/tiny/models/base"))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=here), models.abstract_params(config)
-    )
+    abstract = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=here), models.abstract_params(config))
     step, params = restore_params(str(workdir), None, abstract)
     assert step == 6
     return [np.asarray(p) for p in jax.tree.leaves(params)]
