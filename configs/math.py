@@ -51,7 +51,7 @@ def _tiny():
     config.learner.row_length = 84  # three answers of the usual length
     config.learner.rows_per_micro_batch = 64
     config.learner.remat = False
-    config.eval.samples = 8
+    config.eval.samples = 4
     config.eval.every = 50
     config.eval.during_prompts = 1024
     config.checkpoint.every = 25
