@@ -6,6 +6,7 @@ python -m gopd_jax.export --workdir=runs/math --out=exported/math --step=200 --d
 import argparse
 import sys
 
+from absl import logging
 from etils import epath
 import jax
 
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the weights written (default: %(default)s)"
     )
     args = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens the run read-only
     try:
         step = export(args.workdir, args.out, args.step, args.dtype)
     except (ValueError, FileNotFoundError) as e:

@@ -114,8 +114,12 @@ class StepLog:
         """The first few rollouts of the step's last update, token by token."""
         update = record.updates[-1]
         shown = [i for i, r in enumerate(record.rollouts) if _name(r) in update.packed.places][: self._config.log.samples]
-        fields = {"student": update.logprobs, "teacher": update.batch.teacher_logprobs}
-        fields["reference"] = update.batch.reference_logprobs
+        fields = {
+            "student": update.logprobs if update.batch.old_logprobs is None else update.batch.old_logprobs,
+            "teacher": update.batch.teacher_logprobs,
+            "reference": update.batch.reference_logprobs,
+            "advantage": update.batch.advantages,  # from outside; the G-OPD one is added below
+        }
         arrays = {name: fetch(x) for name, x in fields.items() if x is not None}
         verdicts = record.verdicts.result()
         out = []
@@ -125,6 +129,13 @@ class StepLog:
             begin = place.start + len(prompt.tokens) - 1
             where = place.micro, place.row, slice(begin, begin + len(rollout.tokens))
             logprobs = {name: x[where] for name, x in arrays.items()}
+            advantages = logprobs.pop("advantage")
+            if "teacher" in logprobs:
+                scale = self._config.reward_scale(prompt.prompt.domain)
+                if scale == 1:
+                    logprobs.pop("reference", None)  # not run on these rows
+                reference = logprobs.get("reference", logprobs["teacher"])
+                advantages = advantages + gopd_advantage(logprobs["student"], logprobs["teacher"], reference, scale)
             sample = {
                 "prompt_id": prompt.prompt.prompt_id,
                 "sample_id": rollout.request.sample_id,
@@ -139,11 +150,7 @@ class StepLog:
                 "behaviour_logprobs": _rounded(rollout.behaviour_logprobs),
             }
             sample |= {f"{name}_logprobs": _rounded(x) for name, x in logprobs.items()}
-            if "teacher" in logprobs:
-                scale = self._config.reward_scale(prompt.prompt.domain)
-                reference = logprobs.get("reference", logprobs["teacher"])
-                sample["advantages"] = _rounded(gopd_advantage(logprobs["student"], logprobs["teacher"], reference, scale))
-            out.append(sample)
+            out.append(sample | {"advantages": _rounded(advantages)})
         return out
 
 

@@ -109,9 +109,12 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         evaluations = summary.Evaluations(workdir, first)
         measure = functools.partial(_evaluate_missing, config, contract, engine, verify, evaluations)
 
+        def measure_student(step: int) -> None:
+            if step in (0, config.steps) or (config.eval.every and step % config.eval.every == 0):
+                measure("student", student, state.params, list(config.domains), step)
+
         # ---- Where everybody stands.
-        if first == 0:
-            measure("student", student, state.params, list(config.domains), 0)
+        measure_student(first)
         for domain, (model, params) in teachers.items():
             measure("teacher", model, params, [domain], 0)
 
@@ -149,11 +152,9 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
                 if stopping:
                     say(f"stopped by SIGTERM after step {step} of {config.steps}, saved; the same command goes on from there")
                     return None
-                if config.eval.every and step % config.eval.every == 0 and step < config.steps:
-                    measure("student", student, state.params, list(config.domains), step)
+                measure_student(step)
 
-        # ---- What came of it.
-        measure("student", student, state.params, list(config.domains), config.steps)
+    # ---- What came of it.
     result = summary.write(workdir, config, contract, evaluations, seconds)
     picture.draw(workdir, f"{config.name}: {config.method}, {config.steps} steps, seed {config.seed}")
     say(summary.table(result))

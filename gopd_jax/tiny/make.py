@@ -11,6 +11,7 @@ import argparse
 import pathlib
 import sys
 
+from absl import logging
 import jax
 
 from gopd_jax import export, tiny, train
@@ -34,7 +35,7 @@ EVAL = EvalConfig(prompts=1024, samples=1)
 
 def base_config(start: str, split: str) -> Config:
     """SFT on both domains: a random start on right answers (split "sft"), then that on partly wrong ones ("noisy")."""
-    steps, rate, schedule = {"sft": (1400, 3e-3, "cosine"), "noisy": (150, 5e-4, "linear")}[split]
+    steps, rate, schedule, warmup = {"sft": (1400, 3e-3, "cosine", 50), "noisy": (150, 5e-4, "linear", 20)}[split]
     domains = {n: DomainConfig(train=f"tiny:{n}/{split}", test=f"tiny:{n}/test", reward=n) for n in DOMAINS}
     return Config(
         name=f"tiny_base_{split}",
@@ -45,7 +46,13 @@ def base_config(start: str, split: str) -> Config:
         data=DataConfig(max_prompt_tokens=40),
         rollout=RolloutConfig(prompts_per_step=256, max_response_tokens=32, slots=512),
         learner=LearnerConfig(
-            learning_rate=rate, schedule=schedule, warmup_steps=20, b2=0.99, row_length=72, rows_per_micro_batch=64, remat=False
+            learning_rate=rate,
+            schedule=schedule,
+            warmup_steps=warmup,
+            b2=0.99,
+            row_length=72,
+            rows_per_micro_batch=64,
+            remat=False,
         ),
         eval=EVAL,
         checkpoint=CheckpointConfig(every=500),
@@ -75,6 +82,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/tiny_make", help="folder for the runs that make them")
     parser.add_argument("--only", choices=["base", "math_teacher", "code_teacher"], help="make one; teachers need OUT/base")
     args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens a finished run read-only
     out, workdir = pathlib.Path(args.out), pathlib.Path(args.workdir)
     for name in ["base", "math_teacher", "code_teacher"] if args.only is None else [args.only]:
         if (out / name).exists():

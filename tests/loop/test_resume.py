@@ -1,7 +1,9 @@
 """N steps at once equal k steps, a kill, and the rest: to the last bit, data order and rollouts included."""
 
+import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from gopd_jax import models, train
+from gopd_jax import models, tiny, train
 from gopd_jax.runtime.checkpoint import restore_params
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +102,17 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path, lines):
     assert_same_run(workdir, uninterrupted, lines)
 
 
+def test_an_evaluation_cut_short_is_made_up_for(uninterrupted, small, tmp_path, lines):
+    workdir = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    (workdir / "summary.json").unlink()
+    kept = [line for line in _read(workdir / "evaluations.jsonl") if '"step": 0' in line]
+    assert len(kept) == 2 < len(_read(workdir / "evaluations.jsonl"))
+    (workdir / "evaluations.jsonl").write_text("".join(f"{line}\n" for line in kept))  # killed at step 4, before its evaluation
+    train.run(small(), str(workdir))
+    assert lines(workdir, "evaluations.jsonl") == lines(uninterrupted, "evaluations.jsonl")
+
+
 def test_finished_run_says_so(uninterrupted, small, capsys):
     before = sorted((p, p.stat().st_mtime_ns) for p in (uninterrupted / "checkpoints").rglob("*"))
     assert train.run(small(), str(uninterrupted))["steps"] == 6
@@ -114,18 +127,12 @@ def test_another_config_is_refused_with_the_fields(uninterrupted, small):
 
 
 def test_other_weights_are_refused(uninterrupted, small, tmp_path):
-    import shutil
-
-    from gopd_jax import tiny
-
     teacher = shutil.copytree(tiny.model("code_teacher"), tmp_path / "teacher")
     with pytest.raises(ValueError, match="fingerprint of weights.teacher of math"):
         train.run(small(**{"domains.math.teacher": str(teacher)}), str(uninterrupted))
 
 
 def test_metrics_hold_what_one_watches_and_nothing_recompiles(uninterrupted):
-    import json
-
     records = [json.loads(line) for line in _read(uninterrupted / "metrics.jsonl")]
     wanted = {
         "reward/math", "response_length/math", "truncated/math", "reverse_kl_teacher", "kl_reference", "advantage_mean",
