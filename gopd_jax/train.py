@@ -41,7 +41,7 @@ from gopd_jax.runtime.processes import agree, start_processes, until_sigterm
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.provenance import about
 from gopd_jax.step_log import StepLog, StepRecord
-from gopd_jax.types import Request
+from gopd_jax.types import Request, Rollout, TrainState
 
 TRAIN, EVAL = 0, 1  # streams of random keys
 
@@ -68,25 +68,9 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         return finished
     say(summary.opening(config, contract, mesh, dtype, workdir))
 
-    # ---- Frozen models, in the compute dtype, tensor by tensor into their shards.
-    def load_frozen(path: str) -> tuple[ModelConfig, Any]:
-        model = contract.models[path]
-        where = shardings(mesh, abstract_params(model), logical_axes(model))
-        return model, load_params(path, model, dtype, where)
-
-    frozen = {path: load_frozen(path) for path in {*contract.teachers.values(), contract.reference} - {None}}
-    teachers = {domain: frozen[path] for domain, path in contract.teachers.items()}
-    reference = frozen.get(contract.reference)
-
-    # ---- The student and the data, at the start or where the last run stopped.
-    stream = PromptStream(
-        contract.train,
-        config.rollout.prompts_per_step,
-        config.rollout.samples_per_prompt,
-        config.rollout.max_response_tokens,
-        config.seed,
-        {name: d.share for name, d in config.domains.items()},
-    )
+    # ---- Models and data, at the start or where the last run stopped.
+    teachers, reference = _load_frozen(contract, mesh, dtype)
+    stream = _stream(config, contract)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     first, seconds = checkpoints.latest_step() or 0, 0.0
     if first:
@@ -108,6 +92,7 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         stop = stack.enter_context(until_sigterm())
         evaluations = summary.Evaluations(workdir, first)
         measure = functools.partial(_evaluate_missing, config, contract, engine, verify, evaluations)
+        parts = Parts(config, contract, learner, sampler, teachers, reference, verify, background)
 
         def measure_student(step: int) -> None:
             if step in (0, config.steps) or (config.eval.every and step % config.eval.every == 0):
@@ -118,31 +103,11 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         for domain, (model, params) in teachers.items():
             measure("teacher", model, params, [domain], 0)
 
-        # ---- rollout -> score -> update. The metrics of a step are fetched and written during the next one.
+        # ---- rollout -> score -> update, evaluate and save on the way.
         with Bar("train", config.steps, "steps", first) as bar:
             for step in range(first + 1, config.steps + 1):
-                record = StepRecord(step)
-                record.rollouts = _sample(config, contract, sampler, state.params, next(stream), step)
-                record.texts = [contract.tokenizer.decode(r.tokens) for r in record.rollouts]
-                record.lap("rollout")
-
-                record.verdicts = background.submit(_verify, verify, config, record)
-                rewards = agree([v.reward for v in record.verdicts.result()]) if config.method == "grpo" else None
-                advantages = outside_advantages(config.method, record.rollouts, rewards)
-                updates = [learner.pack(s) for s in to_sequences(record.rollouts, advantages, config, step)]
-                old = state.params if len(updates) > 1 else None
-                scored = [learner.score(packed, teachers, reference, old) for packed in updates]
-                jax.block_until_ready(scored)
-                record.lap("score")
-
-                for packed, batch in zip(updates, scored, strict=True):
-                    state, metrics, logprobs = learner.update(state, batch)
-                    record.add_update(packed, batch, metrics, logprobs)
-                note = log.write_previous(record)
-                jax.block_until_ready(state.step)
-                record.lap("update")
+                state, record, note = take_step(parts, state, next(stream), step, log)
                 seconds += record.seconds
-
                 stopping = agree(stop.is_set()) and step < config.steps
                 if stopping or step == config.steps or step % config.checkpoint.every == 0:
                     note = log.write_last() or note
@@ -160,6 +125,75 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
     say(summary.table(result))
     say(summary.closing(workdir))
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a step is made with; see `run`. Frozen models are (architecture, parameters)."""
+
+    config: Config
+    contract: Contract
+    learner: Learner
+    sampler: RolloutEngine
+    teachers: dict[str, tuple[ModelConfig, Any]]
+    reference: tuple[ModelConfig, Any] | None
+    verify: Verifier
+    background: concurrent.futures.Executor
+
+
+def take_step(
+    parts: Parts, state: TrainState, requests: Sequence[Request], step: int, log: StepLog
+) -> tuple[TrainState, StepRecord, str]:
+    """rollout -> score -> update. Returns the new state, what the step left behind, and the note for the progress bar.
+
+    The metrics of a step are fetched and written while the next one is being updated, so that the device never waits for them;
+    answers are verified in the background, and waited for only where they decide the advantage (GRPO).
+    """
+    config, learner = parts.config, parts.learner
+    record = StepRecord(step)
+    record.rollouts = _rollouts(parts, state.params, requests, step)
+    record.texts = [parts.contract.tokenizer.decode(r.tokens) for r in record.rollouts]
+    record.lap("rollout")
+
+    record.verdicts = parts.background.submit(_verify, parts.verify, config, record)
+    rewards = agree([v.reward for v in record.verdicts.result()]) if config.method == "grpo" else None
+    advantages = outside_advantages(config.method, record.rollouts, rewards)
+    updates = [learner.pack(s) for s in to_sequences(record.rollouts, advantages, config, step)]
+    old = state.params if len(updates) > 1 else None
+    scored = [learner.score(packed, parts.teachers, parts.reference, old) for packed in updates]
+    jax.block_until_ready(scored)
+    record.lap("score")
+
+    for packed, batch in zip(updates, scored, strict=True):
+        state, metrics, logprobs = learner.update(state, batch)
+        record.add_update(packed, batch, metrics, logprobs)
+    note = log.write_previous(record)
+    jax.block_until_ready(state.step)
+    record.lap("update")
+    return state, record, note
+
+
+def _load_frozen(contract: Contract, mesh: Mesh, dtype: Any) -> tuple[dict[str, Any], Any]:
+    """Teachers by domain and the reference (or None), in the compute dtype; a folder that serves twice is loaded once."""
+
+    def load(path: str) -> tuple[ModelConfig, Any]:
+        model = contract.models[path]
+        where = shardings(mesh, abstract_params(model), logical_axes(model))
+        return model, load_params(path, model, dtype, where)
+
+    loaded = {path: load(path) for path in {*contract.teachers.values(), contract.reference} - {None}}
+    return {domain: loaded[path] for domain, path in contract.teachers.items()}, loaded.get(contract.reference)
+
+
+def _stream(config: Config, contract: Contract) -> PromptStream:
+    return PromptStream(
+        contract.train,
+        config.rollout.prompts_per_step,
+        config.rollout.samples_per_prompt,
+        config.rollout.max_response_tokens,
+        config.seed,
+        {name: d.share for name, d in config.domains.items()},
+    )
 
 
 def _compute_dtype(config: Config) -> Any:
@@ -188,11 +222,12 @@ def _key(config: Config, stream: int, step: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), stream), step)
 
 
-def _sample(config: Config, contract: Contract, engine: RolloutEngine, params: Any, requests: Sequence[Request], step: int):
+def _rollouts(parts: Parts, params: Any, requests: Sequence[Request], step: int) -> list[Rollout]:
     """The step's rollouts in their own order: drawn from the student, or for SFT the given answers."""
-    if config.method == "sft":
-        return order(given_answers(requests, sft_answers(contract.tokenizer, requests)))
-    return order(engine(engine.lay_out(params), requests, _key(config, TRAIN, step)))
+    if parts.config.method == "sft":
+        return order(given_answers(requests, sft_answers(parts.contract.tokenizer, requests)))
+    weights = parts.sampler.lay_out(params)
+    return order(parts.sampler(weights, requests, _key(parts.config, TRAIN, step)))
 
 
 def _verify(verify: Verifier, config: Config, record: StepRecord):

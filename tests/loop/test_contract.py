@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from loop_cases import small
 import pytest
 
 from gopd_jax import tiny, train
@@ -20,7 +21,7 @@ def refused(config, workdir, message):
     assert not (workdir / "run.json").exists()
 
 
-def test_vocabularies_must_agree(small, tmp_path, base_copy):
+def test_vocabularies_must_agree(tmp_path, base_copy):
     path = base_copy / "tokenizer.json"
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]
@@ -29,7 +30,7 @@ def test_vocabularies_must_agree(small, tmp_path, base_copy):
     refused(small(**{"domains.math.teacher": str(base_copy)}), tmp_path / "run", "teacher of math")
 
 
-def test_reference_must_exist_unless_lambda_is_one(small, tmp_path):
+def test_reference_must_exist_unless_lambda_is_one(tmp_path):
     refused(small(reference=str(tmp_path / "nowhere")), tmp_path / "run", "nowhere")
     # lambda = 1 cancels the reference: it is not even looked at
     config = small(reference=str(tmp_path / "nowhere"), **{"learner.reward_scale": 1.0, "steps": 1, "eval.prompts": 4})
@@ -37,37 +38,37 @@ def test_reference_must_exist_unless_lambda_is_one(small, tmp_path):
     assert result["domains"]["math"]["reward_scale"] == 1.0
 
 
-def test_every_domain_needs_a_teacher(small):
+def test_every_domain_needs_a_teacher():
     with pytest.raises(ValueError, match="domains.math has no teacher"):
         small(**{"domains.math.teacher": ""})
 
 
-def test_missing_teacher_folder(small, tmp_path):
+def test_missing_teacher_folder(tmp_path):
     refused(small(**{"domains.math.teacher": str(tmp_path / "gone")}), tmp_path / "run", "gone")
 
 
-def test_mesh_must_fit_the_devices(small, tmp_path):
+def test_mesh_must_fit_the_devices(tmp_path):
     refused(small(**{"mesh.tensor": 3}), tmp_path / "run", "tensor=3 does not fit 1 devices")
 
 
-def test_unwritable_workdir(small, tmp_path):
+def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     refused(small(), tmp_path / "file" / "run", "cannot write there")
 
 
-def test_positions(small, tmp_path):
+def test_positions(tmp_path):
     refused(small(**{"rollout.max_response_tokens": 600, "learner.row_length": 0}), tmp_path / "run", "512 positions")
 
 
-def test_ground_truth_of_the_wrong_kind(small, tmp_path):
+def test_ground_truth_of_the_wrong_kind(tmp_path):
     refused(small(**{"domains.math.reward": "code"}), tmp_path / "run", "cannot be verified as 'code'")
 
 
-def test_unknown_embedded_data(small, tmp_path):
+def test_unknown_embedded_data(tmp_path):
     refused(small(**{"domains.math.train": "tiny:math/tain"}), tmp_path / "run", "tiny:math/tain")
 
 
-def test_tokenizer_larger_than_the_model(small, tmp_path, base_copy):
+def test_tokenizer_larger_than_the_model(tmp_path, base_copy):
     save_tokenizer(base_copy)
     path = base_copy / "tokenizer.json"
     content = json.loads(path.read_text())
@@ -81,6 +82,6 @@ def test_tokenizer_larger_than_the_model(small, tmp_path, base_copy):
     )
 
 
-def test_sft_needs_answers(small, tmp_path):
+def test_sft_needs_answers(tmp_path):
     with pytest.raises(ValueError, match='no text in "response"'):
         train.run(small(method="sft"), str(tmp_path / "run"))

@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+from loop_cases import small
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_multi_teacher_run_and_export(small, tmp_path):
+def test_multi_teacher_run_and_export(tmp_path):
     config = small("configs/multi_teacher.py", **QUICK, **{"domains.code.reward_scale": 1.0})
     result = train.run(config, str(tmp_path / "run"))
     assert set(result["domains"]) == {"math", "code"}
@@ -40,7 +41,7 @@ def test_multi_teacher_run_and_export(small, tmp_path):
 
 
 @pytest.mark.parametrize("truncation", ["mask", "drop"])
-def test_truncated_rollouts_are_counted_and_not_trained_on(small, tmp_path, truncation):
+def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation):
     config = small(**QUICK, **{"learner.truncation": truncation, "rollout.max_response_tokens": 15, "learner.row_length": 0})
     train.run(config, str(tmp_path / "run"))
     for record in metrics(tmp_path / "run"):
@@ -48,7 +49,7 @@ def test_truncated_rollouts_are_counted_and_not_trained_on(small, tmp_path, trun
         assert record["tokens_trained"] == record["rollout_tokens"] - 15 * record["truncated_count"]
 
 
-def test_grpo(small, tmp_path):
+def test_grpo(tmp_path):
     config = small(method="grpo", **QUICK, **{"rollout.samples_per_prompt": 4, "rollout.prompts_per_step": 8})
     result = train.run(config, str(tmp_path / "run"))
     assert "teacher" not in result["domains"]["math"]["rows"]
@@ -57,15 +58,15 @@ def test_grpo(small, tmp_path):
         assert "reverse_kl_teacher" not in record
 
 
-def test_sft_lowers_the_loss_of_the_given_answers(small, tmp_path):
-    changes = QUICK | {"steps": 5, "domains.math.train": "tiny:math/sft", "learner.learning_rate": 3e-3}
+def test_sft_lowers_the_loss_of_the_given_answers(tmp_path):
+    changes = QUICK | {"steps": 5, "domains.math.train": "tiny:math/noisy", "learner.learning_rate": 3e-3}
     train.run(small(method="sft", **changes), str(tmp_path / "run"))
     records = metrics(tmp_path / "run")
     assert all(r["advantage_min"] == r["advantage_max"] == 1 for r in records)
     assert all(np.isfinite(r["student_logprob"]) and r["truncated_count"] == 0 for r in records)
 
 
-def test_several_updates_from_one_rollout_batch(small, tmp_path):
+def test_several_updates_from_one_rollout_batch(tmp_path):
     config = small(**QUICK, **{"learner.updates_per_batch": 4, "learner.learning_rate": 1e-2})
     train.run(config, str(tmp_path / "run"))
     first = metrics(tmp_path / "run")[0]
@@ -73,7 +74,7 @@ def test_several_updates_from_one_rollout_batch(small, tmp_path):
     assert first["clip_fraction"] > 0  # at this rate the ratio leaves the clip range within one batch
 
 
-def test_teacher_equal_to_the_student_has_no_advantage(small, tmp_path, capsys):
+def test_teacher_equal_to_the_student_has_no_advantage(tmp_path, capsys):
     from gopd_jax import tiny
 
     config = small(**QUICK, **{"domains.math.teacher": tiny.model("base")})

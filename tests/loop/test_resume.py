@@ -10,30 +10,17 @@ import sys
 import time
 
 import jax
+from loop_cases import ROOT, SETTINGS, small
 import numpy as np
 import pytest
 
 from gopd_jax import models, tiny, train
 from gopd_jax.runtime.checkpoint import restore_params
 
-ROOT = Path(__file__).parents[2]
-FLAGS = {
-    "steps": 6,
-    "rollout.prompts_per_step": 16,
-    "rollout.slots": 16,
-    "learner.rows_per_micro_batch": 8,
-    "eval.prompts": 32,
-    "eval.during_prompts": 8,
-    "eval.every": 4,
-    "eval.samples": 1,
-    "checkpoint.every": 2,
-    "log.samples_every": 2,
-}
-
 
 def start(workdir: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "gopd_jax.train", "--config=configs/math.py", f"--workdir={workdir}", *more]
-    command += [f"--config.{k}={v}" for k, v in FLAGS.items()]
+    command += [f"--config.{k}={v}" for k, v in SETTINGS.items()]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -102,7 +89,7 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path, lines):
     assert_same_run(workdir, uninterrupted, lines)
 
 
-def test_an_evaluation_cut_short_is_made_up_for(uninterrupted, small, tmp_path, lines):
+def test_an_evaluation_cut_short_is_made_up_for(uninterrupted, tmp_path, lines):
     workdir = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     shutil.rmtree(workdir / "checkpoints" / "6")
     (workdir / "summary.json").unlink()
@@ -113,7 +100,7 @@ def test_an_evaluation_cut_short_is_made_up_for(uninterrupted, small, tmp_path, 
     assert lines(workdir, "evaluations.jsonl") == lines(uninterrupted, "evaluations.jsonl")
 
 
-def test_finished_run_says_so(uninterrupted, small, capsys):
+def test_finished_run_says_so(uninterrupted, capsys):
     before = sorted((p, p.stat().st_mtime_ns) for p in (uninterrupted / "checkpoints").rglob("*"))
     assert train.run(small(), str(uninterrupted))["steps"] == 6
     said = capsys.readouterr().err
@@ -121,12 +108,12 @@ def test_finished_run_says_so(uninterrupted, small, capsys):
     assert sorted((p, p.stat().st_mtime_ns) for p in (uninterrupted / "checkpoints").rglob("*")) == before
 
 
-def test_another_config_is_refused_with_the_fields(uninterrupted, small):
+def test_another_config_is_refused_with_the_fields(uninterrupted):
     with pytest.raises(ValueError, match=r"learner.learning_rate: 0.001 -> 0.002"):
         train.run(small(**{"learner.learning_rate": 2e-3}), str(uninterrupted))
 
 
-def test_other_weights_are_refused(uninterrupted, small, tmp_path):
+def test_other_weights_are_refused(uninterrupted, tmp_path):
     teacher = shutil.copytree(tiny.model("code_teacher"), tmp_path / "teacher")
     with pytest.raises(ValueError, match="fingerprint of weights.teacher of math"):
         train.run(small(**{"domains.math.teacher": str(teacher)}), str(uninterrupted))
