@@ -38,6 +38,7 @@ def weighted_loss(
     old = fixed if batch.old_logprobs is None else batch.old_logprobs
     advantages = batch.advantages
     if batch.teacher_logprobs is not None:
+        # Without a reference every lambda is 1 (the contract sees to it), and any finite number is multiplied by an exact 0.
         reference = batch.teacher_logprobs if batch.reference_logprobs is None else batch.reference_logprobs
         advantages = advantages + gopd_advantage(old, batch.teacher_logprobs, reference, batch.reward_scale)
     loss, clipped = policy_loss(logprobs, old, advantages, clipping.low, clipping.high, clipping.dual)

@@ -60,7 +60,7 @@ def token_diagnostics(
     """Reduces the token arrays [R, S] of one micro-batch, by the domain of each row.
 
     reverse_kl_teacher = mean(log student - log teacher) and kl_reference = mean(log student - log reference) are the sampled
-    estimates, in nats per token. kl_reference counts only where the reference was run (lambda != 1).
+    estimates, in nats per token. kl_reference counts as 0 where lambda = 1: the reference was not run there.
     """
     per_token = {
         "tokens": jnp.ones_like(logprobs),
