@@ -86,7 +86,9 @@ def check(config: Config, workdir: str) -> Contract:
                 rows, tokenizer, domain.prompt_suffix, config.data.max_prompt_tokens
             )
         for prompts in (train[name], test[name]):
-            _check_first_rows(config, name, domain.reward, prompts)
+            _check_some_rows(name, domain.reward, prompts)
+        if config.method == "sft":
+            sft_answers(tokenizer, _spread(train[name]))
     fingerprints = {
         "weights": {role: hashes[path] for role, path in roles.items()},
         "vocabulary": tokenizer.vocabulary_fingerprint,
@@ -108,25 +110,30 @@ def check_writable(workdir: str) -> None:
         raise ValueError(f"--workdir={workdir}: cannot write there ({e})") from e
 
 
-def _check_first_rows(config: Config, name: str, kind: str, prompts: Sequence[EncodedPrompt]) -> None:
-    """A few rows spread over the data set: can their answers be verified, and does SFT find answers to learn from?"""
-    for i in np.unique(np.linspace(0, len(prompts) - 1, 8).astype(int)):
-        prompt = prompts[int(i)].prompt
+def _spread(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """A few prompts spread over a data set."""
+    return [prompts[int(i)] for i in np.unique(np.linspace(0, len(prompts) - 1, 8).astype(int))]
+
+
+def _check_some_rows(name: str, kind: str, prompts: Sequence[EncodedPrompt]) -> None:
+    """Can the answers be verified? All rows would take a minute; the data builder has seen that each has a ground truth."""
+    for encoded in _spread(prompts):
+        prompt = encoded.prompt
         try:
             check_ground_truth(kind, prompt.ground_truth)
         except ValueError as e:
             raise ValueError(f"config.domains.{name}: prompt {prompt.prompt_id!r} cannot be verified as {kind!r}: {e}") from e
 
 
-def sft_answers(tokenizer: ChatTokenizer, requests: Sequence[Any]) -> list[np.ndarray]:
+def sft_answers(tokenizer: ChatTokenizer, prompts: Sequence[EncodedPrompt]) -> list[np.ndarray]:
     """The given answers of SFT: the text in a row's "response", then the tokenizer's end of turn.
 
     Raises:
         ValueError: a row without a response, named by its prompt id.
     """
     answers = []
-    for request in requests:
-        prompt = request.prompt.prompt
+    for encoded in prompts:
+        prompt = encoded.prompt
         text = prompt.extra.get("response")
         if not isinstance(text, str):
             raise ValueError(f'prompt {prompt.prompt_id!r} has no text in "response": method sft learns from given answers')

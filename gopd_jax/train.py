@@ -225,7 +225,7 @@ def _key(config: Config, stream: int, step: int) -> jax.Array:
 def _rollouts(parts: Parts, params: Any, requests: Sequence[Request], step: int) -> list[Rollout]:
     """The step's rollouts in their own order: drawn from the student, or for SFT the given answers."""
     if parts.config.method == "sft":
-        return order(given_answers(requests, sft_answers(parts.contract.tokenizer, requests)))
+        return order(given_answers(requests, sft_answers(parts.contract.tokenizer, [r.prompt for r in requests])))
     weights = parts.sampler.lay_out(params)
     return order(parts.sampler(weights, requests, _key(parts.config, TRAIN, step)))
 

@@ -83,5 +83,4 @@ def test_tokenizer_larger_than_the_model(tmp_path, base_copy):
 
 
 def test_sft_needs_answers(tmp_path):
-    with pytest.raises(ValueError, match='no text in "response"'):
-        train.run(small(method="sft"), str(tmp_path / "run"))
+    refused(small(method="sft"), tmp_path / "run", 'no text in "response"')
