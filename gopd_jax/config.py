@@ -16,6 +16,7 @@ from ml_collections import config_dict
 
 from gopd_jax.learner.optimizer import SCHEDULES
 from gopd_jax.objective.weights import AGGREGATIONS, TRUNCATION_RULES
+from gopd_jax.rollout import EngineOptions, SamplingRule
 
 METHODS = ("gopd", "grpo", "sft")
 
@@ -61,7 +62,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    """What is sampled at each step. slots: sequences decoded at once. extra_stop_ids join those of the model folder."""
+    """What is sampled at each step, and how: kernel to prefill_tokens are explained in `rollout.engine.EngineOptions`.
+
+    slots: sequences decoded at once. extra_stop_ids join those of the model folder.
+    """
 
     prompts_per_step: int = 1024
     samples_per_prompt: int = 1
@@ -71,6 +75,22 @@ class RolloutConfig:
     top_p: float = 1.0
     slots: int = 256
     extra_stop_ids: tuple[int, ...] = ()
+    kernel: str = "auto"
+    kv_cache: str = "compute"
+    weights: str = "compute"
+    steps_per_dispatch: int = 16
+    prefill_tokens: int = 4096
+
+    def __post_init__(self):
+        _ = self.options, self.rule  # for their checks
+
+    @property
+    def options(self) -> EngineOptions:
+        return EngineOptions(self.kernel, self.kv_cache, self.weights, self.steps_per_dispatch, self.prefill_tokens)
+
+    @property
+    def rule(self) -> SamplingRule:
+        return SamplingRule(self.temperature, self.top_k, self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +136,13 @@ class EvalConfig:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+
+    def __post_init__(self):
+        _ = self.rule  # for its checks
+
+    @property
+    def rule(self) -> SamplingRule:
+        return SamplingRule(self.temperature, self.top_k, self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +283,8 @@ _LEAST = {
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work is laid out, not the run.
 # Paths are free because the fingerprints of what they lead to are compared.
 FREE_FIELDS = (
-    "checkpoint", "log", "mesh", "rollout.slots", "data.cache_dir", "name",
+    "checkpoint", "log", "mesh", "data.cache_dir", "name",
+    "rollout.slots", "rollout.steps_per_dispatch", "rollout.prefill_tokens",
     "student", "reference", "domains.*.teacher", "domains.*.train", "domains.*.test",
 )  # fmt: skip
 

@@ -4,8 +4,9 @@ In: an engine and weights, prompts, a verifier. Out: an `Evaluation`. The same k
 between models are paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from gopd_jax.data import ChatTokenizer
 from gopd_jax.rewards import Verifier
-from gopd_jax.rollout import RolloutEngine
+from gopd_jax.rollout import RolloutEngine, SamplingRule
 from gopd_jax.runtime.progress import Bar
 from gopd_jax.types import EncodedPrompt, Request
 
@@ -44,6 +45,12 @@ class Evaluation:
         return interval(self.by_prompt)[1]
 
 
+def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of up to `size` items, each as soon as it is full."""
+    while part := list(itertools.islice(items, size)):
+        yield part
+
+
 def interval(by_prompt: Sequence[float]) -> tuple[float, float]:
     """Mean and half width of its 95% interval; prompts are independent, the samples of one prompt are not."""
     values = np.asarray(by_prompt, np.float64)
@@ -67,18 +74,18 @@ def evaluate(
     *,
     samples: int,
     max_tokens: int,
+    rule: SamplingRule,
     key: jax.Array,
     name: str,
 ) -> Evaluation:
-    """Draws `samples` answers to each prompt and verifies them; `name` labels the progress bar."""
+    """Draws `samples` answers to each prompt and verifies them while others are drawn; `name` labels the progress bar."""
     start = time.perf_counter()
     requests = [Request(p, s, max_tokens) for p in prompts for s in range(samples)]
     number = {p.prompt.prompt_id: i for i, p in enumerate(prompts)}
     rewards = np.zeros(len(prompts))
     tokens = truncated = 0
     with Bar(name, len(requests), "samples") as bar:
-        for first in range(0, len(requests), engine.slots):
-            part = list(engine(weights, requests[first : first + engine.slots], key))
+        for part in batched(engine(weights, requests, key, rule), engine.slots):
             texts = [tokenizer.decode(r.tokens) for r in part]
             verdicts = verify([(kind, t, r.request.prompt.prompt.ground_truth) for t, r in zip(texts, part, strict=True)])
             for rollout, verdict in zip(part, verdicts, strict=True):

@@ -18,6 +18,7 @@ from gopd_jax.data import ChatTokenizer
 from gopd_jax.learner.learner import Packed
 from gopd_jax.objective import gopd_advantage
 from gopd_jax.rewards import Verdict
+from gopd_jax.rollout import RolloutStats
 from gopd_jax.runtime.metrics import RunLog, compilations
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.types import PackedBatch, Rollout
@@ -41,6 +42,7 @@ class StepRecord:
     rollouts: list[Rollout] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
     verdicts: "concurrent.futures.Future[list[Verdict]] | None" = None
+    drawn: RolloutStats | None = None
     updates: list[Update] = dataclasses.field(default_factory=list)
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
     _since: float = dataclasses.field(default_factory=time.perf_counter)
@@ -108,12 +110,17 @@ class StepLog:
         values["seconds"] = record.seconds
         values["tokens_per_second"] = sum(len(r.tokens) for r in record.rollouts) / record.seconds
         values["compilations"] = compilations()
+        if record.drawn is not None and record.drawn.steps:
+            values["slot_utilisation"] = record.drawn.utilisation
+            values["decode_steps"] = record.drawn.steps
+            values["prefill_tokens"] = record.drawn.prefill_tokens
         return values
 
     def _samples(self, record: StepRecord) -> list[dict[str, Any]]:
         """The first few rollouts of the step's last update, token by token."""
         update = record.updates[-1]
-        shown = [i for i, r in enumerate(record.rollouts) if _name(r) in update.packed.places][: self._config.log.samples]
+        shown = [i for i, r in enumerate(record.rollouts) if rollout_name(r) in update.packed.places]
+        shown = shown[: self._config.log.samples]
         fields = {
             "student": update.logprobs if update.batch.old_logprobs is None else update.batch.old_logprobs,
             "teacher": update.batch.teacher_logprobs,
@@ -124,7 +131,7 @@ class StepLog:
         verdicts = record.verdicts.result()
         out = []
         for i in shown:
-            rollout, place = record.rollouts[i], update.packed.places[_name(record.rollouts[i])]
+            rollout, place = record.rollouts[i], update.packed.places[rollout_name(record.rollouts[i])]
             prompt = rollout.request.prompt
             begin = place.start + len(prompt.tokens) - 1
             where = place.micro, place.row, slice(begin, begin + len(rollout.tokens))
@@ -154,7 +161,8 @@ class StepLog:
         return out
 
 
-def _name(rollout: Rollout) -> tuple[str, int]:
+def rollout_name(rollout: Rollout) -> tuple[str, int]:
+    """What tells a rollout apart in its step: prompt id and sample id."""
     return rollout.request.prompt.prompt.prompt_id, rollout.request.sample_id
 
 

@@ -28,19 +28,19 @@ from gopd_jax import picture, summary
 from gopd_jax.config import Config, from_config_dict
 from gopd_jax.contract import Contract, check, sft_answers
 from gopd_jax.data import PromptStream
-from gopd_jax.evaluation import evaluate
+from gopd_jax.evaluation import batched, evaluate
 from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.sources import given_answers, order, outside_advantages, to_sequences
 from gopd_jax.models import ModelConfig, abstract_params, logical_axes
 from gopd_jax.models.huggingface import load_params
-from gopd_jax.rewards import Verifier
-from gopd_jax.rollout import RolloutEngine, SamplingRule
+from gopd_jax.rewards import Verdict, Verifier
+from gopd_jax.rollout import RolloutEngine
 from gopd_jax.runtime.checkpoint import Checkpoints, refuse_another_run, run_identity, start_or_resume
 from gopd_jax.runtime.mesh import make_mesh, shardings
 from gopd_jax.runtime.processes import agree, start_processes, until_sigterm
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.provenance import about
-from gopd_jax.step_log import StepLog, StepRecord
+from gopd_jax.step_log import StepLog, StepRecord, rollout_name
 from gopd_jax.types import Request, Rollout, TrainState
 
 TRAIN, EVAL = 0, 1  # streams of random keys
@@ -59,7 +59,7 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
     student = contract.models[config.student]
     learner = Learner(config, student, mesh, dtype)
     engine = functools.cache(functools.partial(_engine, config, contract, mesh, dtype))
-    sampler = engine(student, SamplingRule(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p))
+    sampler = engine(student)
     identity = run_identity(config, contract.fingerprints)
     resumed = start_or_resume(workdir, identity, about())
     if (finished := summary.read(workdir)) is not None:
@@ -147,15 +147,13 @@ def take_step(
     """rollout -> score -> update. Returns the new state, what the step left behind, and the note for the progress bar.
 
     The metrics of a step are fetched and written while the next one is being updated, so that the device never waits for them;
-    answers are verified in the background, and waited for only where they decide the advantage (GRPO).
+    answers are verified in the background while others are drawn, and waited for only where they decide the advantage (GRPO).
     """
     config, learner = parts.config, parts.learner
     record = StepRecord(step)
-    record.rollouts = _rollouts(parts, state.params, requests, step)
-    record.texts = [parts.contract.tokenizer.decode(r.tokens) for r in record.rollouts]
+    _draw(parts, state.params, requests, record)
     record.lap("rollout")
 
-    record.verdicts = parts.background.submit(_verify, parts.verify, config, record)
     rewards = agree([v.reward for v in record.verdicts.result()]) if config.method == "grpo" else None
     advantages = outside_advantages(config.method, record.rollouts, rewards)
     updates = [learner.pack(s) for s in to_sequences(record.rollouts, advantages, config, step)]
@@ -202,18 +200,17 @@ def _compute_dtype(config: Config) -> Any:
     return jnp.dtype(config.compute_dtype).type
 
 
-def _engine(
-    config: Config, contract: Contract, mesh: Mesh, dtype: Any, model: ModelConfig, rule: SamplingRule
-) -> RolloutEngine:
+def _engine(config: Config, contract: Contract, mesh: Mesh, dtype: Any, model: ModelConfig) -> RolloutEngine:
     return RolloutEngine(
         model,
         mesh,
-        rule,
         contract.tokenizer.stop_ids,
         slots=config.rollout.slots,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=config.rollout.max_response_tokens,
         dtype=dtype,
+        options=config.rollout.options,
+        say=say,
     )
 
 
@@ -222,18 +219,37 @@ def _key(config: Config, stream: int, step: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), stream), step)
 
 
-def _rollouts(parts: Parts, params: Any, requests: Sequence[Request], step: int) -> list[Rollout]:
-    """The step's rollouts in their own order: drawn from the student, or for SFT the given answers."""
+def _draw(parts: Parts, params: Any, requests: Sequence[Request], record: StepRecord) -> None:
+    """The step's rollouts in their own order, drawn from the student, or for SFT the given answers; the verifier has each of
+    them as soon as it is finished."""
+    tokenizer = parts.contract.tokenizer
     if parts.config.method == "sft":
-        return order(given_answers(requests, sft_answers(parts.contract.tokenizer, [r.prompt for r in requests])))
-    weights = parts.sampler.lay_out(params)
-    return order(parts.sampler(weights, requests, _key(parts.config, TRAIN, step)))
+        rollouts = iter(given_answers(requests, sft_answers(tokenizer, [r.prompt for r in requests])))
+    else:
+        weights = jax.block_until_ready(parts.sampler.lay_out(params))
+        record.lap("lay_out")
+        rollouts = parts.sampler(weights, requests, _key(parts.config, TRAIN, record.step), parts.config.rollout.rule)
+    finished: dict[tuple[str, int], tuple[Rollout, str]] = {}
+    verdicts: list[concurrent.futures.Future] = []
+    for part in batched(rollouts, max(1, parts.sampler.slots // 4)):
+        texts = [tokenizer.decode(r.tokens) for r in part]
+        verdicts.append(parts.background.submit(_verify, parts.verify, parts.config, part, texts))
+        finished |= {rollout_name(r): (r, text) for r, text in zip(part, texts, strict=True)}
+    record.rollouts = order([r for r, _ in finished.values()])
+    record.drawn = parts.sampler.stats
+    record.texts = [finished[rollout_name(r)][1] for r in record.rollouts]
+    names = list(finished)
+
+    def in_order() -> list[Verdict]:  # runs after the others: the background has one thread
+        known = dict(zip(names, (v for part in verdicts for v in part.result()), strict=True))
+        return [known[rollout_name(r)] for r in record.rollouts]
+
+    record.verdicts = parts.background.submit(in_order)
 
 
-def _verify(verify: Verifier, config: Config, record: StepRecord):
-    """Verdicts in the order of the rollouts."""
-    prompts = [r.request.prompt.prompt for r in record.rollouts]
-    return verify([(config.domains[p.domain].reward, t, p.ground_truth) for p, t in zip(prompts, record.texts, strict=True)])
+def _verify(verify: Verifier, config: Config, rollouts: Sequence[Rollout], texts: Sequence[str]) -> list[Verdict]:
+    prompts = [r.request.prompt.prompt for r in rollouts]
+    return verify([(config.domains[p.domain].reward, t, p.ground_truth) for p, t in zip(prompts, texts, strict=True)])
 
 
 def _evaluate_missing(
@@ -254,7 +270,7 @@ def _evaluate_missing(
         return
     between = 0 < step < config.steps and config.eval.during_prompts
     most = between or config.eval.prompts
-    sampler = engine(model, SamplingRule(config.eval.temperature, config.eval.top_k, config.eval.top_p))
+    sampler = engine(model)
     weights = sampler.lay_out(params)
     for domain in missing:
         prompts = contract.test[domain]
@@ -267,6 +283,7 @@ def _evaluate_missing(
             contract.tokenizer,
             samples=config.eval.samples,
             max_tokens=config.rollout.max_response_tokens,
+            rule=config.eval.rule,
             key=_key(config, EVAL, 0),  # the same draws for every model and step: differences are paired
             name=f"evaluate {who}{f' at step {step}' if who == 'student' else ''}: {domain}",
         )

@@ -161,6 +161,8 @@ def test_differing_fields_leaves_out_what_may_differ():
         "log__samples": 0,
         "mesh__tensor": 4,
         "rollout__slots": 8,
+        "rollout__steps_per_dispatch": 8,
+        "rollout__prefill_tokens": 8,
         "data__cache_dir": "/cache",
         "student": "elsewhere",
         "reference": "elsewhere",

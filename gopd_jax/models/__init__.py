@@ -5,7 +5,7 @@ Knows nothing of losses.
 """
 
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.decoder import Decoder, abstract_params, decode, init_cache, logical_axes, output_head, unstack
+from gopd_jax.models.decoder import Decoder, abstract_params, decode, logical_axes, output_head, unstack
 from gopd_jax.models.huggingface import load_params, weights_fingerprint
 from gopd_jax.models.huggingface_save import save_pretrained
 
@@ -14,7 +14,6 @@ __all__ = [
     "ModelConfig",
     "abstract_params",
     "decode",
-    "init_cache",
     "load_config",
     "load_params",
     "logical_axes",

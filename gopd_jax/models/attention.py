@@ -1,6 +1,6 @@
 """Masked softmax attention with grouped key/value heads, in plain XLA.
 
-One function serves packed training rows, prefill and decode: who may look at whom is said by segment ids and indices.
+One function serves packed training rows and prefill: who may look at whom is said by segment ids and indices.
 """
 
 from flax import struct
@@ -17,7 +17,6 @@ class Layout:
     cos, sin: float32 [B, T, H/2], rotation of the queries (and of the keys that this call computes).
     query_segments: int32 [B, T]; key_segments: int32 [B, S]. A query sees keys of its own segment only.
     query_index: int32 [T]; key_index: int32 [S]. A query sees keys whose index is not larger than its own.
-    write_at: int32 scalar, cache column of the first query; None without a cache.
     """
 
     cos: jax.Array
@@ -26,7 +25,10 @@ class Layout:
     key_segments: jax.Array
     query_index: jax.Array
     key_index: jax.Array
-    write_at: jax.Array | None = None
+
+    def attend(self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: None) -> tuple[jax.Array, None]:
+        """Attention among the tokens of this call; nothing is kept."""
+        return attend(query_BTNH, key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2), self), cache
 
 
 def attend(query_BTNH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, layout: Layout) -> jax.Array:

@@ -2,22 +2,22 @@
 
 In: token ids, positions, segments. Out: hidden states after the last norm, in the compute dtype; never logits (the head is
 `output_head`, applied in chunks by whoever needs log-probs). `Decoder` scans the block over stacked layers; `decode` unrolls
-the same block over per-layer caches, because a stacked cache in a scan costs about three times the bytes.
+the same block over per-layer caches, because a stacked cache in a scan costs about three times the bytes. Who attends to what,
+and what is kept of it, is the layout's business (`attention.Layout` for packed rows, `rollout.layouts` with a cache).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from gopd_jax.models.attention import Layout, attend
+from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.linear import linear
 from gopd_jax.models.rope import rotate, rotation
 from gopd_jax.runtime.mesh import constrain
-
-Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, S, H] each
 
 _normal = nn.initializers.normal(0.02)
 
@@ -39,7 +39,7 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, layout: Layout, cache: Cache | None):
+    def __call__(self, x_BTD, layout, cache):
         c = self.config
         dtype = x_BTD.dtype
 
@@ -61,13 +61,7 @@ class Attention(nn.Module):
             key_BTKH = RMSNorm(c.norm_eps, name="key_norm")(key_BTKH)
         query_BTNH = rotate(query_BTNH, layout.cos, layout.sin)
         key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
-        key_BKSH, value_BKSH = key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2)
-        if cache is not None:
-            column = (0, 0, layout.write_at, 0)
-            key_BKSH = jax.lax.dynamic_update_slice(cache[0], key_BKSH.astype(cache[0].dtype), column)
-            value_BKSH = jax.lax.dynamic_update_slice(cache[1], value_BKSH.astype(cache[1].dtype), column)
-            cache = (key_BKSH, value_BKSH)
-        out_BTNH = attend(query_BTNH, key_BKSH, value_BKSH, layout)
+        out_BTNH, cache = layout.attend(query_BTNH, key_BTKH, value_BTKH, cache)
         kernel = self.param(
             "out", nn.with_logical_partitioning(_normal, ("heads", "head_size", "embed")), (c.heads, c.head_size, c.width)
         )
@@ -89,12 +83,12 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Returns (x [B, T, D], cache or None)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). Returns x [B, T, D] and the cache as `layout.attend` returned it."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, layout: Layout, cache: Cache | None = None):
+    def __call__(self, x_BTD, layout, cache=None):
         eps = self.config.norm_eps
         attended, cache = Attention(self.config, name="attention")(RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache)
         x_BTD = x_BTD + attended
@@ -168,37 +162,20 @@ def unstack(params: Any, dtype: Any) -> Any:
     return {**params, "layers": tuple(jax.tree.map(lambda p, i=i: p[i], params["layers"]) for i in range(num_layers))}
 
 
-def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> tuple[Cache, ...]:
-    """Zero caches, one (keys, values) pair of [B, K, S, H] for each layer."""
-    shape = (batch, config.kv_heads, length, config.head_size)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
-
-
 def decode(
-    config: ModelConfig,
-    params: Any,
-    tokens_BT: jax.Array,
-    positions_BT: jax.Array,
-    key_segments_BS: jax.Array,
-    write_at: jax.Array,
-    caches: tuple[Cache, ...],
-) -> tuple[jax.Array, tuple[Cache, ...]]:
-    """Runs T new tokens of each sequence against the caches: prefill (T = prompt length) and decode (T = 1) alike.
+    config: ModelConfig, params: Any, tokens_BT: jax.Array, layout: Any, caches: Sequence[Any]
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """Runs T new tokens of each sequence, layers unrolled: prefill and decode alike.
 
     Args:
         params: what `unstack` returns; its dtype is the compute dtype.
-        tokens_BT, positions_BT: int32; positions count from 0 at the first real token, whatever the padding.
-        key_segments_BS: int32, 1 on cache columns that hold (or will hold) real tokens, 0 on padding.
-        write_at: int32 scalar, the cache column of the first of the T tokens; the same for every sequence.
-        caches: one (keys, values) pair of [B, K, S, H] for each layer.
+        tokens_BT: int32.
+        layout: positions (cos, sin [B, T, H/2]) and `attend(query, key, value, cache) -> (out, cache)`.
+        caches: one for each layer, whatever the layout's `attend` takes.
 
     Returns:
-        hidden states [B, T, D] after the final norm, and the caches with columns write_at ... write_at + T - 1 filled.
+        hidden states [B, T, D] after the final norm, and for each layer what `attend` returned as its cache.
     """
-    T, S = tokens_BT.shape[1], key_segments_BS.shape[1]
-    query_segments_BT = jax.lax.dynamic_slice_in_dim(key_segments_BS, write_at, T, axis=1)
-    cos, sin = rotation(config, positions_BT)
-    layout = Layout(cos, sin, query_segments_BT, key_segments_BS, write_at + jnp.arange(T), jnp.arange(S), write_at)
     x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ("batch", None, None))
     written = []
     for layer, cache in zip(params["layers"], caches, strict=True):

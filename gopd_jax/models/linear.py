@@ -5,18 +5,28 @@ copies of the activations, fused with whatever produced them: the backward pass 
 tokens, 64 x 192). The weight gradient is also accumulated and returned in float32 when the weights are float32.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 
+def linear(x: jax.Array, kernel: Any) -> jax.Array:
+    """x @ kernel, the kernel cast to x's dtype: [..., D] and [D, F] -> [..., F]. It may be a qwix array (int8 rollouts)."""
+    if hasattr(kernel, "qvalue"):
+        import qwix
+
+        return qwix.dot(x, kernel).astype(x.dtype)
+    return _product(x, kernel)
+
+
 @jax.custom_vjp
-def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x @ kernel, the kernel cast to x's dtype: [..., D] and [D, F] -> [..., F]."""
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel.astype(x.dtype)
 
 
 def _forward(x, kernel):
-    return linear(x, kernel), (x, kernel)
+    return _product(x, kernel), (x, kernel)
 
 
 def _backward(saved, grad):
@@ -27,4 +37,4 @@ def _backward(saved, grad):
     return grad_x, grad_kernel
 
 
-linear.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)

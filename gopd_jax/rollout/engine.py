@@ -1,21 +1,92 @@
-"""The rollout engine: a batch of slots, one jitted prefill and decode loop for each prompt-length bucket.
+"""The rollout engine: a fixed number of cache slots, refilled while the others go on.
 
-In: the student's parameters, requests. Out: finished rollouts, in any order. Does not score, verify or decode text.
+In: the student's parameters, requests. Out: finished rollouts as they finish, in any order. The device runs up to K tokens of
+every slot per dispatch (`programs`), the host only schedules (`scheduler`). Does not score, verify or decode text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import functools
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from gopd_jax.models import ModelConfig, abstract_params, decode, init_cache, logical_axes, output_head, unstack
-from gopd_jax.rollout.sampling import SamplingRule, draw, prompt_number, sample_keys
-from gopd_jax.runtime.mesh import DECODE_RULES, batch_sharding, constrain, replicated, rows_multiple, shardings
+from gopd_jax.models import ModelConfig
+from gopd_jax.rollout import kernels, programs
+from gopd_jax.rollout.cache import AXES, SlotCache, block_sizes, blocks_for, new_cache
+from gopd_jax.rollout.sampling import SamplingRule
+from gopd_jax.rollout.scheduler import Scheduler
+from gopd_jax.rollout.weights import make_lay_out
+from gopd_jax.runtime.mesh import RULES, replicated, rows_multiple
 from gopd_jax.types import Request, Rollout
+
+PLAIN = SamplingRule()
+NARROWEST = 4  # slots below which the cache is not narrowed any more
+CACHES, WEIGHTS = ("compute", "int8"), ("compute", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """How the work is done. Only the int8 options change what is drawn; the metric `sampler_gap` shows by how much.
+
+    kernel: "auto", "xla", "pallas_tpu", "pallas_gpu". kv_cache, weights: "compute" (the compute dtype) or "int8".
+    steps_per_dispatch: K. prefill_tokens: tokens of one prefill program, and the longest piece of a prompt that is prefilled
+    at once: longer prompts are cut, and the other slots go on between the pieces.
+    """
+
+    kernel: str = "auto"
+    kv_cache: str = "compute"
+    weights: str = "compute"
+    steps_per_dispatch: int = 16
+    prefill_tokens: int = 4096
+
+    def __post_init__(self):
+        for name, choices in (("kv_cache", CACHES), ("weights", WEIGHTS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"rollout {name}={getattr(self, name)!r}: wanted one of {list(choices)}")
+        for name in ("steps_per_dispatch", "prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rollout {name}={getattr(self, name)}: wanted a number >= 1")
+
+
+DEFAULTS = EngineOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled program: what it does, its bucket, and what the compiler says of it."""
+
+    kind: str
+    bucket: str
+    compile_seconds: float
+    temporary_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.bucket} ({self.compile_seconds:.1f} s)"
+
+
+@dataclasses.dataclass
+class RolloutStats:
+    """What the engine has done; a new one for each call. slot_steps: slots x decode steps, drawing or not."""
+
+    samples: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0  # each prompt counted once
+    prefill_tokens: int = 0
+    copies: int = 0
+    dispatches: int = 0
+    steps: int = 0
+    slot_steps: int = 0
+
+    @property
+    def utilisation(self) -> float:
+        """Share of slot steps that drew a token."""
+        return self.tokens / max(1, self.slot_steps)
 
 
 class RolloutEngine:
@@ -24,154 +95,267 @@ class RolloutEngine:
     Args:
         config: architecture of the model that is sampled.
         mesh: slots are spread over its data and fsdp axes, weights and caches over its tensor axis.
-        rule: the distribution to draw from.
         stop_ids: a drawn stop id ends the response and is part of it.
         slots: sequences decoded at once; a multiple of data x fsdp devices.
-        max_prompt_tokens, max_response_tokens: sizes of the cache.
-        dtype: compute and cache dtype.
+        max_prompt_tokens, max_response_tokens: a slot's cache has columns for both.
+        dtype: compute dtype, and that of the cache.
+        say: told which programs a call compiled, and which kernel was chosen why.
 
     Raises:
-        ValueError: slots that the mesh does not divide, no stop id, or one outside the vocabulary.
+        ValueError: slots that the mesh does not divide, no stop id or one outside the vocabulary, an unknown option.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         mesh: Mesh,
-        rule: SamplingRule,
         stop_ids: Sequence[int],
         *,
         slots: int,
         max_prompt_tokens: int,
         max_response_tokens: int,
         dtype: Any = jnp.float32,
+        options: EngineOptions = DEFAULTS,
+        say: Callable[[str], None] = lambda line: None,
     ):
-        if slots < 1 or slots % rows_multiple(mesh):
-            raise ValueError(
-                f"rollout slots={slots}: wanted a positive multiple of {rows_multiple(mesh)} (data x fsdp devices)"
-            )
+        self.shards = rows_multiple(mesh)
+        if slots < 1 or slots % self.shards:
+            raise ValueError(f"rollout slots={slots}: wanted a positive multiple of {self.shards} (data x fsdp devices)")
         outside = [i for i in stop_ids if not 0 <= i < config.vocab_size]
         if not stop_ids or outside:
             raise ValueError(
                 f"stop ids {list(stop_ids)}: wanted at least one, all in [0, {config.vocab_size}); outside: {outside}"
             )
-        self.mesh, self.slots = mesh, slots
+        self.config, self.mesh, self.slots, self.dtype, self.options = config, mesh, slots, dtype, options
+        self.stop_ids = tuple(stop_ids)
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
-        self.buckets = _buckets(max_prompt_tokens)
-        per_layer = jax.eval_shape(functools.partial(unstack, dtype=dtype), abstract_params(config))
-        axes = _unstack_axes(logical_axes(config), config.layers)
-        self._lay_out = jax.jit(
-            functools.partial(unstack, dtype=dtype), out_shardings=shardings(mesh, per_layer, axes, DECODE_RULES)
-        )
-        rows = batch_sharding(mesh)
-        self._generate = jax.jit(
-            functools.partial(_generate, config, rule, tuple(stop_ids), max_response_tokens),
-            in_shardings=(None, replicated(mesh), rows, rows, rows, rows, rows),
-            out_shardings=replicated(mesh),
-        )
+        platform, quantized = mesh.devices.flat[0].platform, options.kv_cache == "int8"
+        self.sizes = block_sizes(max_prompt_tokens + max_response_tokens, fine=platform == "cpu")
+        self.kernel = kernels.choose(options.kernel, platform, quantized=quantized, block_sizes=self.sizes)
+        self.longest_piece = min(options.prefill_tokens, max_prompt_tokens)
+        self.widths = [slots]  # of the caches: a narrower one for the last samples; a kernel that skips idle slots needs none
+        while not self.kernel.skips and (less := self.widths[-1] // 4 // self.shards * self.shards) >= NARROWEST:
+            self.widths.append(less)
+        self.programs: list[Program] = []
+        self.stats = RolloutStats()
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._caches: dict[int, SlotCache] = {}
+        self._lay_out = make_lay_out(config, mesh, dtype, options.weights == "int8")
+        self._busy, self._said, self._say = False, 0, say
+        say(f"rollout engine: {slots} slots x {sum(self.sizes)} columns, kernel {self.kernel.why}")
+
+    # ---- Weights and memory.
 
     def lay_out(self, params: Any) -> Any:
         """The parameters cast, unstacked and resharded for decode: one device program, once for each change of weights."""
-        return self._lay_out(params)
+        return self._program("weights", "", self._lay_out, params)(params)
 
-    def __call__(self, weights: Any, requests: Sequence[Request], key: jax.Array) -> Iterator[Rollout]:
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of all caches, over all devices. They are kept from call to call, until `free`."""
+        return sum(x.nbytes for x in jax.tree.leaves(self._caches))
+
+    def free(self) -> None:
+        """Gives the memory of the caches back; the next call allocates them again."""
+        self._caches.clear()
+
+    # ---- Drawing.
+
+    def __call__(
+        self, weights: Any, requests: Sequence[Request], key: jax.Array, rule: SamplingRule = PLAIN
+    ) -> Iterator[Rollout]:
         """Draws every request from `weights` (what `lay_out` returned) and yields the rollouts as they finish, in any order.
 
-        `key` is that of (run seed, step); see `sampling.sample_keys`.
+        A rollout depends on the weights, its request, the rule and `key` (that of run seed and step; see
+        `sampling.sample_keys`): not on the slots, the other requests, or where and when it was drawn. One call at a time.
 
         Raises:
-            ValueError: before anything is drawn, for a prompt or a token limit that the cache cannot hold; names the prompt.
+            ValueError: before anything is drawn, for a prompt or a token limit that the cache cannot hold, two prompts of one
+                id, or more samples of a prompt than slots; names the prompt.
         """
+        self._check(requests)
+        if self._busy:
+            raise RuntimeError("this engine is drawing already; finish or close the other iterator first")
+        self._busy = True
+        try:
+            yield from self._draw(weights, requests, key, rule)
+        finally:
+            self._busy = False
+            if new := self.programs[self._said :]:
+                seconds = sum(p.compile_seconds for p in new)
+                self._say(f"rollout engine: compiled {len(new)} programs in {seconds:.1f} s: {', '.join(map(str, new))}")
+                self._said = len(self.programs)
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        tokens: dict[str, np.ndarray] = {}
         for r in requests:
+            name = r.prompt.prompt.prompt_id
             if not 0 < len(r.prompt.tokens) <= self.max_prompt_tokens:
                 raise ValueError(
-                    f"prompt {r.prompt.prompt.prompt_id!r} has {len(r.prompt.tokens)} tokens: "
-                    f"wanted 1 to max_prompt_tokens={self.max_prompt_tokens}"
+                    f"prompt {name!r} has {len(r.prompt.tokens)} tokens: wanted 1 to max_prompt_tokens={self.max_prompt_tokens}"
                 )
             if not 0 < r.max_tokens <= self.max_response_tokens:
                 raise ValueError(
-                    f"prompt {r.prompt.prompt.prompt_id!r} asks for max_tokens={r.max_tokens}: "
+                    f"prompt {name!r} asks for max_tokens={r.max_tokens}: "
                     f"wanted 1 to max_response_tokens={self.max_response_tokens}"
                 )
-        by_length = sorted(requests, key=lambda r: len(r.prompt.tokens))
-        for start in range(0, len(by_length), self.slots):
-            yield from self._batch(weights, by_length[start : start + self.slots], key)
+            first = tokens.setdefault(name, r.prompt.tokens)
+            if first is not r.prompt.tokens and not np.array_equal(first, r.prompt.tokens):
+                raise ValueError(f"prompt id {name!r} stands for two prompts: wanted an id for each")
+        for name, count in Counter(r.prompt.prompt.prompt_id for r in requests).items():
+            if count > self.slots:
+                raise ValueError(f"prompt {name!r} is asked for {count} samples: wanted at most slots={self.slots}")
 
-    def _batch(self, weights: Any, requests: Sequence[Request], key: jax.Array) -> Iterator[Rollout]:
-        width = next(b for b in self.buckets if b >= max(len(r.prompt.tokens) for r in requests))
-        tokens_BP = np.zeros((self.slots, width), np.int32)
-        lengths_B, limits_B = np.ones(self.slots, np.int32), np.zeros(self.slots, np.int32)
-        prompts_B, samples_B = np.zeros(self.slots, np.uint32), np.zeros(self.slots, np.uint32)
-        for i, r in enumerate(requests):
-            lengths_B[i], limits_B[i] = len(r.prompt.tokens), r.max_tokens
-            tokens_BP[i, width - lengths_B[i] :] = r.prompt.tokens
-            prompts_B[i], samples_B[i] = prompt_number(r.prompt.prompt.prompt_id), r.sample_id
+    def _draw(self, weights: Any, requests: Sequence[Request], key: jax.Array, rule: SamplingRule) -> Iterator[Rollout]:
+        width = min((w for w in self.widths if w >= len(requests)), default=self.slots)
+        scheduler = Scheduler(requests, width, self.shards, self.longest_piece)
+        self.stats = stats = RolloutStats(len(requests))
+        stats.prompt_tokens = sum(len(r.prompt.tokens) for r in {r.prompt.prompt.prompt_id: r for r in requests}.values())
+        key_data, key_impl = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
         with jax.set_mesh(self.mesh):
-            out = self._generate(weights, key, tokens_BP, lengths_B, limits_B, prompts_B, samples_B)
-        drawn_BT, logprobs_BT, counts_B, stopped_B = jax.device_get(out)
-        for i, r in enumerate(requests):
-            n = counts_B[i]
-            reason = "stop" if stopped_B[i] else "length"
-            yield Rollout(r, drawn_BT[i, :n].copy(), logprobs_BT[i, :n].copy(), reason)
+            while scheduler.pending or scheduler.active:
+                self._fill(weights, scheduler)
+                self._narrow(scheduler)
+                outcome = self._decode(weights, scheduler, key_data, key_impl, rule)
+                stats.dispatches += 1
+                stats.steps += int(outcome.steps)
+                stats.slot_steps += int(outcome.steps) * scheduler.slots
+                stats.tokens += int(outcome.counts.sum())
+                yield from scheduler.record(outcome)
+
+    def _fill(self, weights: Any, scheduler: Scheduler) -> None:
+        """Copies and prefills until no free slot can be given anything; of long prompts only one piece while others draw."""
+        few = max(1, scheduler.slots // self.shards // 16)
+        while True:
+            if copies := scheduler.place():
+                self._share(scheduler, copies)
+            if not scheduler.prefilling:
+                return
+            batch, width, prefix, unfinished = scheduler.pieces(few, self.options.prefill_tokens)
+            prefix_blocks = blocks_for(self.sizes, prefix)
+            reach = min(sum(self.sizes[:prefix_blocks]) + width, sum(self.sizes))
+            cache, n = self._cache(scheduler.slots), blocks_for(self.sizes, reach)
+            run = functools.partial(programs.prefill, config=self.config, prefix_blocks=prefix_blocks)
+            args = weights, cache.blocks[:n], batch.tokens, batch.starts, batch.lengths, batch.rows
+            bucket = f"{scheduler.slots} slots, {batch.rows.size} x {width} after {sum(self.sizes[:prefix_blocks])}"
+            blocks = self._program("prefill", bucket, run, *args, donate=1, out=cache.blocks[:n])(*args)
+            self._keep(scheduler.slots, blocks)
+            self.stats.prefill_tokens += int(batch.lengths.sum())
+            if unfinished and scheduler.active:
+                return
+
+    def _share(self, scheduler: Scheduler, copies: list[tuple[int, int]]) -> None:
+        rows = scheduler.slots // self.shards
+        sources, targets = np.zeros((self.shards, rows), np.int32), np.full((self.shards, rows), rows, np.int32)
+        used = np.zeros(self.shards, np.int32)
+        for source, target in copies:
+            shard = target // rows
+            sources[shard, used[shard]], targets[shard, used[shard]] = source % rows, target % rows
+            used[shard] += 1
+        n = blocks_for(self.sizes, max(scheduler.prompt_length(target) for _, target in copies))
+        cache = self._cache(scheduler.slots)
+        args = cache.blocks[:n], sources, targets, np.int32(used.max())
+        bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
+        blocks = self._program("share", bucket, programs.share, *args, donate=0, out=cache.blocks[:n])(*args)
+        self._keep(scheduler.slots, blocks)
+        self.stats.copies += len(copies)
+
+    def _narrow(self, scheduler: Scheduler) -> None:
+        """Moves the last samples to the narrowest cache that holds them."""
+        if scheduler.pending:
+            return
+        busiest = scheduler.busiest_shard()
+        width = min(w for w in self.widths if w >= busiest * self.shards)
+        if width >= scheduler.slots:
+            return
+        wide, narrow = self._cache(scheduler.slots), self._cache(width)
+        n, old = blocks_for(self.sizes, scheduler.longest()), scheduler.slots
+        rows = scheduler.shrink(width)
+        blocks = []
+        for layers, target, size in zip(wide.blocks[:n], narrow.blocks, self.sizes, strict=False):
+            args = target, layers, rows
+            bucket = f"{old} to {width} slots, {size} columns"
+            blocks.append(self._program("shrink", bucket, _shrink, *args, donate=0, out=target)(*args))
+        self._keep(width, tuple(blocks))
+
+    def _decode(
+        self, weights: Any, scheduler: Scheduler, key_data: np.ndarray, key_impl: str, rule: SamplingRule
+    ) -> programs.Outcome:
+        """One dispatch; its outcome on the host."""
+        cache = self._cache(scheduler.slots)
+        n = max(1, blocks_for(self.sizes, scheduler.longest() + self.options.steps_per_dispatch))
+        active = scheduler.active
+        if scheduler.pending:
+            exit_at = active - max(1, scheduler.slots // 16)  # so many are refilled together
+        else:
+            exit_at = max((w for w in self.widths if w < active), default=0)  # then the cache can be narrowed
+            if scheduler.busiest_shard() * self.shards > active:  # uneven shards: the total says too little
+                exit_at = min(exit_at, active - 1)
+        run = functools.partial(
+            programs.decode_steps,
+            config=self.config,
+            rule=rule,
+            kernel=self.kernel.kernel,
+            stop_ids=self.stop_ids,
+            shards=self.shards,
+            key_impl=key_impl,
+        )
+        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, np.int32(max(0, exit_at))
+        bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
+        out = cache.blocks[:n], cache.fresh, None
+        compiled = self._program("decode", bucket, run, *args, donate=(1, 2), out=out, salt=(rule, key_impl))
+        blocks, fresh, outcome = compiled(*args)
+        self._keep(scheduler.slots, blocks, fresh)
+        return jax.device_get(outcome)
+
+    # ---- Compiled programs and caches.
+
+    def _cache(self, slots: int) -> SlotCache:
+        if slots not in self._caches:
+            quantized = self.options.kv_cache == "int8"
+            make = functools.partial(
+                new_cache, self.config, slots, self.sizes, self.options.steps_per_dispatch, self.dtype, quantized
+            )
+            out = jax.eval_shape(make)
+            with jax.set_mesh(self.mesh):
+                self._caches[slots] = self._program("cache", f"{slots} slots", make, out=out)()
+        return self._caches[slots]
+
+    def _keep(self, slots: int, blocks: programs.Blocks, fresh: Any = None) -> None:
+        """Puts blocks that a program returned in the place of those that it was given."""
+        old = self._caches[slots]
+        self._caches[slots] = SlotCache((*blocks, *old.blocks[len(blocks) :]), old.fresh if fresh is None else fresh)
+
+    def _program(
+        self,
+        kind: str,
+        bucket: str,
+        function: Callable[..., Any],
+        *args: Any,
+        donate: Any = (),
+        out: Any = None,
+        salt: Any = None,
+    ) -> Callable[..., Any]:
+        """The compiled program of a bucket; `out` is a tree of cache arrays, None where an output is small and replicated."""
+        name = (kind, bucket, salt)
+        if name not in self._compiled:
+            start = time.perf_counter()
+            if out is not None:
+                places = jax.tree.map(self._place, out, is_leaf=lambda x: x is None)
+                function = jax.jit(function, donate_argnums=donate, out_shardings=places, keep_unused=True)
+            compiled = function.lower(*args).compile()
+            memory = compiled.memory_analysis()
+            seconds = time.perf_counter() - start
+            self.programs.append(Program(kind, bucket, seconds, getattr(memory, "temp_size_in_bytes", 0)))
+            self._compiled[name] = compiled
+        return self._compiled[name]
+
+    def _place(self, x: Any) -> NamedSharding:
+        if x is None:
+            return replicated(self.mesh)
+        return NamedSharding(self.mesh, PartitionSpec(*[RULES[a] if a else None for a in AXES[: x.ndim]]))
 
 
-def _buckets(longest: int) -> list[int]:
-    """Prompt widths that are compiled for: powers of two from 16, and the longest."""
-    widths = [1 << i for i in range(4, 31) if 1 << i < longest]
-    return [*widths, longest]
-
-
-def _unstack_axes(axes: Any, num_layers: int) -> Any:
-    """Logical axes of `unstack`'s tree: the layer axis is gone, "layers" is a tuple."""
-    one = jax.tree.map(lambda spec: type(spec)(*tuple(spec)[1:]), axes["layers"])
-    return {**axes, "layers": (one,) * num_layers}
-
-
-def _generate(config, rule, stop_ids, max_response, weights, key, tokens_BP, lengths_B, limits_B, prompts_B, samples_B):
-    """Prefill and the decode loop of one batch. Prompts are left-padded, so that every sequence writes the same cache column.
-
-    Returns tokens and log-probs [B, max_response] (0 after the end), response lengths [B], whether a stop id ended it [B].
-    """
-    B, P = tokens_BP.shape
-    column_S = jnp.arange(P + max_response)
-    pad_B = P - lengths_B
-    key_segments_BS = (column_S >= pad_B[:, None]).astype(jnp.int32)
-    keys_B = sample_keys(key, prompts_B, samples_B)
-    head_VD = output_head(weights)
-    caches = init_cache(config, B, P + max_response, head_VD.dtype)
-    caches = jax.tree.map(lambda c: constrain(c, ("batch", "kv_heads", None, None)), caches)
-
-    def draw_token(hidden_BD, t, done_B, out):
-        tokens_BT, logprobs_BT, counts_B, stopped_B = out
-        logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, head_VD, preferred_element_type=jnp.float32)
-        token_B, logprob_B = draw(jax.vmap(jax.random.fold_in, (0, None))(keys_B, t), logits_BV, rule)
-        tokens_BT = tokens_BT.at[:, t].set(jnp.where(done_B, 0, token_B))
-        logprobs_BT = logprobs_BT.at[:, t].set(jnp.where(done_B, 0.0, logprob_B))
-        counts_B = counts_B + ~done_B
-        stopped_B = stopped_B | (~done_B & jnp.isin(token_B, jnp.asarray(stop_ids)))
-        done_B = done_B | stopped_B | (counts_B >= limits_B)
-        return token_B, done_B, (tokens_BT, logprobs_BT, counts_B, stopped_B)
-
-    positions_BP = jnp.maximum(column_S[None, :P] - pad_B[:, None], 0)
-    hidden_BPD, caches = decode(config, weights, tokens_BP, positions_BP, key_segments_BS, 0, caches)
-    out = (
-        jnp.zeros((B, max_response), jnp.int32),
-        jnp.zeros((B, max_response), jnp.float32),
-        jnp.zeros(B, jnp.int32),
-        jnp.zeros(B, bool),
-    )
-    token_B, done_B, out = draw_token(hidden_BPD[:, -1], 0, limits_B <= 0, out)
-
-    def unfinished(carry):
-        t, _, done_B, _, _ = carry
-        return (t < max_response) & ~jnp.all(done_B)
-
-    def one_token(carry):
-        t, token_B, done_B, out, caches = carry
-        positions_B1 = (lengths_B + t - 1)[:, None]
-        hidden_B1D, caches = decode(config, weights, token_B[:, None], positions_B1, key_segments_BS, P + t - 1, caches)
-        token_B, done_B, out = draw_token(hidden_B1D[:, 0], t, done_B, out)
-        return t + 1, token_B, done_B, out, caches
-
-    carry = (jnp.int32(1), token_B, done_B, out, caches)
-    return jax.lax.while_loop(unfinished, one_token, carry)[3]
+def _shrink(target: Any, layers: Any, rows_Dr: jax.Array) -> Any:
+    """`programs.shrink` into the memory of `target`."""
+    return programs.shrink(layers, rows_Dr)

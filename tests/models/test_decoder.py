@@ -1,4 +1,4 @@
-"""What must not change a number: padding, packing, the cache, chunks of queries, rematerialisation."""
+"""What must not change a number: padding, packing, chunks of queries, rematerialisation."""
 
 import functools
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gopd_jax.models import attention
-from gopd_jax.models.decoder import Decoder, abstract_params, decode, init_cache, unstack
+from gopd_jax.models.decoder import Decoder, abstract_params
 
 LENGTHS = (11, 7)
 TOLERANCE = 2e-5
@@ -44,11 +44,6 @@ def _jitted(config):
     return jax.jit(lambda params, row: Decoder(config).apply({"params": params}, *row))
 
 
-@functools.cache
-def _jitted_decode(config):
-    return jax.jit(functools.partial(decode, config))
-
-
 def _alone(config, params, sequence):
     return _forward(config, params, _row(len(sequence), (0, sequence)))  # no padding, no neighbour
 
@@ -75,32 +70,6 @@ def test_packed_sequences_do_not_see_each_other(model):
     hidden = _forward(config, params, _row(20, (0, first), (len(first), second)))
     _close(hidden[: len(first)], _alone(config, params, first))
     _close(hidden[len(first) : len(first) + len(second)], _alone(config, params, second))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_decode_equals_forward(model, side):
-    """Prefill of 6 columns, then one token at a time; the cache is longer than needed. With left padding the second sequence
-    starts at column 4; with right padding both start at 0 and the second ends early."""
-    config, params = model
-    sequences = _sequences(config)
-    size, prompt, steps = 16, 6, max(LENGTHS)
-    tokens, positions, segments = (np.zeros((2, size), np.int32) for _ in range(3))
-    starts = [steps - n if side == "left" else 0 for n in LENGTHS]
-    for b, (start, sequence) in enumerate(zip(starts, sequences, strict=True)):
-        here = slice(start, start + len(sequence))
-        tokens[b, here], positions[b, here], segments[b, here] = sequence, np.arange(len(sequence)), 1
-
-    step = _jitted_decode(config)
-    flat = unstack(params, jnp.float32)
-    caches = init_cache(config, 2, size, jnp.float32)
-    hidden = []
-    for begin, end in [(0, prompt), *((i, i + 1) for i in range(prompt, steps))]:
-        out, caches = step(flat, tokens[:, begin:end], positions[:, begin:end], segments, jnp.asarray(begin, jnp.int32), caches)
-        hidden.append(np.asarray(out))
-    hidden = np.concatenate(hidden, axis=1)
-    for b, (start, sequence) in enumerate(zip(starts, sequences, strict=True)):
-        _close(hidden[b, start : start + len(sequence)], _alone(config, params, sequence))
-    assert not np.asarray(caches[0][0])[:, :, steps:].any(), "columns after the last token were written"
 
 
 def _loss(config, remat, params, row):

@@ -10,7 +10,7 @@ import pytest
 from step_cases import TINY, make_requests
 
 from gopd_jax.models import Decoder, output_head
-from gopd_jax.rollout import RolloutEngine, SamplingRule
+from gopd_jax.rollout import EngineOptions, RolloutEngine, SamplingRule
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
 
@@ -23,10 +23,10 @@ PLAIN = SamplingRule()
 
 
 @functools.cache
-def make_engine(rule=PLAIN, slots=4, max_prompt=MAX_PROMPT, stop_ids=STOP_IDS, max_response=MAX_RESPONSE):
-    mesh = make_mesh(devices=jax.devices()[:1])
+def make_engine(slots=4, max_prompt=MAX_PROMPT, stop_ids=STOP_IDS, max_response=MAX_RESPONSE, **options):
+    mesh, options = make_mesh(devices=jax.devices()[:1]), EngineOptions(**options)
     return RolloutEngine(
-        TINY, mesh, rule, stop_ids, slots=slots, max_prompt_tokens=max_prompt, max_response_tokens=max_response
+        TINY, mesh, stop_ids, slots=slots, max_prompt_tokens=max_prompt, max_response_tokens=max_response, options=options
     )
 
 
@@ -35,9 +35,9 @@ def weights(seed=0):
     return make_engine().lay_out(random_params(TINY, seed))
 
 
-def sample(engine, requests, key=KEY, seed=0):
+def sample(engine, requests, key=KEY, seed=0, rule=PLAIN):
     """{(prompt id, sample id): rollout}"""
-    rollouts = list(engine(weights(seed), requests, key))
+    rollouts = list(engine(weights(seed), requests, key, rule))
     assert len(rollouts) == len(requests)
     by_name = {(r.request.prompt.prompt.prompt_id, r.request.sample_id): r for r in rollouts}
     assert by_name.keys() == {(r.prompt.prompt.prompt_id, r.sample_id) for r in requests}
@@ -91,8 +91,9 @@ def test_slots_order_buckets_and_company_change_nothing(requests, expected):
     for request in requests[::5]:
         same(sample(make_engine(), [request]), expected)
     same(sample(make_engine(slots=7), requests), expected)
-    same(sample(make_engine(max_prompt=40), requests), expected)  # buckets 16, 32, 40 in place of 16, 20
-    assert (make_engine().buckets, make_engine(max_prompt=40).buckets) == ([16, 20], [16, 32, 40])
+    same(sample(make_engine(max_prompt=150), requests), expected)  # three blocks of columns in place of one
+    same(sample(make_engine(steps_per_dispatch=3), requests), expected)
+    same(sample(make_engine(prefill_tokens=6), requests), expected)  # prompts in pieces
 
 
 def test_step_sample_prompt_and_weights_change_the_draw(requests, expected):
@@ -112,7 +113,7 @@ import jax, numpy as np
 from model_cases import random_params
 from step_cases import TINY, make_requests
 from gopd_jax.models import abstract_params, logical_axes
-from gopd_jax.rollout import RolloutEngine, SamplingRule
+from gopd_jax.rollout import RolloutEngine
 from gopd_jax.runtime.mesh import make_mesh, shardings
 
 requests = make_requests((3, 20, 7, 16, 18, 1, 12), 10, sample_ids=(0, 1, 2))
@@ -120,7 +121,7 @@ results = []
 for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2}):
     mesh = make_mesh(**sizes)
     engine = RolloutEngine(
-        TINY, mesh, SamplingRule(), (3, 40, 41, 42, 95), slots=4, max_prompt_tokens=20, max_response_tokens=10
+        TINY, mesh, (3, 40, 41, 42, 95), slots=4, max_prompt_tokens=20, max_response_tokens=10
     )
     placed = jax.device_put(random_params(TINY), shardings(mesh, abstract_params(TINY), logical_axes(TINY)))
     weights = engine.lay_out(placed)
@@ -171,7 +172,7 @@ def test_logprobs_are_those_of_a_full_forward_pass(expected):
 
 def test_logprobs_with_temperature_and_limits_are_renormalised(requests):
     rule = SamplingRule(temperature=0.7, top_k=20, top_p=0.8)
-    for rollout in sample(make_engine(rule), requests[:3]).values():
+    for rollout in sample(make_engine(), requests[:3], rule=rule).values():
         for logits, token, logprob in zip(logits_of(rollout), rollout.tokens, rollout.behaviour_logprobs, strict=True):
             order = np.argsort(-logits)[:20]
             top_k = np.exp(log_softmax(logits[order] / 0.7))
@@ -182,7 +183,7 @@ def test_logprobs_with_temperature_and_limits_are_renormalised(requests):
 
 
 def test_greedy_takes_the_most_likely_token(requests):
-    drawn = sample(make_engine(SamplingRule(temperature=0.0)), requests[:6:3])
+    drawn = sample(make_engine(), requests[:6:3], rule=SamplingRule(temperature=0.0))
     for rollout in drawn.values():
         np.testing.assert_array_equal(rollout.tokens, logits_of(rollout).argmax(axis=-1))
         np.testing.assert_array_equal(rollout.behaviour_logprobs, np.zeros(len(rollout.tokens)))
@@ -253,4 +254,4 @@ def test_slots_that_the_mesh_does_not_divide_are_refused():
         shape = {"data": 2, "fsdp": 2, "tensor": 1}
 
     with pytest.raises(ValueError, match=r"slots=6: wanted a positive multiple of 4"):
-        RolloutEngine(TINY, FakeMesh(), SamplingRule(), (3,), slots=6, max_prompt_tokens=4, max_response_tokens=4)
+        RolloutEngine(TINY, FakeMesh(), (3,), slots=6, max_prompt_tokens=4, max_response_tokens=4)
