@@ -9,6 +9,7 @@ from step_cases import make_requests
 
 from gopd_jax.evaluation import Evaluation, evaluate, interval, paired_difference
 from gopd_jax.rewards import Verdict
+from gopd_jax.rollout import SamplingRule
 from gopd_jax.types import Rollout
 
 
@@ -55,8 +56,8 @@ def test_evaluate_averages_the_samples_of_each_prompt():
     prompts = [r.prompt for r in make_requests([3, 4, 5])]
     reward = {"p0": [1, 0], "p1": [1, 1], "p2": [0, 0]}
 
-    def engine(weights, requests, key):
-        assert weights == "weights" and len(requests) <= 4
+    def engine(weights, requests, key, rule):
+        assert weights == "weights" and rule == SamplingRule(0.5)
         for r in reversed(requests):  # engines yield in any order
             name = r.prompt.prompt.prompt_id
             tokens = np.array([int(name[1]), r.sample_id], np.int32)
@@ -72,7 +73,8 @@ def test_evaluate_averages_the_samples_of_each_prompt():
 
     tokenizer = types.SimpleNamespace(decode=lambda tokens: tuple(int(t) for t in tokens))
     result = evaluate(
-        Engine(), "weights", prompts, verify, "math", tokenizer, samples=2, max_tokens=5, key=jax.random.key(0), name="test"
-    )
+        Engine(), "weights", prompts, verify, "math", tokenizer,
+        samples=2, max_tokens=5, rule=SamplingRule(0.5), key=jax.random.key(0), name="test",
+    )  # fmt: skip
     assert result.by_prompt == (0.5, 1.0, 0.0) and result.mean == 0.5
     assert (result.samples, result.tokens, result.truncated) == (2, 12, 0.5)

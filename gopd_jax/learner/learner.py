@@ -67,6 +67,7 @@ class Learner:
             optimizer=self.optimizer,
             clipping=Clipping(c.clip_low, c.clip_high, c.dual_clip, c.importance_cap),
             num_domains=len(self.domains),
+            rule=config.rollout.rule,
             devices=devices,
         )
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(self._state_shardings, replicated(mesh), self._rows))

@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.rollout.sampling import SamplingRule, log_distribution
+
+PLAIN = SamplingRule()
 # Logits alive at once on one device, in elements: 2^26 float32 are 268 MB. 441 tokens at V = 151,936.
 LOGIT_ELEMENTS = 2**26
 
@@ -13,11 +16,18 @@ def chunk_length(rows: int, length: int, vocab_size: int) -> int:
 
 
 def token_logprobs(
-    hidden_RSD: jax.Array, head_VD: jax.Array, targets_RS: jax.Array, *, devices: int = 1
+    hidden_RSD: jax.Array,
+    head_VD: jax.Array,
+    targets_RS: jax.Array,
+    *,
+    rule: SamplingRule = PLAIN,
+    devices: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-prob of each target and entropy of each prediction, at temperature 1.
+    """Log-prob of each target and entropy of each prediction.
 
         logprob = h W_target - logsumexp_v(h W_v);  entropy = -sum_v p_v log p_v  (no gradient)
+
+    With a `rule` other than the plain one, of the distribution that the rule draws from: what the sampler reports.
 
     Rows are cut along S into chunks that are scanned; a chunk's logits are computed in float32 accumulation and recomputed in
     the backward pass. Cutting along S leaves the row sharding alone.
@@ -25,10 +35,11 @@ def token_logprobs(
     Args:
         hidden_RSD: hidden states after the final norm. head_VD: the output head, any float dtype: it is cast to the hidden
             states' dtype inside a chunk, so its gradient accumulates over chunks in its own dtype.
-        targets_RS: int32 ids. devices: over how many devices the rows are spread (sets the chunk length).
+        targets_RS: int32 ids. rule: temperature, top-k, top-p.
+        devices: over how many devices the rows are spread (sets the chunk length).
 
     Returns:
-        log-probs and entropies, float32 [R, S], nats.
+        log-probs and entropies, float32 [R, S], nats; -inf for a target that the rule never draws.
     """
     R, S, D = hidden_RSD.shape
     length = chunk_length(max(1, R // devices), S, head_VD.shape[0])
@@ -41,11 +52,14 @@ def token_logprobs(
     @jax.checkpoint
     def one_chunk(head_VD, hidden_RCD, targets_RC):
         logits_RCV = jnp.einsum("rcd,vd->rcv", hidden_RCD, head_VD.astype(hidden_RCD.dtype), preferred_element_type=jnp.float32)
+        if rule != PLAIN:
+            logits_RCV = log_distribution(logits_RCV.reshape(-1, logits_RCV.shape[-1]), rule).reshape(logits_RCV.shape)
         norm_RC = jax.nn.logsumexp(logits_RCV, axis=-1)
         is_target_RCV = jnp.arange(logits_RCV.shape[-1]) == targets_RC[..., None]  # a compare, not a gather: V may be sharded
         logprobs_RC = jnp.sum(jnp.where(is_target_RCV, logits_RCV, 0.0), axis=-1) - norm_RC
         fixed_RCV = jax.lax.stop_gradient(logits_RCV) - jax.lax.stop_gradient(norm_RC)[..., None]
-        return logprobs_RC, -jnp.sum(jnp.exp(fixed_RCV) * fixed_RCV, axis=-1)
+        plogp_RCV = jnp.where(fixed_RCV == -jnp.inf, 0.0, jnp.exp(fixed_RCV) * fixed_RCV)
+        return logprobs_RC, -jnp.sum(plogp_RCV, axis=-1)
 
     def body(_, chunk):
         return None, one_chunk(head_VD, *chunk)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gopd_jax.learner.logprobs import token_logprobs
+from gopd_jax.learner.logprobs import PLAIN, token_logprobs
 from gopd_jax.models import Decoder, output_head
 from gopd_jax.objective import Diagnostics, gopd_advantage, importance_weight, policy_loss, token_diagnostics
+from gopd_jax.rollout import SamplingRule
 from gopd_jax.types import PackedBatch, TrainState
 
 
@@ -28,11 +29,17 @@ class Clipping:
 
 
 def weighted_loss(
-    logprobs: jax.Array, entropy: jax.Array, batch: PackedBatch, clipping: Clipping, num_domains: int
+    logprobs: jax.Array,
+    entropy: jax.Array,
+    batch: PackedBatch,
+    clipping: Clipping,
+    num_domains: int,
+    sampler_logprobs: jax.Array | None = None,
 ) -> tuple[jax.Array, Diagnostics]:
     """The loss of one micro-batch from the student's token log-probs [R, S]: sum of weight * importance * policy loss.
 
-    The advantage is the one from outside plus, where a teacher scored, the G-OPD one (`gopd_advantage`).
+    The advantage is the one from outside plus, where a teacher scored, the G-OPD one (`gopd_advantage`). `sampler_logprobs`:
+    the student's under the sampling rule, for diagnostics; None where that is the plain distribution.
     """
     fixed = jax.lax.stop_gradient(logprobs)
     old = fixed if batch.old_logprobs is None else batch.old_logprobs
@@ -58,6 +65,7 @@ def weighted_loss(
         importance=importance,
         importance_cap=clipping.importance_cap,
         behaviour_logprobs=batch.behaviour_logprobs,
+        sampler_logprobs=fixed if sampler_logprobs is None else sampler_logprobs,
         teacher_logprobs=batch.teacher_logprobs,
         reference_logprobs=batch.reference_logprobs,
         reward_scale=batch.reward_scale,
@@ -73,6 +81,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     clipping: Clipping,
     num_domains: int,
+    rule: SamplingRule = PLAIN,
     devices: int = 1,
 ) -> tuple[TrainState, dict[str, Any], jax.Array]:
     """One optimizer update from one packed batch.
@@ -82,7 +91,8 @@ def train_step(
 
     Args:
         state: donated by the caller's jit. batch: fields as in `PackedBatch`.
-        devices: over how many devices rows are spread.
+        rule: what the samples were drawn by; it enters the diagnostics alone (`sampler_gap`), the loss is that of the plain
+            distribution. devices: over how many devices rows are spread.
 
     Returns:
         the new state; {"loss", "grad_norm", "diagnostics"}; the student's log-probs before the update, float32 [M, R, S].
@@ -91,7 +101,11 @@ def train_step(
     def micro_loss(params, micro):
         hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
         logprobs, entropy = token_logprobs(hidden_RSD, output_head(params), micro.targets, devices=devices)
-        loss, diagnostics = weighted_loss(logprobs, entropy, micro, clipping, num_domains)
+        ruled = None
+        if rule != PLAIN:
+            fixed = jax.lax.stop_gradient((hidden_RSD, output_head(params)))
+            ruled, _ = token_logprobs(*fixed, micro.targets, rule=rule, devices=devices)
+        loss, diagnostics = weighted_loss(logprobs, entropy, micro, clipping, num_domains, ruled)
         return loss, (diagnostics, logprobs)
 
     def accumulate(total, micro):
@@ -122,15 +136,19 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state), metrics, logprobs
 
 
-def score(params: Any, batch: PackedBatch, active_M: jax.Array, *, model: Decoder, devices: int = 1) -> jax.Array:
+def score(
+    params: Any, batch: PackedBatch, active_M: jax.Array, *, model: Decoder, rule: SamplingRule = PLAIN, devices: int = 1
+) -> jax.Array:
     """Log-probs, float32 [M, R, S], that a model gives the targets of the active micro-batches; exact zeros elsewhere.
+
+    They are those of the plain distribution, or of the one that a sampling rule draws from.
 
     A teacher is active on the micro-batches of its own domain, the reference where lambda != 1: nothing else is computed.
     """
 
     def forward(tokens, positions, segments, targets):
         hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
-        return token_logprobs(hidden_RSD, output_head(params), targets, devices=devices)[0]
+        return token_logprobs(hidden_RSD, output_head(params), targets, rule=rule, devices=devices)[0]
 
     def body(_, args):
         active, *micro = args

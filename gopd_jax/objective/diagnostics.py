@@ -53,6 +53,7 @@ def token_diagnostics(
     importance: jax.Array | None,
     importance_cap: float,
     behaviour_logprobs: jax.Array | None,
+    sampler_logprobs: jax.Array,
     teacher_logprobs: jax.Array | None,
     reference_logprobs: jax.Array | None,
     reward_scale: jax.Array,
@@ -60,7 +61,9 @@ def token_diagnostics(
     """Reduces the token arrays [R, S] of one micro-batch, by the domain of each row.
 
     reverse_kl_teacher = mean(log student - log teacher) and kl_reference = mean(log student - log reference) are the sampled
-    estimates, in nats per token. kl_reference counts as 0 where lambda = 1: the reference was not run there.
+    estimates, in nats per token; kl_reference counts as 0 where lambda = 1: the reference was not run there. sampler_gap =
+    mean |log student - log behaviour|, both of the distribution drawn from: the student as the learner computes it
+    (`sampler_logprobs`) against the student in the sampler.
     """
     per_token = {
         "tokens": jnp.ones_like(logprobs),
@@ -79,7 +82,7 @@ def token_diagnostics(
     if importance is not None:
         per_token["importance_mean"] = importance
         per_token["importance_capped"] = (importance >= importance_cap).astype(jnp.float32)
-        per_token["sampler_gap"] = jnp.abs(logprobs - behaviour_logprobs)
+        per_token["sampler_gap"] = jnp.abs(sampler_logprobs - behaviour_logprobs)
         extreme["importance"] = importance
 
     in_domain_RD = jax.nn.one_hot(domains_R, num_domains)

@@ -12,6 +12,7 @@ from gopd_jax.learner.logprobs import chunk_length, token_logprobs
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule
 from gopd_jax.learner.step import Clipping, train_step
 from gopd_jax.models import Decoder, ModelConfig, abstract_params
+from gopd_jax.rollout.sampling import SamplingRule, log_distribution
 from gopd_jax.types import PackedBatch, TrainState
 
 R, S, D, V = 3, 10, 16, 61
@@ -49,6 +50,23 @@ def test_log_softmax_and_gather_with_gradients(monkeypatch, length):
     for a, b in zip((*ours, *ours_grad), (*naive, *naive_grad), strict=True):
         assert a.dtype == jnp.float32 and np.abs(b).max() > 0.1
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+RULES = [SamplingRule(0.7), SamplingRule(1.0, 5), SamplingRule(1.3, 20, 0.8), SamplingRule(top_p=0.6)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_logprobs_under_a_sampling_rule(monkeypatch, rule):
+    monkeypatch.setattr(logprobs, "LOGIT_ELEMENTS", R * V * 4)
+    hidden, head, targets, _ = _inputs()
+    values, entropy = token_logprobs(hidden, head, targets, rule=rule)
+    everything = np.asarray(log_distribution((hidden @ head.T).reshape(-1, V), rule), np.float64).reshape(R, S, V)
+    expected = np.take_along_axis(everything, targets[..., None], axis=-1)[..., 0]
+    assert (np.isinf(expected).any(), np.isfinite(expected).any()) == (rule.top_k + rule.top_p != 1, True)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    with np.errstate(invalid="ignore"):
+        plogp = np.where(np.isinf(everything), 0, np.exp(everything) * everything)
+    np.testing.assert_allclose(entropy, -plogp.sum(axis=-1), atol=1e-5)
 
 
 def test_entropy_carries_no_gradient():

@@ -14,7 +14,8 @@ CAP = 2.0
 
 def _arrays(seed=0):
     rng = np.random.default_rng(seed)
-    names = ("logprobs", "advantages", "entropy", "importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
+    names = ("logprobs", "advantages", "entropy", "importance")
+    names += ("behaviour_logprobs", "sampler_logprobs", "teacher_logprobs", "reference_logprobs")
     arrays = {k: rng.normal(size=(M, R, S)).astype(np.float32) for k in names}
     arrays["importance"] = np.minimum(np.exp(arrays["importance"]), CAP)
     arrays["clipped"] = rng.random((M, R, S)) < 0.3
@@ -49,7 +50,7 @@ def _expected(keep, a):
         "kl_reference": mean(np.where(a["reward_scale"] == 1, 0, a["logprobs"] - a["reference_logprobs"])),
         "importance_mean": mean(a["importance"]),
         "importance_capped": mean(a["importance"] == CAP),
-        "sampler_gap": mean(np.abs(a["logprobs"] - a["behaviour_logprobs"])),
+        "sampler_gap": mean(np.abs(a["sampler_logprobs"] - a["behaviour_logprobs"])),
         "advantage_max": a["advantages"][keep].max(),
         "advantage_min": a["advantages"][keep].min(),
         "importance_max": a["importance"][keep].max(),
