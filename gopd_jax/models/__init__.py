@@ -5,7 +5,16 @@ Knows nothing of losses.
 """
 
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.decoder import Decoder, abstract_params, decode, logical_axes, output_head, unstack
+from gopd_jax.models.decoder import (
+    Decoder,
+    abstract_params,
+    decode,
+    init_params,
+    logical_axes,
+    output_head,
+    unstack,
+    unstacked_axes,
+)
 from gopd_jax.models.huggingface import load_params, weights_fingerprint
 from gopd_jax.models.huggingface_save import save_pretrained
 
@@ -14,11 +23,13 @@ __all__ = [
     "ModelConfig",
     "abstract_params",
     "decode",
+    "init_params",
     "load_config",
     "load_params",
     "logical_axes",
     "output_head",
     "save_pretrained",
     "unstack",
+    "unstacked_axes",
     "weights_fingerprint",
 ]

@@ -22,6 +22,13 @@ from gopd_jax.runtime.mesh import constrain
 _normal = nn.initializers.normal(0.02)
 
 
+def _matrix(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Any:
+    """A weight of the block; where `decode` gives it flat, or as an int8 array, it is taken as it is."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    return module.param(name, nn.with_logical_partitioning(_normal, axes), shape)
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32; returned in x's dtype."""
 
@@ -44,10 +51,9 @@ class Attention(nn.Module):
         dtype = x_BTD.dtype
 
         def project(name, heads, axis):
-            kernel = self.param(
-                name, nn.with_logical_partitioning(_normal, ("embed", axis, "head_size")), (c.width, heads, c.head_size)
-            )
-            out = linear(x_BTD, kernel.reshape(c.width, -1)).reshape(*x_BTD.shape[:2], heads, c.head_size)
+            kernel = _matrix(self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size"))
+            kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
+            out = linear(x_BTD, kernel).reshape(*x_BTD.shape[:2], heads, c.head_size)
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
                 out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
@@ -62,9 +68,7 @@ class Attention(nn.Module):
         query_BTNH = rotate(query_BTNH, layout.cos, layout.sin)
         key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
         out_BTNH, cache = layout.attend(query_BTNH, key_BTKH, value_BTKH, cache)
-        kernel = self.param(
-            "out", nn.with_logical_partitioning(_normal, ("heads", "head_size", "embed")), (c.heads, c.head_size, c.width)
-        )
+        kernel = _matrix(self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed"))
         return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel.reshape(-1, c.width)), cache
 
 
@@ -73,13 +77,10 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD):
-        def kernel(name, shape, axes):
-            return self.param(name, nn.with_logical_partitioning(_normal, axes), shape)
-
         wide = (self.config.width, self.config.mlp_width)
-        gate = linear(x_BTD, kernel("gate", wide, ("embed", "mlp")))
-        up = linear(x_BTD, kernel("up", wide, ("embed", "mlp")))
-        return linear(nn.silu(gate) * up, kernel("down", wide[::-1], ("mlp", "embed")))
+        gate = linear(x_BTD, _matrix(self, "gate", wide, ("embed", "mlp")))
+        up = linear(x_BTD, _matrix(self, "up", wide, ("embed", "mlp")))
+        return linear(nn.silu(gate) * up, _matrix(self, "down", wide[::-1], ("mlp", "embed")))
 
 
 class Block(nn.Module):
@@ -156,10 +157,34 @@ def logical_axes(config: ModelConfig) -> Any:
 
 
 def unstack(params: Any, dtype: Any) -> Any:
-    """Parameters laid out for `decode`: cast to `dtype`, "layers" a tuple of L trees. One program, once per step."""
+    """Parameters laid out for `decode`: cast to `dtype`, "layers" a tuple of L trees, attention's matrices in two dimensions.
+
+    query, key, value are [N * H, D] and out [N * H, D]: for other forms the TPU compiler copies them before every dispatch.
+    """
     params = jax.tree.map(lambda p: p.astype(dtype), params)
     num_layers = params["layers"]["attention_norm"]["scale"].shape[0]
-    return {**params, "layers": tuple(jax.tree.map(lambda p, i=i: p[i], params["layers"]) for i in range(num_layers))}
+
+    def layer(i):
+        one = jax.tree.map(lambda p: p[i], params["layers"])
+        flat = {k: one["attention"][k].reshape(one["attention"][k].shape[0], -1).T for k in ("query", "key", "value")}
+        flat["out"] = one["attention"]["out"].reshape(-1, one["attention"]["out"].shape[-1])
+        return one | {"attention": one["attention"] | flat}
+
+    return {**params, "layers": tuple(layer(i) for i in range(num_layers))}
+
+
+def unstacked_axes(config: ModelConfig) -> Any:
+    """`logical_axes` of what `unstack` returns."""
+    axes = logical_axes(config)
+
+    def one(path, spec):
+        kept = tuple(spec)[1:]
+        if path[-1].key in ("query", "key", "value", "out"):
+            kept = [a for a in kept if a not in ("head_size", "embed")] + ["embed"]
+        return type(spec)(*kept)
+
+    layer = jax.tree_util.tree_map_with_path(one, axes["layers"], is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+    return {**axes, "layers": (layer,) * config.layers}
 
 
 def decode(

@@ -238,7 +238,9 @@ class RolloutEngine:
             run = functools.partial(programs.prefill, config=self.config, prefix_blocks=prefix_blocks)
             args = weights, cache.blocks[:n], batch.tokens, batch.starts, batch.lengths, batch.rows
             bucket = f"{scheduler.slots} slots, {batch.rows.size} x {width} after {sum(self.sizes[:prefix_blocks])}"
-            blocks = self._program("prefill", bucket, run, *args, donate=1, out=cache.blocks[:n])(*args)
+            blocks = self._program(
+                "prefill", bucket, run, *args, donate=1, out=functools.partial(self.places, cache.blocks[:n])
+            )(*args)
             self._keep(scheduler.slots, blocks)
             self.stats.prefill_tokens += int(batch.lengths.sum())
             if unfinished and scheduler.active:
@@ -256,7 +258,9 @@ class RolloutEngine:
         cache = self._cache(scheduler.slots)
         args = cache.blocks[:n], sources, targets, np.int32(used.max())
         bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
-        blocks = self._program("share", bucket, programs.share, *args, donate=0, out=cache.blocks[:n])(*args)
+        blocks = self._program("share", bucket, programs.share, *args, donate=0, out=lambda: self.places(cache.blocks[:n]))(
+            *args
+        )
         self._keep(scheduler.slots, blocks)
         self.stats.copies += len(copies)
 
@@ -275,7 +279,9 @@ class RolloutEngine:
         for layers, target, size in zip(wide.blocks[:n], narrow.blocks, self.sizes, strict=False):
             args = target, layers, rows
             bucket = f"{old} to {width} slots, {size} columns"
-            blocks.append(self._program("shrink", bucket, _shrink, *args, donate=0, out=target)(*args))
+            blocks.append(
+                self._program("shrink", bucket, _shrink, *args, donate=0, out=functools.partial(self.places, target))(*args)
+            )
         self._keep(width, tuple(blocks))
 
     def _decode(
@@ -291,7 +297,21 @@ class RolloutEngine:
             exit_at = max((w for w in self.widths if w < active), default=0)  # then the cache can be narrowed
             if scheduler.busiest_shard() * self.shards > active:  # uneven shards: the total says too little
                 exit_at = min(exit_at, active - 1)
-        run = functools.partial(
+        run = self.decode_function(rule, key_impl)
+        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, np.int32(max(0, exit_at))
+        bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
+        compiled = self._program(
+            "decode", bucket, run, *args, donate=(1, 2), out=lambda: self.decode_places(cache, n), salt=(rule, key_impl)
+        )
+        blocks, fresh, outcome = compiled(*args)
+        self._keep(scheduler.slots, blocks, fresh)
+        return jax.device_get(outcome)
+
+    # ---- Compiled programs and caches.
+
+    def decode_function(self, rule: SamplingRule, key_impl: str) -> Callable[..., Any]:
+        """`programs.decode_steps` of this engine, before jit."""
+        return functools.partial(
             programs.decode_steps,
             config=self.config,
             rule=rule,
@@ -300,24 +320,27 @@ class RolloutEngine:
             shards=self.shards,
             key_impl=key_impl,
         )
-        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, np.int32(max(0, exit_at))
-        bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
-        out = cache.blocks[:n], cache.fresh, None
-        compiled = self._program("decode", bucket, run, *args, donate=(1, 2), out=out, salt=(rule, key_impl))
-        blocks, fresh, outcome = compiled(*args)
-        self._keep(scheduler.slots, blocks, fresh)
-        return jax.device_get(outcome)
 
-    # ---- Compiled programs and caches.
+    def new_cache(self, slots: int) -> SlotCache:
+        """A zero cache, traceable."""
+        steps, quantized = self.options.steps_per_dispatch, self.options.kv_cache == "int8"
+        return new_cache(self.config, slots, self.sizes, steps, self.dtype, quantized)
+
+    def places(self, tree: Any) -> Any:
+        """Shardings of cache arrays."""
+        return jax.tree.map(
+            lambda x: NamedSharding(self.mesh, PartitionSpec(*[RULES[a] if a else None for a in AXES[: x.ndim]])), tree
+        )
+
+    def decode_places(self, cache: SlotCache, blocks: int) -> Any:
+        """Shardings of what `programs.decode_steps` returns: the outcome whole on every device."""
+        return self.places(cache.blocks[:blocks]), self.places(cache.fresh), replicated(self.mesh)
 
     def _cache(self, slots: int) -> SlotCache:
         if slots not in self._caches:
-            quantized = self.options.kv_cache == "int8"
-            make = functools.partial(
-                new_cache, self.config, slots, self.sizes, self.options.steps_per_dispatch, self.dtype, quantized
-            )
-            out = jax.eval_shape(make)
+            make = functools.partial(self.new_cache, slots)
             with jax.set_mesh(self.mesh):
+                out = functools.partial(self.places, jax.eval_shape(make))
                 self._caches[slots] = self._program("cache", f"{slots} slots", make, out=out)()
         return self._caches[slots]
 
@@ -333,27 +356,21 @@ class RolloutEngine:
         function: Callable[..., Any],
         *args: Any,
         donate: Any = (),
-        out: Any = None,
+        out: Callable[[], Any] | None = None,
         salt: Any = None,
     ) -> Callable[..., Any]:
-        """The compiled program of a bucket; `out` is a tree of cache arrays, None where an output is small and replicated."""
+        """The compiled program of a bucket. `out`: shardings of what it returns; without it, `function` is jitted already."""
         name = (kind, bucket, salt)
         if name not in self._compiled:
             start = time.perf_counter()
             if out is not None:
-                places = jax.tree.map(self._place, out, is_leaf=lambda x: x is None)
-                function = jax.jit(function, donate_argnums=donate, out_shardings=places, keep_unused=True)
+                function = jax.jit(function, donate_argnums=donate, out_shardings=out(), keep_unused=True)
             compiled = function.lower(*args).compile()
             memory = compiled.memory_analysis()
             seconds = time.perf_counter() - start
             self.programs.append(Program(kind, bucket, seconds, getattr(memory, "temp_size_in_bytes", 0)))
             self._compiled[name] = compiled
         return self._compiled[name]
-
-    def _place(self, x: Any) -> NamedSharding:
-        if x is None:
-            return replicated(self.mesh)
-        return NamedSharding(self.mesh, PartitionSpec(*[RULES[a] if a else None for a in AXES[: x.ndim]]))
 
 
 def _shrink(target: Any, layers: Any, rows_Dr: jax.Array) -> Any:

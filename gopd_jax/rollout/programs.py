@@ -106,12 +106,18 @@ def decode_steps(
     carry = jnp.int32(0), table.active, table.tokens, jnp.zeros(B, bool), fresh, out
     i, active_B, _, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = jax.lax.while_loop(goes_on, one_step, carry)
 
+    outcome = Outcome(tokens_BT, logprobs_BT, counts_B, active_B, stopped_B, i)
+    return merge(blocks, fresh, table, i, shards=shards), fresh, outcome
+
+
+def merge(blocks: Blocks, fresh: tuple[Block, ...], table: SlotTable, steps: jax.Array, *, shards: int) -> Blocks:
+    """The blocks with the first `steps` fresh columns of every active slot behind its own."""
+    B, width = len(table.tokens), fresh[0].keys.shape[2]
     # Idle slots may hold a prompt that others will start from: nothing is written there.
-    drawn_BT = table.active[:, None] & (jnp.arange(steps) < i)
-    columns_BT = jnp.where(drawn_BT, table.lengths[:, None] + jnp.arange(steps), -1)
+    fed_BT = table.active[:, None] & (jnp.arange(width) < steps)
+    columns_BT = jnp.where(fed_BT, table.lengths[:, None] + jnp.arange(width), -1)
     rows_Db = jnp.broadcast_to(jnp.arange(B // shards), (shards, B // shards))
-    blocks = _write_all(blocks, fresh, rows_Db, columns_BT.reshape(shards, -1, steps))
-    return blocks, fresh, Outcome(tokens_BT, logprobs_BT, counts_B, active_B, stopped_B, i)
+    return _write_all(blocks, fresh, rows_Db, columns_BT.reshape(shards, -1, width))
 
 
 def prefill(

@@ -8,34 +8,40 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gopd_jax.models import ModelConfig, abstract_params, logical_axes, unstack
+from gopd_jax.models import ModelConfig, abstract_params, unstack, unstacked_axes
 from gopd_jax.runtime.mesh import DECODE_RULES, shardings
 
-# Matrices of a layer that int8 weights round, and the axes that a product sums over. Embedding, head and norms stay as they
-# are.
-SUMMED_AXES = {"query": (0,), "key": (0,), "value": (0,), "out": (0, 1), "gate": (0,), "up": (0,), "down": (0,)}
+# Matrices of a layer that int8 weights round, and their axis of output channels. Embedding, head and norms stay as they are.
+CHANNELS = {"query": 0, "key": 0, "value": 0, "out": 1, "gate": 1, "up": 1, "down": 1}
 
 
 def make_lay_out(config: ModelConfig, mesh: Mesh, dtype: Any, int8: bool) -> Callable[[Any], Any]:
     """The jitted program: parameters as trained -> weights for `models.decode`, each whole on every data and fsdp rank."""
+    places = jax.tree.map(lambda x: x.sharding, abstract_weights(config, mesh, dtype, int8))
+    return jax.jit(functools.partial(_lay_out, dtype=dtype, int8=int8), out_shardings=places)
+
+
+def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any, int8: bool) -> Any:
+    """What `make_lay_out`'s program returns, as ShapeDtypeStructs with shardings."""
     abstract = abstract_params(config)
-    per_layer = jax.eval_shape(functools.partial(unstack, dtype=dtype), abstract)
-    out = shardings(mesh, per_layer, _unstack_axes(logical_axes(config), config.layers), DECODE_RULES)
+    plain = jax.eval_shape(functools.partial(_lay_out, dtype=dtype, int8=False), abstract)
+    places = shardings(mesh, plain, unstacked_axes(config), DECODE_RULES)
+    shapes = jax.eval_shape(functools.partial(_lay_out, dtype=dtype, int8=int8), abstract)
 
-    def lay_out(params: Any) -> Any:
-        weights = unstack(params, dtype)
-        return weights | {"layers": tuple(_quantize(layer) for layer in weights["layers"])} if int8 else weights
+    def placed(place, shape):  # a parameter, or the int8 array and scale in its place: a scale is not cut where its size is 1
+        def one(x):
+            spec = (*place.spec, *[None] * (x.ndim - len(place.spec)))
+            cut = [None if size == 1 else axis for size, axis in zip(x.shape, spec, strict=True)]
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec(*cut)))
 
-    if int8:
-        shapes = jax.eval_shape(lay_out, abstract)
-        out["layers"] = tuple(_like(s, layer) for s, layer in zip(shapes["layers"], out["layers"], strict=True))
-    return jax.jit(lay_out, out_shardings=out)
+        return jax.tree.map(one, shape)
+
+    return jax.tree.map(placed, places, shapes, is_leaf=lambda x: isinstance(x, NamedSharding))
 
 
-def _unstack_axes(axes: Any, num_layers: int) -> Any:
-    """Logical axes of `unstack`'s tree: the layer axis is gone, "layers" is a tuple."""
-    one = jax.tree.map(lambda spec: type(spec)(*tuple(spec)[1:]), axes["layers"])
-    return {**axes, "layers": (one,) * num_layers}
+def _lay_out(params: Any, dtype: Any, int8: bool) -> Any:
+    weights = unstack(params, dtype)
+    return weights | {"layers": tuple(_quantize(layer) for layer in weights["layers"])} if int8 else weights
 
 
 def _quantize(layer: Any) -> Any:
@@ -43,25 +49,7 @@ def _quantize(layer: Any) -> Any:
     import qwix  # half a second; only who asks for int8 weights waits for it
 
     def one(path, x):
-        summed = SUMMED_AXES.get(path[-1].key)
-        if summed is None:
-            return x
-        channels = [axis for axis in range(x.ndim) if axis not in summed]
-        return qwix.quantize(x, jnp.int8, channelwise_axes=channels, scale_dtype=x.dtype)
+        channel = CHANNELS.get(path[-1].key)
+        return x if channel is None else qwix.quantize(x, jnp.int8, channelwise_axes=[channel], scale_dtype=x.dtype)
 
     return jax.tree_util.tree_map_with_path(one, layer)
-
-
-def _like(shapes: Any, placed: Any) -> Any:
-    """Shardings of a quantized layer from those of the float one: a scale is not cut along its axes of size 1."""
-
-    def one(sharding, shape):
-        def cut(x):
-            spec = (*sharding.spec, *[None] * (x.ndim - len(sharding.spec)))
-            return NamedSharding(
-                sharding.mesh, PartitionSpec(*[None if size == 1 else axis for size, axis in zip(x.shape, spec, strict=True)])
-            )
-
-        return jax.tree.map(cut, shape)
-
-    return jax.tree.map(one, placed, shapes, is_leaf=lambda x: isinstance(x, NamedSharding))
