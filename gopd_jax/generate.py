@@ -32,12 +32,7 @@ from gopd_jax.runtime.provenance import about
 from gopd_jax.types import EncodedPrompt, Prompt, Request, Rollout
 
 MAX_TOKENS, SLOTS = 1024, 64  # defaults
-FREE = (
-    "model",
-    "prompts",
-    "slots",
-    "tensor",
-)  # settings that a resumed command may change; paths have fingerprints beside them
+FREE = ("model", "prompts", "slots", "tensor")  # may change when a command is resumed; the paths have fingerprints beside them
 COUNTS = ("samples", "max_tokens", "max_prompt_tokens", "slots", "tensor")
 NUMBERS = (*((name, 1, 2**31 - 1) for name in COUNTS), ("seed", 0, 2**32 - 1))  # with the least and the most they may be
 UNVERIFIED = {"ground_truth": "none"}  # the reader of data sets wants one
@@ -364,7 +359,9 @@ def generate(args: argparse.Namespace) -> None:
         drawn = draw(job, output) if output.missing else {}
         if not output.complete:
             output.summarise(complete=True, **drawn)
-        speed = f"{drawn['tokens_per_second']} tokens/s" if drawn else "complete already, nothing was drawn"
+        speed = (
+            f"{drawn['tokens_per_second']} tokens/s, compilation included" if drawn else "complete already, nothing was drawn"
+        )
         say(f"{output}; {speed}; {len(job.skipped)} prompts skipped")
     finally:
         output.close()
