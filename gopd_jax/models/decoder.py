@@ -69,7 +69,8 @@ class Attention(nn.Module):
         key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
         out_BTNH, cache = layout.attend(query_BTNH, key_BTKH, value_BTKH, cache)
         kernel = _matrix(self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed"))
-        return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel.reshape(-1, c.width)), cache
+        kernel = kernel if kernel.ndim == 2 else kernel.reshape(-1, c.width)
+        return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel), cache
 
 
 class Mlp(nn.Module):

@@ -9,16 +9,16 @@ Rows are numbered within a shard (the devices of one data x fsdp coordinate): wr
 """
 
 from collections.abc import Sequence
-import functools
 from typing import Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from gopd_jax.models import ModelConfig
-from gopd_jax.runtime.mesh import constrain
+from gopd_jax.runtime.mesh import RULES, constrain
 
 AXES = ("batch", "kv_heads", None, None)
 
@@ -114,51 +114,91 @@ def as_floats(block: Block, dtype: Any) -> tuple[jax.Array, jax.Array]:
     return keys.astype(dtype), values.astype(dtype)
 
 
-def _by_shard(x: jax.Array, shards: int) -> jax.Array:
-    return x.reshape(shards, -1, *x.shape[1:])
+def on_each_shard(function, *arguments: Any) -> Any:
+    """`function` of the rows that each shard holds: nothing in it can cross devices.
+
+    Arrays of the cache (three axes or more) are cut along slots and heads, those of two axes [D, r] along the shards; numbers
+    are the same everywhere. What is returned has the form of cache arrays.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arguments)
+
+    def spec(x):
+        return PartitionSpec(*[RULES[a] for a in AXES[: 2 if x.ndim > 2 else 1]]) if x.ndim else PartitionSpec()
+
+    out = jax.eval_shape(function, *arguments)
+    specs = jax.tree.map(spec, arguments)
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=jax.tree.map(spec, out), check_vma=False)(*arguments)
 
 
-def _each_shard(function, shards: int, x: jax.Array, *arguments: jax.Array) -> jax.Array:
-    """`function(rows of one shard, ...)` for every shard; the results joined along the rows."""
-    out = jax.vmap(function)(_by_shard(x, shards), *arguments)
-    return out.reshape(-1, *out.shape[2:])
-
-
-def write(layers: Sequence[Block], new: Sequence[Block], rows_Dr: jax.Array, columns_DrT: jax.Array, offset: int):
+def write(
+    layers: Sequence[Block],
+    new: Sequence[Block],
+    rows_Dr: jax.Array,
+    starts_Dr: jax.Array,
+    counts_Dr: jax.Array,
+    offset: int,
+) -> tuple[Block, ...]:
     """Layers of one block with new tokens in them.
 
     Args:
-        layers: blocks [B, K, C, H] that start at column `offset`.
+        layers: blocks [B, K, C, H] that begin at column `offset`.
         new: blocks [D * r, K, T, H], r rows from each of D shards.
-        rows_Dr: row of each within its shard; outside the shard: written nowhere.
-        columns_DrT: column of each token; those outside the block are left to the other blocks.
+        rows_Dr: row of each within its shard. starts_Dr: column of its first token. counts_Dr: how many of the T are real; what
+            does not fall into this block is left to the others.
     """
-    columns = jnp.where(columns_DrT >= offset, columns_DrT - offset, jnp.iinfo(jnp.int32).max)
+    C, T = layers[0].keys.shape[2], new[0].keys.shape[2]
+    W = min(C, T)
 
-    def one_shard(x_bKC, new_rKT, rows_r, columns_rT):
-        return x_bKC.at[rows_r[:, None], :, columns_rT].set(new_rKT.swapaxes(1, 2), mode="drop")
+    def one_shard(layers, new, rows_1r, starts_1r, counts_1r):
+        rows_r, begins_r, counts_r = rows_1r[0], starts_1r[0] - offset, counts_1r[0]
+        hit_r = (counts_r > 0) & (begins_r < C) & (begins_r + counts_r > 0)
+        order_r = jnp.argsort(~hit_r)  # rows with something to write come first
 
-    def one(x, new_x):
-        shards = rows_Dr.shape[0]
-        return _each_shard(one_shard, shards, x, _by_shard(new_x, shards), rows_Dr, columns)
+        def body(i, layers):
+            r = order_r[i]
+            at = jnp.clip(begins_r[r], 0, C - W)
+            index_W = at + jnp.arange(W) - begins_r[r]
+            real_W = (index_W >= 0) & (index_W < counts_r[r])
 
-    return tuple(jax.tree.map(one, block, new_block) for block, new_block in zip(layers, new, strict=True))
+            def one(x_bKC, new_rKT):
+                window = (1, x_bKC.shape[1], W, *x_bKC.shape[3:])
+                where = (rows_r[r], 0, at, *[0] * (x_bKC.ndim - 3))
+                old = jax.lax.dynamic_slice(x_bKC, where, window)
+                tokens = jax.lax.dynamic_index_in_dim(new_rKT, r, keepdims=True)
+                tokens = jnp.take(tokens, jnp.clip(index_W, 0, T - 1), axis=2)
+                kept = real_W.reshape(1, 1, W, *[1] * (x_bKC.ndim - 3))
+                return jax.lax.dynamic_update_slice(x_bKC, jnp.where(kept, tokens, old), where)
+
+            return jax.tree.map(one, layers, new)
+
+        return jax.lax.fori_loop(0, jnp.sum(hit_r), body, layers)
+
+    return on_each_shard(one_shard, tuple(layers), tuple(new), rows_Dr, starts_Dr, counts_Dr)
 
 
-def take(layer: Any, rows_Dr: jax.Array) -> Any:
+def take(tree: Any, rows_Dr: jax.Array) -> Any:
     """Some rows of every array of a tree: [B, ...] -> [D * r, ...]; rows are numbered within their shard."""
-    one_shard = functools.partial(jnp.take, axis=0, mode="clip")
-    return jax.tree.map(lambda x: _each_shard(one_shard, rows_Dr.shape[0], x, rows_Dr), layer)
+
+    def one_shard(tree, rows_1r):
+        return jax.tree.map(lambda x: jnp.take(x, rows_1r[0], axis=0, mode="clip"), tree)
+
+    return on_each_shard(one_shard, tree, rows_Dr)
 
 
-def copy_rows(tree: Any, sources_Db: jax.Array, targets_Db: jax.Array, count: jax.Array) -> Any:
-    """Copies row sources[:, i] onto row targets[:, i] for i < count, in every shard; a target outside the shard: nowhere."""
+def copy_rows(tree: Any, sources_Dr: jax.Array, targets_Dr: jax.Array) -> Any:
+    """Copies row sources[:, i] onto row targets[:, i] of every array, one after the other; target -1: nowhere."""
 
-    def one_shard(x_b, source, target):
-        return x_b.at[target].set(jnp.take(x_b, source, axis=0, mode="clip"), mode="drop")
+    def one_shard(tree, sources_1r, targets_1r):
+        def body(i, tree):
+            source, target = sources_1r[0, i], targets_1r[0, i]
 
-    def body(i, tree):
-        pair = sources_Db[:, i], targets_Db[:, i]
-        return jax.tree.map(lambda x: _each_shard(one_shard, sources_Db.shape[0], x, *pair), tree)
+            def one(x):
+                return jax.lax.dynamic_update_index_in_dim(x, jax.lax.dynamic_index_in_dim(x, source), target, axis=0)
 
-    return jax.lax.fori_loop(0, count, body, tree)
+            return jax.tree.map(one, tree)
+
+        return jax.lax.fori_loop(0, jnp.sum(targets_1r >= 0), body, tree)
+
+    return on_each_shard(one_shard, tree, sources_Dr, targets_Dr)

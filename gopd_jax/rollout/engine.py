@@ -212,16 +212,16 @@ class RolloutEngine:
         self.stats = stats = RolloutStats(len(requests))
         stats.prompt_tokens = sum(len(r.prompt.tokens) for r in {r.prompt.prompt.prompt_id: r for r in requests}.values())
         key_data, key_impl = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
-        with jax.set_mesh(self.mesh):
-            while scheduler.pending or scheduler.active:
+        while scheduler.pending or scheduler.active:
+            with jax.set_mesh(self.mesh):  # not around the yield: what happens between rollouts is the caller's
                 self._fill(weights, scheduler)
                 self._narrow(scheduler)
                 outcome = self._decode(weights, scheduler, key_data, key_impl, rule)
-                stats.dispatches += 1
-                stats.steps += int(outcome.steps)
-                stats.slot_steps += int(outcome.steps) * scheduler.slots
-                stats.tokens += int(outcome.counts.sum())
-                yield from scheduler.record(outcome)
+            stats.dispatches += 1
+            stats.steps += int(outcome.steps)
+            stats.slot_steps += int(outcome.steps) * scheduler.slots
+            stats.tokens += int(outcome.counts.sum())
+            yield from scheduler.record(outcome)
 
     def _fill(self, weights: Any, scheduler: Scheduler) -> None:
         """Copies and prefills until no free slot can be given anything; of long prompts only one piece while others draw."""
@@ -248,7 +248,7 @@ class RolloutEngine:
 
     def _share(self, scheduler: Scheduler, copies: list[tuple[int, int]]) -> None:
         rows = scheduler.slots // self.shards
-        sources, targets = np.zeros((self.shards, rows), np.int32), np.full((self.shards, rows), rows, np.int32)
+        sources, targets = np.zeros((self.shards, rows), np.int32), np.full((self.shards, rows), -1, np.int32)
         used = np.zeros(self.shards, np.int32)
         for source, target in copies:
             shard = target // rows
@@ -256,7 +256,7 @@ class RolloutEngine:
             used[shard] += 1
         n = blocks_for(self.sizes, max(scheduler.prompt_length(target) for _, target in copies))
         cache = self._cache(scheduler.slots)
-        args = cache.blocks[:n], sources, targets, np.int32(used.max())
+        args = cache.blocks[:n], sources, targets
         bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
         blocks = self._program("share", bucket, programs.share, *args, donate=0, out=lambda: self.places(cache.blocks[:n]))(
             *args

@@ -48,18 +48,21 @@ def xla(query_BKGH: jax.Array, block: Block, lengths_B: jax.Array, scores: Calla
     keys, values = block.keys, block.values
     if block.key_scales is not None:
         keys, values = keys.astype(query_BKGH.dtype), values.astype(query_BKGH.dtype)
-    scores_BKGC = scores(query_BKGH, keys) * query_BKGH.shape[-1] ** -0.5
+    scores_BKGC = scores(query_BKGH, keys)
     if block.key_scales is not None:
         scores_BKGC = scores_BKGC * block.key_scales[:, :, None]
     sees = (jnp.arange(keys.shape[2]) < lengths_B[:, None])[:, None, None]
+    # The barrier: without it the scales and the mask are read again by every pass over the scores.
     scores_BKGC = jnp.where(sees, scores_BKGC, MASKED)
-    largest_BKG = jnp.max(scores_BKGC, axis=-1)
-    shares_BKGC = jnp.where(sees, jnp.exp(scores_BKGC - largest_BKG[..., None]), 0.0)
+    largest_BKG = jnp.maximum(jnp.max(scores_BKGC, axis=-1), MASKED / 2)  # so that exp gives 0 where nothing is seen
+    scores_BKGC, largest_BKG = jax.lax.optimization_barrier((scores_BKGC, largest_BKG))
+    root = query_BKGH.shape[-1] ** -0.5  # applied here: before, XLA would first multiply the scales by it, in memory
+    shares_BKGC = jnp.exp((scores_BKGC - largest_BKG[..., None]) * root)
     total_BKG = jnp.sum(shares_BKGC, axis=-1)
     if block.value_scales is not None:
         shares_BKGC = shares_BKGC * block.value_scales[:, :, None]
     sum_BKGH = jnp.einsum("bkgs,bksh->bkgh", shares_BKGC.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return sum_BKGH, total_BKG, largest_BKG
+    return sum_BKGH, total_BKG, largest_BKG * root
 
 
 def xla_cpu(query_BKGH: jax.Array, block: Block, lengths_B: jax.Array) -> Part:

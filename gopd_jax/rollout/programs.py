@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from gopd_jax.models import ModelConfig, decode, output_head
 from gopd_jax.models.rope import rotation
-from gopd_jax.rollout.cache import AXES, Block, as_block, copy_rows, take, write
+from gopd_jax.rollout.cache import Block, as_block, copy_rows, take, write
 from gopd_jax.rollout.kernels import Kernel, over_mesh
 from gopd_jax.rollout.layouts import OneToken, Piece
 from gopd_jax.rollout.sampling import SamplingRule, draw, sample_keys
@@ -112,12 +112,10 @@ def decode_steps(
 
 def merge(blocks: Blocks, fresh: tuple[Block, ...], table: SlotTable, steps: jax.Array, *, shards: int) -> Blocks:
     """The blocks with the first `steps` fresh columns of every active slot behind its own."""
-    B, width = len(table.tokens), fresh[0].keys.shape[2]
     # Idle slots may hold a prompt that others will start from: nothing is written there.
-    fed_BT = table.active[:, None] & (jnp.arange(width) < steps)
-    columns_BT = jnp.where(fed_BT, table.lengths[:, None] + jnp.arange(width), -1)
-    rows_Db = jnp.broadcast_to(jnp.arange(B // shards), (shards, B // shards))
-    return _write_all(blocks, fresh, rows_Db, columns_BT.reshape(shards, -1, width))
+    counts_Db = jnp.where(table.active, steps, 0).reshape(shards, -1)
+    rows_Db = jnp.broadcast_to(jnp.arange(counts_Db.shape[1]), counts_Db.shape)
+    return _write_all(blocks, fresh, rows_Db, table.lengths.reshape(shards, -1), counts_Db)
 
 
 def prefill(
@@ -136,7 +134,7 @@ def prefill(
     Args:
         blocks: those that hold the prefix and the piece; donated.
         tokens_DrT: int32, padded at the end. starts_Dr: tokens of the prompt that are in the cache already, all within the
-            first `prefix_blocks` blocks. lengths_Dr: tokens of the piece. rows_Dr: slot within the shard; outside: no prompt.
+            first `prefix_blocks` blocks. lengths_Dr: tokens of the piece, 0: no prompt. rows_Dr: slot within the shard.
     """
     D, r, T = tokens_DrT.shape
     tokens_RT, starts_R, lengths_R = tokens_DrT.reshape(D * r, T), starts_Dr.reshape(-1), lengths_Dr.reshape(-1)
@@ -144,28 +142,23 @@ def prefill(
     prefix = [tuple(take(block[layer], rows_Dr) for block in blocks[:prefix_blocks]) for layer in range(config.layers)]
     _, new = decode(config, weights, constrain(tokens_RT, ("batch", None)), layout, prefix)
     new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
-    columns_DrT = jnp.where(jnp.arange(T) < lengths_Dr[..., None], starts_Dr[..., None] + jnp.arange(T), -1)
-    return _write_all(blocks, new, rows_Dr, columns_DrT)
+    return _write_all(blocks, new, rows_Dr, starts_Dr, lengths_Dr)
 
 
-def share(blocks: Blocks, sources_Db: jax.Array, targets_Db: jax.Array, count: jax.Array) -> Blocks:
+def share(blocks: Blocks, sources_Db: jax.Array, targets_Db: jax.Array) -> Blocks:
     """Copies the columns of some slots to others; see `cache.copy_rows`."""
-    return _constrained(copy_rows(blocks, sources_Db, targets_Db, count))
+    return copy_rows(blocks, sources_Db, targets_Db)
 
 
 def shrink(layers: tuple[Block, ...], rows_Dr: jax.Array) -> tuple[Block, ...]:
     """One block of a narrower cache: some rows of each shard of a wider one."""
-    return _constrained(take(layers, rows_Dr))
+    return take(layers, rows_Dr)
 
 
-def _write_all(blocks: Blocks, new: Sequence[Block], rows_Dr: jax.Array, columns_DrT: jax.Array) -> Blocks:
+def _write_all(blocks: Blocks, new: Sequence[Block], rows_Dr: jax.Array, starts_Dr: jax.Array, counts_Dr: jax.Array) -> Blocks:
     """Every block with the new tokens that fall into it."""
     written, offset = [], 0
     for layers in blocks:
-        written.append(write(layers, new, rows_Dr, columns_DrT, offset))
+        written.append(write(layers, new, rows_Dr, starts_Dr, counts_Dr, offset))
         offset += layers[0].keys.shape[2]
-    return _constrained(tuple(written))
-
-
-def _constrained(tree: Any) -> Any:
-    return jax.tree.map(lambda x: constrain(x, AXES[: x.ndim]), tree)
+    return tuple(written)

@@ -168,7 +168,7 @@ class Scheduler:
             np.zeros((*shape, width), np.int32),
             np.zeros(shape, np.int32),
             np.zeros(shape, np.int32),
-            np.full(shape, slots, np.int32),  # outside the shard: written nowhere
+            np.zeros(shape, np.int32),
             sum(min(len(part), rows) for part in by_shard),
         )
         for d, groups in enumerate(by_shard):
