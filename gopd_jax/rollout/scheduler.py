@@ -147,20 +147,18 @@ class Scheduler:
             self._open[slot * self.shards // self.slots].remove(group)
 
     def pieces(self, few: int, tokens: int) -> tuple[PieceBatch, int, int, bool]:
-        """The next pieces to prefill, all of one bucket: (batch, bucket width, tokens of their prefix, whether they leave their
-        prompts unfinished). Pieces that finish a prompt come first.
+        """The next pieces to prefill, all of one bucket: (batch, bucket width, tokens of their prefix, whether they leave all
+        their prompts unfinished). Pieces that finish a prompt come first.
 
         Args:
             few, tokens: prompts of one batch for each shard: as many as `tokens` allow where at least half of them are there,
                 otherwise `few`.
         """
-        finishing = [g for g in self._prefilling if len(g.prompt.tokens) - g.prefilled <= self.longest_piece]
-        bucket = self._bucket((finishing or self._prefilling)[0])
+        first = sorted(self._prefilling, key=lambda g: not self._last_piece(g))  # a stable sort
+        bucket = self._bucket(first[0])
         width, prefix = bucket
         slots = self.slots // self.shards
-        by_shard = [
-            [g for g in self._prefilling if self._bucket(g) == bucket and g.home // slots == d] for d in range(self.shards)
-        ]
+        by_shard = [[g for g in first if self._bucket(g) == bucket and g.home // slots == d] for d in range(self.shards)]
         most = max(1, min(slots, tokens // width))
         rows = most if 2 * max(map(len, by_shard)) > most else min(few, most)
         shape = (self.shards, rows)
@@ -171,6 +169,7 @@ class Scheduler:
             np.zeros(shape, np.int32),
             sum(min(len(part), rows) for part in by_shard),
         )
+        unfinished = True
         for d, groups in enumerate(by_shard):
             for i, g in enumerate(groups[:rows]):
                 part = g.prompt.tokens[g.prefilled : g.prefilled + width]
@@ -178,13 +177,17 @@ class Scheduler:
                 batch.starts[d, i], batch.lengths[d, i], batch.rows[d, i] = g.prefilled, len(part), g.home % slots
                 g.prefilled += len(part)
                 if g.ready:
+                    unfinished = False
                     self._prefilling.remove(g)
                     self._start(g.home, g)
-        return batch, width, prefix, not finishing
+        return batch, width, prefix, unfinished
 
     def prompt_length(self, slot: int) -> int:
         """Tokens of the prompt that a slot holds."""
         return len(self._group[slot].prompt.tokens)
+
+    def _last_piece(self, group: Group) -> bool:
+        return len(group.prompt.tokens) - group.prefilled <= self.longest_piece
 
     def _bucket(self, group: Group) -> tuple[int, int]:
         """Width of the group's next piece, and how much comes before it."""

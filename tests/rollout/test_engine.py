@@ -1,5 +1,6 @@
 """The engine: a sample depends on its request, the weights and the key alone, and reports the probability it was drawn with."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,12 +8,14 @@ import jax.numpy as jnp
 from model_cases import random_params
 import numpy as np
 import pytest
+from scipy import stats
 from step_cases import TINY, make_requests
 
 from gopd_jax.models import Decoder, output_head
 from gopd_jax.rollout import EngineOptions, RolloutEngine, SamplingRule
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
+from gopd_jax.types import Request
 
 STOP_IDS = (3, 40, 41, 42, 95)
 LENGTHS = (3, 20, 7, 16, 18, 1, 12)
@@ -255,3 +258,159 @@ def test_slots_that_the_mesh_does_not_divide_are_refused():
 
     with pytest.raises(ValueError, match=r"slots=6: wanted a positive multiple of 4"):
         RolloutEngine(TINY, FakeMesh(), (3,), slots=6, max_prompt_tokens=4, max_response_tokens=4)
+
+
+def test_prompts_of_one_id_and_more_samples_than_slots_are_refused():
+    many = make_requests([5], sample_ids=range(5))
+    with pytest.raises(ValueError, match=r"prompt 'p0' is asked for 5 samples: wanted at most slots=4"):
+        next(make_engine()(weights(), many, KEY))
+    twins = make_requests([5]) + make_requests([5], sample_ids=(1,), seed=1)
+    with pytest.raises(ValueError, match=r"prompt id 'p0' stands for two prompts: wanted an id for each"):
+        next(make_engine()(weights(), twins, KEY))
+    copies = [type(r)(type(r.prompt)(r.prompt.prompt, r.prompt.tokens.copy()), r.sample_id, 1) for r in many[:2]]
+    assert len(list(make_engine()(weights(), copies, KEY))) == 2  # the same tokens in another array are no other prompt
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kv_cache": "int4"}, r"kv_cache='int4': wanted one of \['compute', 'int8'\]"),
+        ({"weights": "float"}, r"weights='float': wanted one of \['compute', 'int8'\]"),
+        ({"steps_per_dispatch": 0}, r"steps_per_dispatch=0: wanted a number >= 1"),
+        ({"prefill_tokens": 0}, r"prefill_tokens=0: wanted a number >= 1"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        EngineOptions(**options)
+
+
+# ---- One call at a time, a rollout at a time.
+
+
+def test_an_engine_draws_for_one_iterator_at_a_time(requests, expected):
+    engine = make_engine()
+    first, second = engine(weights(), requests, KEY), engine(weights(), requests, KEY)
+    drawn = next(first)
+    for other in (second, engine(weights(), requests[:1], KEY)):
+        with pytest.raises(RuntimeError, match="this engine is drawing already; finish or close the other iterator first"):
+            next(other)
+    names = [(r.request.prompt.prompt.prompt_id, r.request.sample_id) for r in (drawn, next(first))]
+    assert set(names) <= expected.keys()  # the first goes on
+    first.close()
+    same(sample(engine, requests), expected)
+
+
+def test_rollouts_come_out_before_the_last_one_is_drawn(requests):
+    engine = make_engine()
+    rollouts = engine(weights(), requests, KEY)
+    next(rollouts)
+    steps, dispatches = engine.stats.steps, engine.stats.dispatches
+    assert dispatches == 1
+    assert len(list(rollouts)) == len(requests) - 1
+    assert engine.stats.steps > 3 * steps and engine.stats.dispatches > 3
+
+
+def test_the_mesh_in_use_between_rollouts_is_the_callers(requests):
+    rollouts = make_engine()(weights(), requests, KEY)
+    next(rollouts)
+    between = jax.sharding.get_abstract_mesh()
+    rollouts.close()
+    assert between.empty
+
+
+# ---- Prompts once, caches kept.
+
+EIGHT = tuple(range(8))
+
+
+def test_a_prompt_is_prefilled_once_for_eight_samples(expected):
+    engine = make_engine(slots=8)
+    requests = make_requests(LENGTHS, MAX_RESPONSE, sample_ids=EIGHT)
+    drawn = sample(engine, requests)
+    same({name: r for name, r in drawn.items() if name in expected}, expected)
+    stats = engine.stats
+    assert stats.prefill_tokens == stats.prompt_tokens == sum(LENGTHS)
+    assert 0 < stats.copies <= len(requests) - len(LENGTHS)
+    assert stats.samples == len(requests) and stats.tokens == sum(len(r.tokens) for r in drawn.values())
+    assert stats.slot_steps == 8 * stats.steps and stats.utilisation == stats.tokens / stats.slot_steps > 0.5
+
+
+def test_caches_and_programs_are_kept_until_they_are_freed():
+    engine = make_engine(slots=8)
+    requests = make_requests(LENGTHS, MAX_RESPONSE, sample_ids=EIGHT)
+    first = sample(engine, requests)
+    size, programs = engine.cache_bytes, list(engine.programs)
+    a_column = 2 * TINY.layers * TINY.kv_heads * TINY.head_size * 4  # keys and values in float32
+    assert size == 8 * a_column * (32 + 16)  # 20 + 10 columns in one block, 16 fresh ones
+    same(sample(engine, requests), first)
+    assert (engine.cache_bytes, engine.programs) == (size, programs)
+    engine.free()
+    assert engine.cache_bytes == 0
+    same(sample(engine, requests), first)
+    assert (engine.cache_bytes, engine.programs) == (size, programs)
+
+
+# ---- int8.
+
+
+def gaps(rollouts):
+    """|log-prob reported - log-prob of the float model|, one for each token."""
+    out = []
+    for r in rollouts.values():
+        exact = log_softmax(logits_of(r))[np.arange(len(r.tokens)), r.tokens]
+        out.append(np.abs(r.behaviour_logprobs - exact))
+        assert 1 <= len(r.tokens) <= MAX_RESPONSE and (r.tokens[-1] in STOP_IDS) != r.truncated
+        assert ((0 <= r.tokens) & (r.tokens < TINY.vocab_size)).all() and not set(r.tokens[:-1]) & set(STOP_IDS)
+        assert (r.behaviour_logprobs < 0).all()
+    return np.concatenate(out)
+
+
+SHORT = (3, 7, 16, 1, 12)  # one bucket of prompt pieces
+
+
+def test_an_int8_cache_is_close_and_depends_on_no_slot_either():
+    requests, one = make_requests(SHORT, MAX_RESPONSE, sample_ids=(0, 1, 2)), make_engine(kv_cache="int8")
+    drawn = sample(one, requests)
+    gap = gaps(drawn).mean()
+    print(f"mean gap {gap:.1e} nats")
+    assert 1e-4 < gap < 0.2
+    assert one.cache_bytes == 4 * 2 * TINY.layers * TINY.kv_heads * (TINY.head_size + 4) * (32 + 16)  # a scale is 4 bytes
+    same(sample(make_engine(slots=7, kv_cache="int8", steps_per_dispatch=3), requests[::-1]), drawn)
+
+
+def test_int8_weights_are_close():
+    engine = make_engine(weights="int8")
+    quantized = engine.lay_out(random_params(TINY))
+    kinds = [str(x.dtype) for x in jax.tree.leaves(quantized["layers"])]
+    assert kinds.count("int8") == 7 * TINY.layers
+    rollouts = engine(quantized, make_requests(SHORT, MAX_RESPONSE, sample_ids=(0, 1, 2)), KEY)
+    gap = gaps({i: r for i, r in enumerate(rollouts)}).mean()
+    print(f"mean gap {gap:.1e} nats")
+    assert 1e-4 < gap < 0.2
+
+
+# ---- The distribution, through the whole engine.
+
+
+def test_first_tokens_follow_the_distribution_of_the_model_and_the_rule():
+    """2,048 samples on 512 slots: p-value of a chi-square test, fixed seed."""
+    rule, count = SamplingRule(temperature=0.7, top_p=0.8), 2048
+    (request,) = make_requests([5], 1)
+    requests = []
+    for i in range(4):  # at most as many samples of one prompt id as slots
+        prompt = type(request.prompt)(dataclasses.replace(request.prompt.prompt, prompt_id=f"q{i}"), request.prompt.tokens)
+        requests += [Request(prompt, s, 1) for s in range(count // 4)]
+    drawn = sample(make_engine(slots=512), requests, rule=rule)
+
+    logits = logits_of(drawn["q0", 0])[0] / 0.7
+    probabilities = np.exp(log_softmax(logits))
+    order = np.argsort(-probabilities)
+    kept = order[: 1 + np.searchsorted(np.cumsum(probabilities[order]), 0.8)]
+    exact = np.zeros(TINY.vocab_size)
+    exact[kept] = probabilities[kept] / probabilities[kept].sum()
+    counts = np.bincount([int(r.tokens[0]) for r in drawn.values()], minlength=TINY.vocab_size)
+    assert counts.sum() == count and not counts[exact == 0].any() and len(kept) > 3
+    p_value = stats.chisquare(counts[kept], count * exact[kept]).pvalue
+    print(f"p = {p_value:.3f} over {len(kept)} tokens, the rarest expected {count * exact[kept].min():.0f} times")
+    assert p_value > 0.01 and count * exact[kept].min() > 5
