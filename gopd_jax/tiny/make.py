@@ -4,8 +4,8 @@
 
 The base learns from right answers, then from answers of which many are wrong; each teacher is the base after GRPO on verified
 rewards of one domain.
-Seeds are fixed: made twice on one machine, the files were the same to the last byte. Those in the tree were made by commit 5926e88;
-the sampler has changed since, so this commit makes others (docs/log.md). Time: 16 minutes on 2 busy CPU cores.
+Seeds are fixed: made twice on one machine, the files were the same to the last byte. Those in the tree were made by commit
+5926e88; the sampler has changed since, so this commit makes others (docs/log.md). Time: 16 minutes on 2 busy CPU cores.
 """
 
 import argparse
