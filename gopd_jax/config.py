@@ -226,6 +226,12 @@ class Config:
             )
         if self.method == "grpo" and self.rollout.samples_per_prompt < 2:
             raise ValueError(f"config.rollout.samples_per_prompt={self.rollout.samples_per_prompt}: wanted >= 2 for grpo")
+        for field, samples in (
+            ("rollout.samples_per_prompt", self.rollout.samples_per_prompt),
+            ("eval.samples", self.eval.samples),
+        ):
+            if samples > self.rollout.slots:
+                raise ValueError(f"config.{field}={samples}: wanted at most config.rollout.slots={self.rollout.slots}")
         rollouts = self.rollout.prompts_per_step * self.rollout.samples_per_prompt
         if rollouts % self.learner.updates_per_batch:
             raise ValueError(

@@ -102,6 +102,8 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         measure_student(first)
         for domain, (model, params) in teachers.items():
             measure("teacher", model, params, [domain], 0)
+            if model != student:
+                engine(model).free()  # the memory of its caches is wanted for training
 
         # ---- rollout -> score -> update, evaluate and save on the way.
         with Bar("train", config.steps, "steps", first) as bar:

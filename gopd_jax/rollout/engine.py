@@ -179,6 +179,11 @@ class RolloutEngine:
         self._busy = True
         try:
             yield from self._draw(weights, requests, key, rule)
+        except GeneratorExit:  # closed early: the caches are whole
+            raise
+        except BaseException:
+            self.free()  # a program may have been given the caches and not given them back
+            raise
         finally:
             self._busy = False
             if new := self.programs[self._said :]:
