@@ -4,14 +4,15 @@
     python -m gopd_jax.benchmark rollout --model=FOLDER --workload=chat --prompt-file=gsm8k_test.jsonl --runs=5
     python -m gopd_jax.benchmark rollout --model=FOLDER --topology=v5e:8x8 --slots=256 --prompt-tokens=2048 --max-new=16384
 
-The first run compiles and is not counted. With random weights answers have geometric lengths: the stop ids are V / mean ids
-drawn at random, so that about one token in `mean` ends an answer.
+The first run, and any that compiles, is a warm-up and not counted. With random weights answers have geometric lengths: the stop
+ids are V / mean ids drawn at random, so that about one token in `mean` ends an answer.
 """
 
 import argparse
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 import json
 import statistics
 import sys
@@ -29,6 +30,7 @@ from gopd_jax.runtime.metrics import compilations
 from gopd_jax.runtime.progress import say
 from gopd_jax.types import EncodedPrompt, Prompt, Request, Rollout
 
+MOST_WARM_UPS = 8  # runs that compile are not counted, but for so many
 SCORE_ROWS = 32  # sequences that --score runs at once
 
 
@@ -84,8 +86,8 @@ def rollout(args: argparse.Namespace) -> None:
     weights = jax.block_until_ready(engine.lay_out(params))
     rule = SamplingRule(args.temperature, args.top_k, args.top_p)
 
-    runs = []
-    for i in range(args.runs + 1):
+    runs: list[dict[str, float]] = []
+    for i in itertools.count():
         compiled, start = compilations(), time.perf_counter()
         weights = jax.block_until_ready(engine.lay_out(params))
         laid_out = time.perf_counter()
@@ -93,9 +95,11 @@ def rollout(args: argparse.Namespace) -> None:
         seconds = time.perf_counter() - laid_out
         run = _run_figures(engine, rollouts, seconds) | {"lay_out_seconds": laid_out - start}
         run["compilations"] = compilations() - compiled
-        _show({"record": "warm-up" if i == 0 else "run", "run": i} | run)
-        if i:
-            runs.append(run)
+        warm_up = i == 0 or (run["compilations"] and i < MOST_WARM_UPS)
+        _show({"record": "warm-up" if warm_up else "run", "run": i} | run)
+        runs += [] if warm_up else [run]
+        if len(runs) == args.runs:
+            break
     summary = {k: statistics.median(r[k] for r in runs) for k in runs[0]}
     temporary = max(p.temporary_bytes for p in engine.programs if p.kind == "decode")
     summary |= {

@@ -1,6 +1,6 @@
 """The slot cache: where its columns are cut, what int8 costs, and every write and copy against plain numpy loops."""
 
-import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def test_int8_of_zeros_is_zero():
         np.testing.assert_array_equal(back, zeros.swapaxes(1, 2))
 
 
-# ---- Writes and copies, on the rows of one shard; tests of the engine and the kernels run several.
+# ---- Writes and copies.
 
 SIZES, ROWS = (8, 16, 8), 6
 
@@ -152,33 +152,43 @@ def leaves_equal(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
-@functools.cache
-def write_everywhere():
-    @jax.jit
-    def run(blocks, new, rows, starts, counts):
-        offsets = np.cumsum([0, *SIZES[:-1]]).tolist()
-        return [write(layers, new, rows, starts, counts, offset) for layers, offset in zip(blocks, offsets, strict=True)]
+def write_by_loops(blocks, new, rows, starts, counts):
+    expected = jax.tree.map(np.copy, blocks)
+    for d, i in np.ndindex(rows.shape):
+        for t in range(counts[d, i]):
+            if (column := starts[d, i] + t) < sum(SIZES):
+                j = int(np.searchsorted(np.cumsum(SIZES), column, side="right"))
+                for block, piece in zip(expected[j], new, strict=True):
+                    for x, y in zip(jax.tree.leaves(block), jax.tree.leaves(piece), strict=True):
+                        row = d * (len(x) // len(rows)) + rows[d, i]
+                        x[row, :, column - sum(SIZES[:j])] = y[d * rows.shape[1] + i, :, t]
+    return expected
 
-    return run
+
+def copy_by_loops(blocks, sources, targets):
+    expected = jax.tree.map(np.copy, blocks)
+    for x in jax.tree.leaves(expected):
+        for d, i in np.ndindex(targets.shape):
+            if targets[d, i] >= 0:
+                first = d * (len(x) // len(targets))
+                x[first + targets[d, i]] = x[first + sources[d, i]]
+    return expected
+
+
+@jax.jit
+def write_everywhere(blocks, new, rows, starts, counts):
+    offsets = np.cumsum([0, *SIZES[:-1]]).tolist()
+    return [write(layers, new, rows, starts, counts, offset) for layers, offset in zip(blocks, offsets, strict=True)]
 
 
 @pytest.mark.parametrize("T", [3, 12, 20])  # shorter and longer than a block
 @pytest.mark.parametrize("quantized", [False, True])
 def test_writes_put_every_token_in_its_column_and_touch_no_other(quantized, T):
     """Runs that start before a block and end in the next, in a later one or behind the last; rows with less or nothing."""
-    r = 5
-    blocks, new = blocks_of(quantized), tuple(random_block((9, i), r, T, quantized) for i in range(2))
+    blocks, new = blocks_of(quantized), tuple(random_block((9, i), 5, T, quantized) for i in range(2))
     rows, starts = np.array([[2, 0, 5, 1, 3]], np.int32), np.array([[3, 0, 20, 7, 29]], np.int32)
-    counts = np.array([[T, T - 1, T, 0, T]], np.int32)
-    expected = jax.tree.map(np.copy, blocks)
-    for i in range(r):
-        for t in range(counts[0, i]):
-            if (column := starts[0, i] + t) < sum(SIZES):
-                j = int(np.searchsorted(np.cumsum(SIZES), column, side="right"))
-                for block, piece in zip(expected[j], new, strict=True):
-                    for x, y in zip(jax.tree.leaves(block), jax.tree.leaves(piece), strict=True):
-                        x[rows[0, i], :, column - sum(SIZES[:j])] = y[i, :, t]
-    leaves_equal(write_everywhere()(blocks, new, rows, starts, counts), expected)
+    args = blocks, new, rows, starts, np.array([[T, T - 1, T, 0, T]], np.int32)
+    leaves_equal(write_everywhere(*args), write_by_loops(*args))
 
 
 def test_taken_rows_are_those_asked_for():
@@ -191,8 +201,30 @@ def test_copies_are_made_one_after_the_other_and_as_many_as_said(count):
     blocks = blocks_of(quantized=False)
     sources, targets = np.array([[1, 3, 0, 2]], np.int32), np.array([[3, 0, 2, 1]], np.int32)  # 1 -> 3 -> 0 -> 2 -> 1, a chain
     targets[:, count:] = -1
-    expected = jax.tree.map(np.copy, blocks)
-    for i in range(count):
-        for x in jax.tree.leaves(expected):
-            x[targets[0, i]] = x[sources[0, i]]
-    leaves_equal(jax.jit(copy_rows)(blocks, sources, targets), expected)
+    leaves_equal(jax.jit(copy_rows)(blocks, sources, targets), copy_by_loops(blocks, sources, targets))
+
+
+ON_FOUR = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax, numpy as np
+from test_cache import *
+from gopd_jax.runtime.mesh import make_mesh
+
+mesh = make_mesh(data=1, fsdp=2, tensor=2)
+blocks, new = blocks_of(True), tuple(random_block((9, i), 4, 12, True) for i in range(2))
+rows, starts = np.array([[2, 0], [1, 2]], np.int32), np.array([[3, 0], [20, 7]], np.int32)
+args = blocks, new, rows, starts, np.array([[12, 0], [5, 12]], np.int32)
+sources, targets = np.array([[1, 0], [2, 1]], np.int32), np.array([[0, -1], [1, 0]], np.int32)
+with jax.set_mesh(mesh):
+    leaves_equal(write_everywhere(*args), write_by_loops(*args))
+    leaves_equal(jax.jit(copy_rows)(blocks, sources, targets), copy_by_loops(blocks, sources, targets))
+    taken = jax.jit(take)(blocks[0], rows)
+leaves_equal(taken, jax.tree.map(lambda x: x[[2, 0, 4, 5]], blocks[0]))
+print({tuple(shard.data.shape[:2]) for x in jax.tree.leaves(taken) for shard in x.addressable_shards})
+"""
+
+
+def test_each_shard_writes_and_copies_rows_of_its_own(run_on_fake_devices):
+    """fsdp 2 x tensor 2: rows 0 to 2 and 3 to 5 of the six, one head each."""
+    assert run_on_fake_devices(ON_FOUR, Path(__file__).parent, count=4).strip() == "{(2, 1)}"

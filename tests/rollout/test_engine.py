@@ -319,6 +319,14 @@ def test_the_mesh_in_use_between_rollouts_is_the_callers(requests):
     assert between.empty
 
 
+def test_after_an_error_the_engine_draws_again(requests, expected):
+    engine = make_engine()
+    with pytest.raises(TypeError):
+        next(engine({}, requests, KEY))
+    assert engine.cache_bytes == 0  # what was lent to a program may be lost
+    same(sample(engine, requests), expected)
+
+
 # ---- Prompts once, caches kept.
 
 EIGHT = tuple(range(8))
