@@ -390,8 +390,12 @@ def test_an_int8_cache_is_close_and_depends_on_no_slot_either():
 def test_int8_weights_are_close():
     engine = make_engine(weights="int8")
     quantized = engine.lay_out(random_params(TINY))
-    kinds = [str(x.dtype) for x in jax.tree.leaves(quantized["layers"])]
-    assert kinds.count("int8") == 7 * TINY.layers
+    for layer in quantized["layers"]:
+        matrices = layer["attention"] | layer["mlp"]
+        scales = {name: x.scale.size for name, x in matrices.items() if hasattr(x, "qvalue") and x.qvalue.dtype == jnp.int8}
+        query, key, width, wide = TINY.heads * TINY.head_size, TINY.kv_heads * TINY.head_size, TINY.width, TINY.mlp_width
+        outputs = {"query": query, "key": key, "value": key, "out": width, "gate": wide, "up": wide, "down": width}
+        assert scales == outputs  # one for each output channel
     rollouts = engine(quantized, make_requests(SHORT, MAX_RESPONSE, sample_ids=(0, 1, 2)), KEY)
     gap = gaps({i: r for i, r in enumerate(rollouts)}).mean()
     print(f"mean gap {gap:.1e} nats")
