@@ -151,7 +151,7 @@ class Scheduler:
         their prompts unfinished). Pieces that finish a prompt come first.
 
         Args:
-            few, tokens: prompts of one batch for each shard: as many as `tokens` allow where at least half of them are there,
+            few, tokens: prompts of one batch for each shard: as many as `tokens` allow where more than half of them are there,
                 otherwise `few`.
         """
         first = sorted(self._prefilling, key=lambda g: not self._last_piece(g))  # a stable sort
