@@ -14,57 +14,12 @@ qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qw
     Expected (paper, math / code averages): start 15.4 / 52.4, teachers 46.0 / 61.2, OPD 46.4 / 60.6, ExOPD 47.7 / 62.0.
 """
 
-from gopd_jax import tiny
-from gopd_jax.config import default, domain
-
-MATH_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+from gopd_jax.presets import choose, embedded, paper
 
 
 def get_config(preset: str = "tiny"):
-    presets = {"tiny": _tiny, "qwen3_4b": _qwen3_4b}
-    if preset not in presets:
-        raise ValueError(f"configs/multi_teacher.py:{preset}: no such preset; wanted one of {sorted(presets)}")
-    config = presets[preset]()
-    config.name = f"multi_teacher_{preset}"
-    return config
-
-
-def _tiny():
-    config = default()
-    config.student = tiny.model("base")
-    for name in ("math", "code"):
-        config.domains[name] = domain(
-            train=f"tiny:{name}/train", test=f"tiny:{name}/test", reward=name, teacher=tiny.model(f"{name}_teacher")
-        )
-    config.steps = 150
-    config.data.max_prompt_tokens = 40
-    config.rollout.prompts_per_step = 1024
-    config.rollout.max_response_tokens = 32
-    config.rollout.slots = 1024
-    config.learner.reward_scale = 1.25
-    config.learner.learning_rate = 1e-3
-    config.learner.schedule = "linear"
-    config.learner.row_length = 72
-    config.learner.rows_per_micro_batch = 64
-    config.learner.remat = False
-    config.eval.samples = 2
-    config.eval.prompts = 4096
-    config.eval.every = 50
-    config.eval.during_prompts = 1024
-    config.checkpoint.every = 25
-    return config
-
-
-def _qwen3_4b():
-    """The paper's multi-teacher values; everything that is not set here is already the paper's (see `gopd_jax.config`)."""
-    config = default()
-    config.student = "Qwen/Qwen3-4B"
-    config.domains.math = domain(
-        train="deepmath.parquet", test="aime24.jsonl", reward="math", teacher="MATH_TEACHER", prompt_suffix=MATH_SUFFIX
-    )
-    config.domains.code = domain(train="eurus_code.parquet", test="code_test.jsonl", reward="code", teacher="CODE_TEACHER")
-    config.steps = 50
-    config.learner.reward_scale = 1.25
-    config.eval.samples = 4
-    config.checkpoint.every = 5
-    return config
+    presets = {
+        "tiny": lambda: embedded({"math": "math_teacher", "code": "code_teacher"}),
+        "qwen3_4b": lambda: paper("Qwen/Qwen3-4B", {"math": "MATH_TEACHER", "code": "CODE_TEACHER"}),
+    }
+    return choose("multi_teacher", preset, presets)

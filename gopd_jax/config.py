@@ -40,6 +40,8 @@ class DomainConfig:
     teacher: Hugging Face folder or hub id; needed by method gopd.
     reward_scale: lambda of this teacher; None takes learner.reward_scale.
     prompt_suffix: appended to the last user message. share: share of each batch, relative to the other domains.
+    teacher_context: what the teacher alone reads after that, with fields of the row in braces, such as {ground_truth} or
+        {solution}: on-policy self-distillation.
     """
 
     train: str
@@ -48,15 +50,20 @@ class DomainConfig:
     teacher: str = ""
     reward_scale: float | None = None
     prompt_suffix: str = ""
+    teacher_context: str = ""
     share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """cache_dir: where prepared data sets are kept; empty: WORKDIR/datasets. enable_thinking goes to the chat template."""
+    """cache_dir: where prepared data sets are kept; empty: WORKDIR/datasets. enable_thinking goes to the chat template.
+
+    max_teacher_prompt_tokens: limit of prompts with a teacher_context; 0 takes max_prompt_tokens.
+    """
 
     cache_dir: str = ""
     max_prompt_tokens: int = 2048
+    max_teacher_prompt_tokens: int = 0
     enable_thinking: bool = False
 
 
@@ -164,10 +171,15 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """samples: rollouts written to samples.jsonl, with per-token advantages, every `samples_every` steps."""
+    """samples: rollouts written to samples.jsonl, with per-token advantages, every `samples_every` steps.
+
+    rewards: at most so many rollouts of a step are verified (0: all). gopd and sft learn nothing from rewards, they are only
+    watched, and running programs can take longer than the step; grpo verifies all of them.
+    """
 
     samples: int = 4
     samples_every: int = 10
+    rewards: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +256,8 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Most tokens that a prompt and its response can have together."""
-        return self.data.max_prompt_tokens + self.rollout.max_response_tokens
+        """Most tokens that a prompt and its response can have together, read by the student or by a teacher with context."""
+        return max(self.data.max_prompt_tokens, self.data.max_teacher_prompt_tokens) + self.rollout.max_response_tokens
 
     @property
     def row_length(self) -> int:
@@ -260,6 +272,7 @@ class Config:
 _LEAST = {
     "steps": 1,
     "data.max_prompt_tokens": 1,
+    "data.max_teacher_prompt_tokens": 0,
     "rollout.prompts_per_step": 1,
     "rollout.samples_per_prompt": 1,
     "rollout.max_response_tokens": 1,
@@ -284,6 +297,7 @@ _LEAST = {
     "checkpoint.keep": 1,
     "log.samples": 0,
     "log.samples_every": 1,
+    "log.rewards": 0,
 }
 
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work is laid out, not the run.

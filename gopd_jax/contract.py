@@ -14,7 +14,16 @@ from etils import epath
 import numpy as np
 
 from gopd_jax.config import Config
-from gopd_jax.data import ChatTokenizer, FilterReport, check_same_vocabulary, encode_all, prepare
+from gopd_jax.data import (
+    ChatTokenizer,
+    DataSource,
+    EncodedPrompts,
+    FilterReport,
+    add_teacher_context,
+    check_same_vocabulary,
+    encode_all,
+    prepare,
+)
 from gopd_jax.models import ModelConfig, load_config
 from gopd_jax.models.huggingface import weights_fingerprint
 from gopd_jax.rewards import check_ground_truth
@@ -26,7 +35,7 @@ from gopd_jax.types import EncodedPrompt
 class Contract:
     """What a run is made of, read and checked.
 
-    tokenizer: the student's; it alone templates prompts. models: architecture by path. teachers: path by domain (gopd).
+    tokenizer: the student's; it alone templates prompts. models: architecture by path. teachers: path by domain (not grpo).
     reference: path, or None where no lambda needs it. train, test: encoded prompts by domain. dropped: over the limit.
     fingerprints: sha256 of everything that must not change under a resumed run.
     """
@@ -49,7 +58,7 @@ def check(config: Config, workdir: str) -> Contract:
             vocabulary larger than the model's, data that cannot be verified; one sentence says which and what was wanted.
     """
     check_writable(workdir)
-    teachers = {name: d.teacher for name, d in config.domains.items()} if config.method == "gopd" else {}
+    teachers = {} if config.method == "grpo" else {name: d.teacher for name, d in config.domains.items() if d.teacher}
     needs_reference = config.method == "gopd" and any(config.reward_scale(name) != 1 for name in config.domains)
     reference = (config.reference or config.student) if needs_reference else None
     roles = {"student": config.student} | {f"teacher of {name}": path for name, path in teachers.items()}
@@ -73,7 +82,8 @@ def check(config: Config, workdir: str) -> Contract:
             )
     hashes = {path: weights_fingerprint(path) for path in models}
     for role, path in roles.items():
-        if role.startswith("teacher") and hashes[path] == hashes[config.student]:
+        shown_more = role.startswith("teacher") and config.domains[role.removeprefix("teacher of ")].teacher_context
+        if role.startswith("teacher") and hashes[path] == hashes[config.student] and not shown_more:
             say(f"warning: the {role} has the student's own weights ({path}): every advantage will be about 0")
 
     data_dir = config.data.cache_dir or os.path.join(workdir, "datasets")
@@ -82,12 +92,18 @@ def check(config: Config, workdir: str) -> Contract:
         for split, source, out in (("train", domain.train, train), ("test", domain.test, test)):
             rows = prepare(source, data_dir, domain=name)
             sources[f"{name}/{split}"] = rows.fingerprint
-            out[name], dropped[f"{name}/{split}"] = encode_all(
-                rows, tokenizer, domain.prompt_suffix, config.data.max_prompt_tokens
+            limit = config.data.max_prompt_tokens
+            identity = (data_dir, name, rows.fingerprint, tokenizer.vocabulary_fingerprint, tokenizer.template_fingerprint)
+            encoded = _encode(_Source((*identity, domain.prompt_suffix, limit), rows, tokenizer, domain.prompt_suffix, limit))
+            out[name], dropped[f"{name}/{split}"] = encoded
+        if domain.teacher_context and config.method == "gopd":
+            limit = config.data.max_teacher_prompt_tokens or config.data.max_prompt_tokens
+            train[name], dropped[f"{name}/train, as its teacher reads it"] = add_teacher_context(
+                train[name], tokenizer, domain.prompt_suffix, domain.teacher_context, limit
             )
         for prompts in (train[name], test[name]):
             _check_some_rows(name, domain.reward, prompts)
-        if config.method == "sft":
+        if config.method == "sft" and not domain.teacher:
             sft_answers(tokenizer, _spread(train[name]))
     fingerprints = {
         "weights": {role: hashes[path] for role, path in roles.items()},
@@ -96,6 +112,23 @@ def check(config: Config, workdir: str) -> Contract:
         "data": sources,
     }
     return Contract(tokenizer, models, teachers, reference, train, test, dropped, fingerprints)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A data set to encode; `identity` is what decides the result."""
+
+    identity: tuple
+    rows: DataSource = dataclasses.field(compare=False)
+    tokenizer: ChatTokenizer = dataclasses.field(compare=False)
+    suffix: str = dataclasses.field(compare=False)
+    limit: int = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _encode(source: _Source) -> tuple[EncodedPrompts, FilterReport]:
+    """A process that makes several runs on the same data encodes it once: seconds for each run."""
+    return encode_all(source.rows, source.tokenizer, source.suffix, source.limit)
 
 
 def check_writable(workdir: str) -> None:
@@ -136,7 +169,10 @@ def sft_answers(tokenizer: ChatTokenizer, prompts: Sequence[EncodedPrompt]) -> l
         prompt = encoded.prompt
         text = prompt.extra.get("response")
         if not isinstance(text, str):
-            raise ValueError(f'prompt {prompt.prompt_id!r} has no text in "response": method sft learns from given answers')
+            raise ValueError(
+                f'prompt {prompt.prompt_id!r} has no text in "response", and its domain no teacher: method sft learns from '
+                "one of the two"
+            )
         ids = tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
         answers.append(np.array([*ids, tokenizer.tokenizer.eos_token_id], np.int32))
     return answers

@@ -15,6 +15,7 @@ import optax
 
 from gopd_jax.config import Config
 from gopd_jax.data import ChatTokenizer
+from gopd_jax.evaluation import Z95
 from gopd_jax.learner.learner import Packed
 from gopd_jax.objective import gopd_advantage
 from gopd_jax.rewards import Verdict
@@ -22,6 +23,10 @@ from gopd_jax.rollout import RolloutStats
 from gopd_jax.runtime.metrics import RunLog, compilations
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.types import PackedBatch, Rollout
+
+# What counts as a loop at the end of a response: at least 4 copies of one n-gram of at most 128 tokens, 16 tokens together, so
+# that "1111" in an answer is none.
+LOOP_COPIES, LOOP_LONGEST_PERIOD, LOOP_LEAST_TOKENS = 4, 128, 16
 
 
 @dataclasses.dataclass
@@ -41,7 +46,7 @@ class StepRecord:
     step: int
     rollouts: list[Rollout] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
-    verdicts: "concurrent.futures.Future[list[Verdict]] | None" = None
+    verdicts: "concurrent.futures.Future[list[Verdict | None]] | None" = None  # None: not verified (log.rewards)
     drawn: RolloutStats | None = None
     updates: list[Update] = dataclasses.field(default_factory=list)
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -93,7 +98,7 @@ class StepLog:
         self.write_last()
         self._log.close()
 
-    def _metrics(self, record: StepRecord) -> dict[str, float]:
+    def _metrics(self, record: StepRecord) -> dict[str, Any]:
         domains = list(self._config.domains)
         values = _rollout_metrics(record, domains)
         fetched = jax.device_get([u.metrics for u in record.updates])
@@ -150,8 +155,8 @@ class StepLog:
                 "prompt": self._tokenizer.decode(prompt.tokens, skip_special_tokens=False),
                 "response": record.texts[i],
                 "ground_truth": prompt.prompt.ground_truth,
-                "reward": verdicts[i].reward,
-                "verdict": verdicts[i].detail,
+                "reward": verdicts[i].reward if verdicts[i] else None,
+                "verdict": verdicts[i].detail if verdicts[i] else "not verified",
                 "finish_reason": rollout.finish_reason,
                 "tokens": [self._tokenizer.decode([t], skip_special_tokens=False) for t in rollout.tokens],
                 "behaviour_logprobs": _rounded(rollout.behaviour_logprobs),
@@ -171,19 +176,61 @@ def _rounded(x: Any) -> list[float]:
 
 
 def _rollout_metrics(record: StepRecord, domains: list[str]) -> dict[str, float]:
-    """Rewards, lengths and truncation of the step's rollouts, over all domains and for each."""
-    rewards = np.array([v.reward for v in record.verdicts.result()])
+    """Rewards, lengths, truncation and repetition of the step's rollouts, over all domains and for each."""
+    rewards = np.array([v.reward if v else np.nan for v in record.verdicts.result()])
+    verified = np.isfinite(rewards)
     lengths = np.array([len(r.tokens) for r in record.rollouts])
     truncated = np.array([r.truncated for r in record.rollouts])
+    loops = ends_in_loop(record.rollouts)
     domain = np.array([r.request.prompt.prompt.domain for r in record.rollouts])
+    prompts = np.array([r.request.prompt.prompt.prompt_id for r in record.rollouts])
     values: dict[str, float] = {}
     slices = [("", np.ones(len(domain), bool))] + [(f"/{d}", domain == d) for d in domains]
     for suffix, part in slices:
         if part.any():
-            values[f"reward{suffix}"] = float(rewards[part].mean())
+            known = part & verified
+            if known.any():
+                values[f"reward{suffix}"] = float(rewards[known].mean())
+            if len(set(prompts[known])) > 1:
+                values[f"reward_half_width{suffix}"] = clustered_half_width(rewards[known], prompts[known])
             values[f"response_length{suffix}"] = float(lengths[part].mean())
             values[f"truncated{suffix}"] = float(truncated[part].mean())
+            values[f"repetition_rate{suffix}"] = float(loops[part].mean())
+    values["verified"] = int(verified.sum())
     values["response_length_max"] = int(lengths.max())
     values["truncated_count"] = int(truncated.sum())
     values["rollout_tokens"] = int(lengths.sum())
     return values
+
+
+def clustered_half_width(values: np.ndarray, groups: np.ndarray) -> float:
+    """Half width of the 95% interval of the mean of `values`; those of one group (two groups or more) may depend on each other.
+
+    With groups of one size it is that of `evaluation.interval` over the groups' means.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.bincount(group, values - values.mean())
+    return float(Z95 * np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(values))
+
+
+def ends_in_loop(rollouts: list[Rollout]) -> np.ndarray:
+    """Which rollouts end in a loop, bool [B]: some n-gram of token ids, repeated to the end without a break.
+
+    Copies of it fill at least the last max(LOOP_COPIES * n, LOOP_LEAST_TOKENS) tokens, the first copy perhaps in part; n is at
+    most LOOP_LONGEST_PERIOD. The stop token of a finished rollout is not looked at.
+    """
+    texts = [r.tokens if r.truncated else r.tokens[:-1] for r in rollouts]
+    lengths = np.array([len(t) for t in texts])
+    width = min(LOOP_COPIES * LOOP_LONGEST_PERIOD, lengths.max())
+    ends = np.zeros((len(texts), width), np.int64)  # right-aligned
+    for row, text in zip(ends, texts, strict=True):
+        if kept := min(len(text), width):
+            row[-kept:] = text[-kept:]
+    loops = np.zeros(len(texts), bool)
+    for period in range(1, LOOP_LONGEST_PERIOD + 1):
+        window = max(LOOP_COPIES * period, LOOP_LEAST_TOKENS)
+        if window > width:
+            break
+        same = ends[:, width - window + period :] == ends[:, width - window : width - period]
+        loops |= (lengths >= window) & same.all(axis=1)
+    return loops

@@ -55,15 +55,16 @@ def write(workdir: str, config: Config, contract: Contract, evaluations: Evaluat
     for name in config.domains:
         before, after = evaluations.get("student", name, 0), evaluations.get("student", name, config.steps)
         rows = {"student before": before, "student after": after}
-        if config.method == "gopd":
+        if name in contract.teachers:
             rows = {"student before": before, "teacher": evaluations.get("teacher", name, 0), "student after": after}
         domains[name] = {
             "prompts": len(after.by_prompt),
             "samples": after.samples,
             "rows": {who: _row(e) for who, e in rows.items()},
         }
-        if config.method == "gopd":
-            domains[name]["reward_scale"] = config.reward_scale(name)
+        if name in contract.teachers:
+            if config.method == "gopd":
+                domains[name]["reward_scale"] = config.reward_scale(name)
             difference, half_width = paired_difference(after, rows["teacher"])
             domains[name]["student_minus_teacher"] = {"mean": difference, "half_width": half_width}
             domains[name]["passed_teacher"] = _verdict(difference, half_width)
@@ -114,10 +115,11 @@ def table(result: dict[str, Any]) -> str:
             )
         if "student_minus_teacher" in domain:
             d = domain["student_minus_teacher"]
+            scale = f", lambda {domain['reward_scale']:g}" if "reward_scale" in domain else ""
             answer = {"yes": "yes", "no": "no", "unclear": "unclear: the interval holds 0"}[domain["passed_teacher"]]
             lines.append(
                 f"  student after - teacher: {100 * d['mean']:+.2f} +- {100 * d['half_width']:.2f} (paired by prompt), "
-                f"lambda {domain['reward_scale']:g}. Student above its teacher: {answer}"
+                f"{result['method']}{scale}. Student above its teacher: {answer}"
             )
     return "\n".join(lines)
 
@@ -131,7 +133,8 @@ def opening(config: Config, contract: Contract, mesh: Mesh, dtype: Any, workdir:
         f"  student    {config.student} ({model.family}, {model.num_params:,} parameters, computed in {np.dtype(dtype).name})",
     ]
     for name, path in contract.teachers.items():
-        lines.append(f"  teacher    {path} for {name}, lambda {config.reward_scale(name):g}")
+        scale = f", lambda {config.reward_scale(name):g}" if config.method == "gopd" else ""
+        lines.append(f"  teacher    {path} for {name}{scale}")
     if config.method == "gopd":
         lines.append(f"  reference  {contract.reference or 'not needed: every lambda is 1'}")
     for split in ("train", "test"):
@@ -140,7 +143,7 @@ def opening(config: Config, contract: Contract, mesh: Mesh, dtype: Any, workdir:
             report = contract.dropped[f"{name}/{split}"]
             over = report.total - report.kept
             left_out = f" ({over:,} over {config.data.max_prompt_tokens} tokens left out)" if over else ""
-            parts.append(f"{name} {report.kept:,} prompts{left_out}")
+            parts.append(f"{name} {len(getattr(contract, split)[name]):,} prompts{left_out}")
         lines.append(f"  {split:10} {', '.join(parts)}")
     devices = jax.devices()
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())

@@ -9,7 +9,7 @@ line as --config.part.field=value. WORKDIR (default runs/NAME) gets run.json, me
 tensorboard/, checkpoints/ and, at the end, summary.json. The same command again resumes, or says that the run is complete.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -92,7 +92,7 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
         stop = stack.enter_context(until_sigterm())
         evaluations = summary.Evaluations(workdir, first)
         measure = functools.partial(_evaluate_missing, config, contract, engine, verify, evaluations)
-        parts = Parts(config, contract, learner, sampler, teachers, reference, verify, background)
+        parts = Parts(config, contract, learner, sampler, engine, teachers, reference, verify, background)
 
         def measure_student(step: int) -> None:
             if step in (0, config.steps) or (config.eval.every and step % config.eval.every == 0):
@@ -137,6 +137,7 @@ class Parts:
     contract: Contract
     learner: Learner
     sampler: RolloutEngine
+    engine: Callable[[ModelConfig], RolloutEngine]
     teachers: dict[str, tuple[ModelConfig, Any]]
     reference: tuple[ModelConfig, Any] | None
     verify: Verifier
@@ -160,7 +161,8 @@ def take_step(
     advantages = outside_advantages(config.method, record.rollouts, rewards)
     updates = [learner.pack(s) for s in to_sequences(record.rollouts, advantages, config, step)]
     old = state.params if len(updates) > 1 else None
-    scored = [learner.score(packed, parts.teachers, parts.reference, old) for packed in updates]
+    teachers = parts.teachers if config.method == "gopd" else {}  # those of SFT have answered already
+    scored = [learner.score(packed, teachers, parts.reference, old) for packed in updates]
     jax.block_until_ready(scored)
     record.lap("score")
 
@@ -222,36 +224,56 @@ def _key(config: Config, stream: int, step: int) -> jax.Array:
 
 
 def _draw(parts: Parts, params: Any, requests: Sequence[Request], record: StepRecord) -> None:
-    """The step's rollouts in their own order, drawn from the student, or for SFT the given answers; the verifier has each of
+    """The step's rollouts in their own order, drawn from the student (SFT: the answers to learn from); the verifier has each of
     them as soon as it is finished."""
     tokenizer = parts.contract.tokenizer
     if parts.config.method == "sft":
-        rollouts = iter(given_answers(requests, sft_answers(tokenizer, [r.prompt for r in requests])))
+        rollouts = _answers(parts, requests, record.step)
     else:
         weights = jax.block_until_ready(parts.sampler.lay_out(params))
         record.lap("lay_out")
         rollouts = parts.sampler(weights, requests, _key(parts.config, TRAIN, record.step), parts.config.rollout.rule)
+    most = parts.config.log.rewards if parts.config.method != "grpo" else 0
+    wanted = {(r.prompt.prompt.prompt_id, r.sample_id) for r in requests[: most or len(requests)]}  # the stream is shuffled
     finished: dict[tuple[str, int], tuple[Rollout, str]] = {}
     verdicts: list[concurrent.futures.Future] = []
     for part in batched(rollouts, max(1, parts.sampler.slots // 4)):
         texts = [tokenizer.decode(r.tokens) for r in part]
-        verdicts.append(parts.background.submit(_verify, parts.verify, parts.config, part, texts))
+        verdicts.append(parts.background.submit(_verify, parts.verify, parts.config, part, texts, wanted))
         finished |= {rollout_name(r): (r, text) for r, text in zip(part, texts, strict=True)}
     record.rollouts = order([r for r, _ in finished.values()])
     record.drawn = parts.sampler.stats
     record.texts = [finished[rollout_name(r)][1] for r in record.rollouts]
-    names = list(finished)
 
-    def in_order() -> list[Verdict]:  # runs after the others: the background has one thread
-        known = dict(zip(names, (v for part in verdicts for v in part.result()), strict=True))
-        return [known[rollout_name(r)] for r in record.rollouts]
+    def in_order() -> list[Verdict | None]:  # runs after the others: the background has one thread
+        known = {name: verdict for part in verdicts for name, verdict in part.result().items()}
+        return [known.get(rollout_name(r)) for r in record.rollouts]
 
     record.verdicts = parts.background.submit(in_order)
 
 
-def _verify(verify: Verifier, config: Config, rollouts: Sequence[Rollout], texts: Sequence[str]) -> list[Verdict]:
-    prompts = [r.request.prompt.prompt for r in rollouts]
-    return verify([(config.domains[p.domain].reward, t, p.ground_truth) for p, t in zip(prompts, texts, strict=True)])
+def _answers(parts: Parts, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
+    """What SFT learns from: samples of the domain's teacher, or the answers in the data set where there is no teacher."""
+    for name in parts.config.domains:
+        mine = [r for r in requests if r.prompt.prompt.domain == name]
+        if mine and name in parts.teachers:
+            model, params = parts.teachers[name]
+            engine = parts.engine(model)
+            yield from engine(engine.lay_out(params), mine, _key(parts.config, TRAIN, step), parts.config.rollout.rule)
+        else:
+            yield from given_answers(mine, sft_answers(parts.contract.tokenizer, [r.prompt for r in mine]))
+
+
+def _verify(
+    verify: Verifier, config: Config, rollouts: Sequence[Rollout], texts: Sequence[str], wanted: set[tuple[str, int]]
+) -> dict[tuple[str, int], Verdict]:
+    """Verdicts by name, for those rollouts that are wanted."""
+    pairs = [(r, text) for r, text in zip(rollouts, texts, strict=True) if rollout_name(r) in wanted]
+    prompts = [r.request.prompt.prompt for r, _ in pairs]
+    verdicts = verify(
+        [(config.domains[p.domain].reward, text, p.ground_truth) for p, (_, text) in zip(prompts, pairs, strict=True)]
+    )
+    return {rollout_name(r): verdict for (r, _), verdict in zip(pairs, verdicts, strict=True)}
 
 
 def _evaluate_missing(

@@ -39,10 +39,14 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as token ids: `tokens` int32 [T], chat template applied, generation prompt included, no padding."""
+    """A prompt as token ids: `tokens` int32 [T], chat template applied, generation prompt included, no padding.
+
+    `teacher_tokens`: the prompt that the teacher reads in its place, where it is shown more than the student; else None.
+    """
 
     prompt: Prompt
     tokens: np.ndarray
+    teacher_tokens: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

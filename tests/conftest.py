@@ -3,6 +3,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -25,3 +26,16 @@ def run_on_fake_devices():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared_compilations(tmp_path_factory):
+    """What tests that ask for this compile, here or in processes that they start, is kept on disk for the next."""
+    folder = str(tmp_path_factory.getbasetemp() / "compiled")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    del os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]

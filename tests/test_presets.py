@@ -1,39 +1,132 @@
-"""Every preset is a config that converts, and the command line says what is wrong with one in a line."""
+"""Every preset starts: the embedded ones run a few steps, the full-size ones are traced with abstract weights; and the command
+line says in one line what is wrong with one."""
 
+import functools
 from pathlib import Path
 import runpy
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from gopd_jax import train
 from gopd_jax.config import from_config_dict
+from gopd_jax.learner.learner import Learner
+from gopd_jax.models import ModelConfig, abstract_params
+from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.types import PackedBatch
 
 ROOT = Path(__file__).parents[1]
-PRESETS = [
-    ("configs/math.py", "tiny"),
-    ("configs/math.py", "qwen3_4b"),
-    ("configs/math.py", "qwen3_1_7b"),
-    ("configs/multi_teacher.py", "tiny"),
-    ("configs/multi_teacher.py", "qwen3_4b"),
-]
+TINY = {
+    "math": ["tiny"],
+    "code": ["tiny"],
+    "multi_teacher": ["tiny"],
+    "strong_to_weak": ["tiny"],
+    "reward_correction": ["tiny"],
+    "grpo": ["tiny", "tiny_code"],
+    "sft": ["tiny", "tiny_math"],
+    "self_distillation": ["tiny"],
+}
+FULL = {
+    "math": ["qwen3_4b", "qwen3_1_7b"],
+    "code": ["qwen3_4b"],
+    "multi_teacher": ["qwen3_4b"],
+    "strong_to_weak": ["qwen3_1_7b", "qwen3_4b"],
+    "reward_correction": ["qwen3_1_7b", "qwen3_1_7b_code"],
+    "grpo": ["qwen3_4b_math", "qwen3_4b_code"],
+    "sft": ["qwen3_4b"],
+    "self_distillation": ["qwen3_4b"],
+}
+TINY_PAIRS = [(f, p) for f, presets in TINY.items() for p in presets]
+FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]
+QUICK = {
+    "steps": 3,
+    "rollout.prompts_per_step": 8,
+    "rollout.slots": 8,
+    "learner.rows_per_micro_batch": 8,
+    "learner.warmup_steps": 0,
+    "eval.prompts": 8,
+    "eval.samples": 1,
+    "eval.every": 0,
+}
+QWEN3_4B = ModelConfig("qwen3", 151936, 36, 2560, 32, 8, 128, 9728, max_positions=40960)
+MODELS = {
+    "Qwen/Qwen3-4B": QWEN3_4B,
+    "Qwen/Qwen3-1.7B": ModelConfig("qwen3", 151936, 28, 2048, 16, 8, 128, 6144, max_positions=40960),
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": ModelConfig(
+        "qwen3_moe", 151936, 48, 2048, 32, 4, 128, 6144, rope_theta=1e7, tied_embeddings=False, max_positions=262144,
+        experts=128, experts_per_token=8, moe_mlp_width=768,
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("path, preset", PRESETS)
-def test_presets_convert(path, preset):
-    config = from_config_dict(runpy.run_path(str(ROOT / path))["get_config"](preset))
-    assert config.method == "gopd" and config.learner.reward_scale == 1.25
-    if preset != "tiny":  # the paper's values
-        assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, config.steps) == (1024, 1, 50)
-        assert (config.data.max_prompt_tokens, config.rollout.max_response_tokens) == (2048, 16384)
-        assert (config.learner.learning_rate, config.learner.schedule, config.learner.warmup_steps) == (1e-5, "constant", 0)
-        assert not config.data.enable_thinking and not config.reference
+def preset(file, name):
+    return runpy.run_path(str(ROOT / f"configs/{file}.py"))["get_config"](name)
 
 
-@pytest.mark.parametrize("path", ["configs/math.py", "configs/multi_teacher.py"])
-def test_unknown_preset_names_the_choices(path):
-    with pytest.raises(ValueError, match="qwen3_4b"):
-        runpy.run_path(str(ROOT / path))["get_config"]("qwen4")
+def test_every_preset_is_listed():
+    files = {p.stem for p in (ROOT / "configs").glob("*.py")}
+    assert files == set(TINY) == set(FULL)
+    for file in files:
+        with pytest.raises(ValueError, match="no such preset") as error:
+            preset(file, "none")
+        named = set(str(error.value).split("[")[1].rstrip("]").replace("'", "").split(", "))
+        assert named == {*TINY[file], *FULL[file]}
+
+
+@pytest.mark.parametrize("file, name", TINY_PAIRS)
+def test_tiny_presets_run(file, name, tmp_path, shared_compilations):
+    config = preset(file, name)
+    config.update_from_flattened_dict(QUICK)
+    result = train.run(from_config_dict(config), str(tmp_path / "run"))
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+    for domain in result["domains"].values():
+        assert ("teacher" in domain["rows"]) == (file != "grpo")
+
+
+@pytest.mark.parametrize("file, name", FULL_PAIRS)
+def test_full_size_presets_have_the_papers_values_and_trace(file, name):
+    config = from_config_dict(preset(file, name))
+    tokens, learner = config.rollout.max_response_tokens, config.learner
+    assert (config.data.max_prompt_tokens, tokens) == (2048, 8192 if name.endswith("4b_code") else 16384)
+    if file == "grpo":
+        assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, learner.learning_rate) == (128, 8, 1e-6)
+        assert config.steps == (500 if name.endswith("math") else 300)
+    else:
+        assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, learner.learning_rate) == (1024, 1, 1e-5)
+        assert config.steps == (100 if file in ("strong_to_weak", "reward_correction") else 50)
+        assert learner.reward_scale == (1.0 if file == "self_distillation" else 1.25)
+    assert (learner.b1, learner.b2, learner.weight_decay, learner.clip_norm) == (0.9, 0.999, 0.01, 1.0)
+    assert (config.rollout.temperature, config.rollout.top_p, config.data.enable_thinking) == (1.0, 1.0, False)
+    assert learner.schedule == "constant" and learner.warmup_steps == (2 if file == "sft" else 0)
+    trace(config)
+
+
+def trace(config):
+    """Traces the train step and every scorer with abstract weights: shapes and settings fit, nothing is allocated."""
+    student = MODELS[config.student]
+    programs = Learner(config, student, make_mesh(), jnp.bfloat16)
+    shape = (programs.micro_batches, config.learner.rows_per_micro_batch, config.row_length)
+    spec = functools.partial(jax.ShapeDtypeStruct, shape)
+    plain = {f: spec(jnp.int32) for f in ("tokens", "positions", "segments", "targets")}
+    plain |= {f: spec(jnp.float32) for f in ("weights", "reward_scale", "advantages")}
+    batch = PackedBatch(used=jax.ShapeDtypeStruct((), jnp.int32), domains=jax.ShapeDtypeStruct(shape[:2], jnp.int32), **plain)
+    scored = {} if config.method == "sft" else {"behaviour_logprobs": spec(jnp.float32)}
+    if config.method == "gopd":
+        scored |= {"teacher_logprobs": spec(jnp.float32), "reference_logprobs": spec(jnp.float32)}
+    state, metrics, logprobs = jax.eval_shape(programs._step, programs.abstract_state(), batch.replace(**scored))
+    assert logprobs.shape == shape and np.isdtype(logprobs.dtype, "real floating") and metrics["loss"].shape == ()
+    assert jax.tree.structure(state.params) == jax.tree.structure(abstract_params(student))
+    frozen = {d.teacher for d in config.domains.values() if d.teacher} if config.method == "gopd" else set()
+    if config.method == "gopd" and config.learner.reward_scale != 1:
+        frozen.add(config.reference or config.student)
+    for path in frozen:
+        model = MODELS.get(path, QWEN3_4B)  # a folder that only the user has: Qwen3-4B after GRPO
+        params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), abstract_params(model))
+        assert jax.eval_shape(programs._scorer(model), params, batch, np.ones(shape[0], bool)).shape == shape
 
 
 @pytest.mark.parametrize(

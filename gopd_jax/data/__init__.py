@@ -11,6 +11,7 @@ Knows nothing of models, teachers or rewards; TFDS and grain do the storing and 
 
 from gopd_jax.data.datasets import DataSource, prepare
 from gopd_jax.data.prompts import EncodedPrompts, FilterReport, PromptStream, encode_all
+from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "EncodedPrompts",
     "FilterReport",
     "PromptStream",
+    "add_teacher_context",
     "check_same_vocabulary",
     "encode_all",
     "prepare",

@@ -76,7 +76,7 @@ class ChatTokenizer:
     def encode_prompts(self, batch: Sequence[Messages], suffix: str = "") -> list[np.ndarray]:
         """`encode_prompt` of many chats: the tokenizer works on them in parallel."""
         encoded = self.tokenizer.apply_chat_template(
-            [_with_suffix(messages, suffix) for messages in batch],
+            [add_to_last_user_message(messages, suffix) for messages in batch],
             add_generation_prompt=True,
             enable_thinking=self.enable_thinking,
             tokenize=True,
@@ -116,7 +116,7 @@ def check_same_vocabulary(named: dict[str, ChatTokenizer]) -> None:
         )
 
 
-def _with_suffix(messages: Messages, suffix: str) -> list[dict[str, str]]:
+def add_to_last_user_message(messages: Messages, suffix: str) -> list[dict[str, str]]:
     messages = list(messages)
     if suffix:
         last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)

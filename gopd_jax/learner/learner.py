@@ -15,7 +15,7 @@ import numpy as np
 
 from gopd_jax.config import Config
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
-from gopd_jax.learner.packing import Place, Sequence, micro_batches_needed, pack
+from gopd_jax.learner.packing import Place, Sequence, as_teachers_read, gather_index, micro_batches_needed, pack
 from gopd_jax.learner.step import Clipping, score, train_step
 from gopd_jax.models import Decoder, ModelConfig, abstract_params, logical_axes
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, shardings
@@ -31,6 +31,7 @@ class Packed:
     filled: float
     used: int  # micro-batches that hold something
     domain_M: np.ndarray  # int32 [M], domain of each micro-batch
+    teachers: "tuple[Packed, jax.Array] | None" = None  # the batch as teachers with context read it, and `gather_index`
 
 
 class Learner:
@@ -79,6 +80,7 @@ class Learner:
 
         self._scorer = scorer
         self._add = jax.jit(jnp.add)
+        self._regather = jax.jit(_regather, out_shardings=self._rows)
 
     def start(self, params: Any) -> TrainState:
         """Step 0 of these parameters (donated), optimizer state sharded like them."""
@@ -95,15 +97,22 @@ class Learner:
         )
 
     def pack(self, sequences: Seq[Sequence]) -> Packed:
-        """Packs the sequences of one update and puts them on the mesh."""
+        """Packs the sequences of one update and puts them on the mesh, twice where teachers read another prompt."""
+        packed = self._pack(sequences)
+        if not (read := as_teachers_read(sequences)):
+            return packed
+        teachers = self._pack(read)
+        index = gather_index(sequences, packed.places, teachers.places, packed.batch.tokens.shape)
+        return dataclasses.replace(packed, teachers=(teachers, self._put(index)))
+
+    def _put(self, x: Any) -> jax.Array:
+        sharding = self._rows if np.ndim(x) else replicated(self.mesh)
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index])
+
+    def _pack(self, sequences: Seq[Sequence]) -> Packed:
         c = self.config
         batch, places, filled = pack(sequences, self.micro_batches, c.learner.rows_per_micro_batch, c.row_length)
-
-        def put(x):
-            sharding = self._rows if np.ndim(x) else replicated(self.mesh)
-            return jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index])
-
-        return Packed(jax.tree.map(put, batch), places, filled, int(batch.used), batch.domains[:, 0])
+        return Packed(jax.tree.map(self._put, batch), places, filled, int(batch.used), batch.domains[:, 0])
 
     def score(
         self,
@@ -121,21 +130,26 @@ class Learner:
         """
         batch = packed.batch
         filled = np.arange(self.micro_batches) < packed.used
-        domain_M = packed.domain_M
         if teachers:
-            parts = [
-                self._score(*teachers[name], batch, filled & (domain_M == d))
-                for d, name in enumerate(self.domains)
-                if np.any(filled & (domain_M == d))
-            ]
-            total = functools.reduce(self._add, parts) if parts else self._score(*teachers[self.domains[0]], batch, filled)
+            shown_more = {name for name in teachers if self.config.domains[name].teacher_context}
+            total = self._by_domain({n: t for n, t in teachers.items() if n not in shown_more}, packed)
+            if packed.teachers is not None:
+                read, index = packed.teachers
+                total = self._regather(total, self._by_domain({n: teachers[n] for n in shown_more}, read), index)
             batch = batch.replace(teacher_logprobs=total)
         if reference is not None:
             counts = np.array([self.config.reward_scale(name) != 1 for name in self.domains])
-            batch = batch.replace(reference_logprobs=self._score(*reference, batch, filled & counts[domain_M]))
+            batch = batch.replace(reference_logprobs=self._score(*reference, batch, filled & counts[packed.domain_M]))
         if old is not None:
             batch = batch.replace(old_logprobs=self._score(self._student, old, batch, filled))
         return batch
+
+    def _by_domain(self, teachers: dict[str, tuple[ModelConfig, Any]], packed: Packed) -> jax.Array:
+        """Each domain's micro-batches scored by its own teacher; zeros where there is none."""
+        filled = np.arange(self.micro_batches) < packed.used
+        active = {name: filled & (packed.domain_M == self.domains.index(name)) for name in teachers}
+        parts = [self._score(*teachers[name], packed.batch, rows) for name, rows in active.items() if np.any(rows)]
+        return functools.reduce(self._add, parts or [self._put(np.zeros(packed.batch.tokens.shape, np.float32))])
 
     def _score(self, model: ModelConfig, params: Any, batch: PackedBatch, active_M: np.ndarray) -> jax.Array:
         plain = batch.replace(behaviour_logprobs=None, teacher_logprobs=None, reference_logprobs=None, old_logprobs=None)
@@ -146,3 +160,8 @@ class Learner:
         """One optimizer update; `state` is donated. See `step.train_step`."""
         with jax.set_mesh(self.mesh):
             return self._step(state, batch)
+
+
+def _regather(ours: jax.Array, theirs: jax.Array, index: jax.Array) -> jax.Array:
+    """`theirs` at the flat `index` where it is not -1, else `ours`; all [M, R, S]."""
+    return jnp.where(index < 0, ours, jnp.take(theirs.reshape(-1), jnp.maximum(index, 0)))

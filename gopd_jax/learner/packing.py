@@ -18,6 +18,7 @@ class Sequence:
     domain: index of its domain. weight: loss weight of each response token. reward_scale: lambda of its teacher.
     advantage: from outside, one number for all tokens. behaviour_logprobs: float32 [T], or None.
     name: total order among sequences, so that packing does not depend on the order of arrival.
+    teacher_prompt: what the teacher reads in place of the prompt, or None.
     """
 
     name: tuple
@@ -28,6 +29,7 @@ class Sequence:
     reward_scale: float = 1.0
     advantage: float = 0.0
     behaviour_logprobs: np.ndarray | None = None
+    teacher_prompt: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -117,3 +119,27 @@ def pack(
     batch = PackedBatch(used=np.int32(used), domains=domains.reshape(micro_batches, rows), **arrays)
     filled = sum(map(len, sequences)) / max(1, used * rows * row_length)
     return batch, places, filled
+
+
+def as_teachers_read(sequences: Seq[Sequence]) -> list[Sequence]:
+    """The sequences that have a prompt of their own for the teacher, with that prompt."""
+    return [dataclasses.replace(s, prompt=s.teacher_prompt) for s in sequences if s.teacher_prompt is not None]
+
+
+def gather_index(
+    sequences: Seq[Sequence], places: dict[tuple, Place], teacher_places: dict[tuple, Place], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Where, in a batch packed for the teacher, each token of the student's batch was predicted.
+
+    Returns:
+        int32 [M, R, S]: a flat index into the teacher's [M, R, S], -1 where the teacher's batch has no such token.
+    """
+    index = np.full(shape, -1, np.int32)
+    for s in sequences:
+        if s.teacher_prompt is None:
+            continue
+        ours, theirs = places[s.name], teacher_places[s.name]
+        begin, begin_there = ours.start + len(s.prompt) - 1, theirs.start + len(s.teacher_prompt) - 1
+        first = np.ravel_multi_index((theirs.micro, theirs.row, begin_there), shape)
+        index[ours.micro, ours.row, begin : begin + len(s.response)] = first + np.arange(len(s.response))
+    return index

@@ -73,4 +73,5 @@ def _sequence(rollout: Rollout, weight: float, advantage: float, config: Config,
         reward_scale=config.reward_scale(prompt.prompt.domain),
         advantage=float(advantage),
         behaviour_logprobs=None if config.method == "sft" else rollout.behaviour_logprobs,
+        teacher_prompt=prompt.teacher_tokens if config.method == "gopd" else None,
     )

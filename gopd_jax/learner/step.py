@@ -123,11 +123,7 @@ def train_step(
     shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))[1][0]
     start = (
         (jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)),
-        Diagnostics(
-            jax.tree.map(lambda s: jnp.zeros(s.shape), shapes.sums),
-            jax.tree.map(lambda s: jnp.full(s.shape, -jnp.inf), shapes.largest),
-            jax.tree.map(lambda s: jnp.full(s.shape, jnp.inf), shapes.smallest),
-        ),
+        shapes.emptied(),
     )
     ((loss, grads), diagnostics), logprobs = jax.lax.scan(body, start, (micros.used, micros))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -5,17 +5,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Bin b of the positions in a response holds 2**b to 2**(b + 1) - 1 (bin 0: 0 and 1), the last one everything from there on:
+# the signal fades with depth over powers of the length, and 16 bins reach 32,768.
+POSITION_BINS = 16
+
 
 @struct.dataclass
 class Diagnostics:
     """Partial reductions over tokens that are trained on, one slot for each domain: every value is [domains].
 
-    `sums` are divided by sums["tokens"] at the end; `largest` and `smallest` are maxima and minima.
+    `sums` are divided by sums["tokens"] at the end; `largest` and `smallest` are maxima and minima. `by_position` holds sums
+    for each bin of positions in the response, [domains, POSITION_BINS], divided by its own "tokens".
     """
 
     sums: dict[str, jax.Array]
     largest: dict[str, jax.Array]
     smallest: dict[str, jax.Array]
+    by_position: dict[str, jax.Array]
+
+    def emptied(self) -> "Diagnostics":
+        """Of no token at all: what reductions of this structure (arrays or shapes) begin with."""
+
+        def filled(tree, value):
+            return jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), tree)
+
+        zeros, lowest, highest = filled(self.sums, 0.0), filled(self.largest, -jnp.inf), filled(self.smallest, jnp.inf)
+        return Diagnostics(zeros, lowest, highest, filled(self.by_position, 0.0))
 
     def merge(self, other: "Diagnostics") -> "Diagnostics":
         """Joins the reductions of two micro-batches."""
@@ -23,12 +38,17 @@ class Diagnostics:
             jax.tree.map(jnp.add, self.sums, other.sums),
             jax.tree.map(jnp.maximum, self.largest, other.largest),
             jax.tree.map(jnp.minimum, self.smallest, other.smallest),
+            jax.tree.map(jnp.add, self.by_position, other.by_position),
         )
 
-    def finish(self, domains: list[str]) -> dict[str, float]:
-        """Plain numbers on the host: `name` over all domains and, with several domains, `name/domain` for each."""
-        sums, largest, smallest = jax.tree.map(np.asarray, (self.sums, self.largest, self.smallest))
-        out: dict[str, float] = {}
+    def finish(self, domains: list[str]) -> dict[str, float | list[float]]:
+        """Plain numbers on the host: `name` over all domains and, with several domains, `name/domain` for each.
+
+        `tokens_by_position` and `NAME_by_position`, the means, are lists: one number for each bin up to the last that holds a
+        token (an empty bin before it has mean 0).
+        """
+        sums, largest, smallest, bins = jax.tree.map(np.asarray, (self.sums, self.largest, self.smallest, self.by_position))
+        out: dict[str, float | list[float]] = {}
         slices = [("", slice(None))] + [(f"/{d}", slice(i, i + 1)) for i, d in enumerate(domains) if len(domains) > 1]
         for suffix, part in slices:
             tokens = sums["tokens"][part].sum()
@@ -38,7 +58,23 @@ class Diagnostics:
             out |= {f"{k}{suffix}": float(v[part].sum() / tokens) for k, v in sums.items() if k != "tokens"}
             out |= {f"{k}{suffix}": float(v[part].max()) for k, v in largest.items()}
             out |= {f"{k}{suffix}": float(v[part].min()) for k, v in smallest.items()}
+            counts = bins["tokens"][part].sum(0)
+            counts = counts[: np.flatnonzero(counts)[-1] + 1]
+            for k, v in bins.items():
+                values = v[part].sum(0)[: len(counts)] / (1 if k == "tokens" else np.maximum(counts, 1))
+                out[f"{k}_by_position{suffix}"] = values.tolist()
         return out
+
+
+def response_positions(trained_RS: jax.Array) -> jax.Array:
+    """Position of each trained token within its response, from 0: how many trained tokens stand right before it.
+
+    A response is trained on as a whole or not at all, and what follows its last token is not (there is nothing to predict), so
+    a run of trained tokens is one response. Elsewhere the number means nothing.
+    """
+    index = jnp.arange(trained_RS.shape[1], dtype=jnp.int32)
+    before = jax.lax.cummax(jnp.where(trained_RS, -1, index), axis=1)  # the last token that is not trained on
+    return index - before - 1
 
 
 def token_diagnostics(
@@ -63,7 +99,7 @@ def token_diagnostics(
     reverse_kl_teacher = mean(log student - log teacher) and kl_reference = mean(log student - log reference) are the sampled
     estimates, in nats per token; kl_reference counts as 0 where lambda = 1: the reference was not run there. sampler_gap =
     mean |log student - log behaviour|, both of the distribution drawn from: the student as the learner computes it
-    (`sampler_logprobs`) against the student in the sampler.
+    (`sampler_logprobs`) against the student in the sampler. Advantages and reverse_kl_teacher also by `response_positions`.
     """
     per_token = {
         "tokens": jnp.ones_like(logprobs),
@@ -91,8 +127,17 @@ def token_diagnostics(
     def reduce(x_RS, reduction, empty):
         return reduction(jnp.where(keep, x_RS[:, None, :], empty), axis=(0, 2))
 
+    bins_RS = jnp.minimum(31 - jax.lax.clz(response_positions(trained_RS) | 1), POSITION_BINS - 1)  # floor(log2), exactly
+    in_bin = trained_RS[:, None, :] & (bins_RS[:, None, :] == jnp.arange(POSITION_BINS)[:, None])  # [R, bins, S]
+
+    def reduce_bins(x_RS):
+        of_rows = jnp.sum(jnp.where(in_bin, x_RS[:, None, :], 0.0), axis=2)
+        return jnp.sum(jnp.where((in_domain_RD > 0)[:, :, None], of_rows[:, None, :], 0.0), axis=0)
+
+    binned = ("tokens", "advantage_mean", "advantage_abs", "reverse_kl_teacher")
     return Diagnostics(
         {k: reduce(v, jnp.sum, 0.0) for k, v in per_token.items()},
         {f"{k}_max": reduce(v, jnp.max, -jnp.inf) for k, v in extreme.items()},
         {f"{k}_min": reduce(v, jnp.min, jnp.inf) for k, v in extreme.items()},
+        {k: reduce_bins(per_token[k]) for k in binned if k in per_token},
     )

@@ -90,11 +90,13 @@ class RunLog:
             self._samples = JsonLines(folder / "samples.jsonl", last_step)
             self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
+    def metrics(self, step: int, values: dict[str, float | list[float]]) -> None:
+        """Writes the metrics of a step; lists (numbers by position) go to metrics.jsonl alone."""
         if self._on:
             self._metrics.write({"step": step} | values)
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                if not isinstance(value, list):
+                    self._board.add_scalar(name, value, step)
 
     def sample(self, step: int, record: dict[str, Any]) -> None:
         if self._on:

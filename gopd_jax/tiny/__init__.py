@@ -10,7 +10,7 @@ MODELS = pathlib.Path(__file__).resolve().parent / "models"
 
 
 def model(name: str) -> str:
-    """The folder of an embedded model: base, math_teacher or code_teacher."""
+    """The folder of an embedded model; `make.py` says what they are."""
     names = sorted(p.name for p in MODELS.glob("*")) if MODELS.exists() else []
     if name not in names:
         raise ValueError(f"embedded model {name!r}: wanted one of {names}; `python -m gopd_jax.tiny.make` makes them")

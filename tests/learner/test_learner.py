@@ -1,5 +1,7 @@
 """The learner on a mesh: one compile, each teacher on its own rows, skipped references, and 8 devices that do what one does."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from model_cases import random_params
@@ -40,6 +42,31 @@ def test_each_model_scores_its_own_rows_alone(learner):
         np.testing.assert_allclose(old[s.name], expected[0][s.name], atol=2e-5)
         np.testing.assert_allclose(reference[s.name], expected[3][s.name] * s.domain, atol=2e-5)  # exact 0 for "code"
     assert not np.any(np.asarray(batch.reference_logprobs)[packed.domain_M == 0])
+
+
+def test_a_teacher_with_context_scores_the_response_after_its_own_prompt():
+    """Domain 0 has a plain teacher, domain 1 one that reads another, longer prompt; the student's tokens stay where they are."""
+    plain = make_config(("code", "math"), max_teacher_prompt_tokens=14)
+    context = dataclasses.replace(plain.domains["math"], teacher_context="{ground_truth}")
+    config = dataclasses.replace(plain, domains=plain.domains | {"math": context})
+    learner = Learner(config, TINY, make_mesh(devices=jax.devices()[:1]), jnp.float32)
+    rng = np.random.default_rng(5)
+    longer = [rng.integers(1, TINY.vocab_size, int(rng.integers(8, 15)), dtype=np.int32) for _ in range(8)]
+    sequences = [
+        dataclasses.replace(s, teacher_prompt=longer[i] if s.domain else None) for i, s in enumerate(make_sequences(8, 2))
+    ]
+    params = [random_params(TINY, i) for i in range(3)]
+    packed = learner.pack(sequences)
+    batch = learner.score(packed, {"code": (TINY, params[1]), "math": (TINY, params[2])}, (TINY, params[0]), None)
+    found = _by_name(packed, batch.teacher_logprobs, sequences)
+    read = [s if s.teacher_prompt is None else dataclasses.replace(s, prompt=s.teacher_prompt) for s in sequences]
+    expected = [naive(p, read, {s.name: 0.0 for s in read}, width=32)[1] for p in params]
+    for s in sequences:
+        np.testing.assert_allclose(found[s.name], expected[1 + s.domain][s.name], atol=2e-5)
+    outside = np.ones(packed.batch.tokens.shape, bool)
+    for s in sequences:
+        outside[spot(packed.places, s)] = False
+    assert not np.any(np.asarray(batch.teacher_logprobs)[(packed.domain_M == 1)][outside[packed.domain_M == 1]])
 
 
 def test_the_other_teacher_and_a_skipped_reference_may_be_anything(learner):

@@ -83,4 +83,4 @@ def test_tokenizer_larger_than_the_model(tmp_path, base_copy):
 
 
 def test_sft_needs_answers(tmp_path):
-    refused(small(method="sft"), tmp_path / "run", 'no text in "response"')
+    refused(small(method="sft", **{"domains.math.teacher": ""}), tmp_path / "run", 'no text in "response"')

@@ -1,0 +1,37 @@
+r"""On-policy self-distillation: the teacher is the student's own start, shown what the student is not.
+
+`teacher_context` is added to the last user message of the teacher's prompt alone; its fields in braces come from the row. The
+student's tokens are scored after either prompt; the teacher stays the frozen start (one that follows the student collapses).
+
+tiny (default): the embedded base, shown the answer. It was never taught to read a hint: this shows the mechanism, not a gain.
+        python -m gopd_jax.train --config=configs/self_distillation.py
+    Hardware: 2 CPU cores. Time: 2 minutes.
+
+qwen3_4b: Qwen3-4B, shown the reference solution of DeepMath's own format (field r1_solution_1), lambda = 1. Not in the paper.
+        python -m gopd_jax.train --config=configs/self_distillation.py:qwen3_4b --workdir=gs://BUCKET/self
+    Expected: no number of ours. Others saw gains on shared rules and losses on AIME.
+"""
+
+from gopd_jax import tiny
+from gopd_jax.presets import choose, embedded, paper
+
+
+def get_config(preset: str = "tiny"):
+    return choose("self_distillation", preset, {"tiny": _tiny, "qwen3_4b": _paper})
+
+
+def _tiny():
+    config = embedded({"math": ""})
+    config.domains.math.teacher = tiny.model("base")
+    config.domains.math.teacher_context = "={ground_truth}"
+    config.data.max_teacher_prompt_tokens = 17
+    config.learner.reward_scale = 1.0
+    return config
+
+
+def _paper():
+    config = paper("Qwen/Qwen3-4B", {"math": "Qwen/Qwen3-4B"})
+    config.domains.math.teacher_context = "\nFor your eyes only, a solution:\n{r1_solution_1}\nNow solve it in your own words."
+    config.data.max_teacher_prompt_tokens = 2048 + 16384
+    config.learner.reward_scale = 1.0
+    return config
