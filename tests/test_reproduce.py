@@ -1,4 +1,4 @@
-"""The experiments of the paper: every arm is a run that can be made, scores become intervals and verdicts, a stop loses nothing."""
+"""The paper's experiments: every arm is a run that can be made, scores become intervals and verdicts, a stop loses nothing."""
 
 import json
 

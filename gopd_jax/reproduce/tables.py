@@ -190,8 +190,8 @@ def markdown(results: dict[str, Any], drawn: Sequence[str]) -> str:
         f"{made['seconds_of_all_arms'] / 60:.0f} core-minutes of arms.",
         f"Each arm: {size['steps']} steps of {size['samples_per_step']} samples a domain; scored on held-out prompts, "
         f"{size['math'][0]:,} x {size['math'][1]} samples of math, {size['code'][0]:,} x {size['code'][1]} of code.",
-        f"% right, mean ± 95% interval over {results['seeds']} seeds (Student's t). The paper's columns are its benchmark averages",
-        "with models of billions of parameters, one seed: compare signs and order, not sizes.",
+        f"% right, mean ± 95% interval over {results['seeds']} seeds (Student's t). The paper's columns are its benchmark",
+        "averages, models of billions of parameters, one seed: compare signs and order, not sizes.",
     ]
     for table, (title, _) in TABLES.items():
         if table in results["groups"]:

@@ -45,7 +45,7 @@ def test_each_model_scores_its_own_rows_alone(learner):
 
 
 def test_a_teacher_with_context_scores_the_response_after_its_own_prompt():
-    """Domain 0 has a plain teacher, domain 1 one that reads another, longer prompt; the student's tokens stay where they are."""
+    """Domain 0 has a plain teacher, domain 1 one that reads a longer prompt; the student's tokens stay where they are."""
     plain = make_config(("code", "math"), max_teacher_prompt_tokens=14)
     context = dataclasses.replace(plain.domains["math"], teacher_context="{ground_truth}")
     config = dataclasses.replace(plain, domains=plain.domains | {"math": context})
