@@ -35,6 +35,12 @@ CASES = {
     "llama_tied_llama3_rope": dataclasses.replace(
         _llama, tied_embeddings=True, kv_heads=4, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 64)
     ),
+    "qwen3_moe_untied": dataclasses.replace(
+        _base, family="qwen3_moe", tied_embeddings=False, experts=6, experts_per_token=3, moe_mlp_width=24
+    ),
+    "qwen3_moe_one_expert": dataclasses.replace(
+        _base, family="qwen3_moe", layers=3, experts=4, experts_per_token=1, moe_mlp_width=40, norm_topk_prob=False
+    ),
 }
 
 

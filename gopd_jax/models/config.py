@@ -6,7 +6,12 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 import transformers
 
-FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+FAMILIES = {
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+}
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -27,7 +32,11 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a dense decoder; letters are those of the shape legend in `gopd_jax.types`."""
+    """Architecture of a decoder; letters are those of the shape legend in `gopd_jax.types`.
+
+    experts: of each layer, 0 where the MLP is dense; a token goes to `experts_per_token` of them, each `moe_mlp_width` wide,
+    weighted by the router's probabilities, which are made to sum to 1 if `norm_topk_prob`.
+    """
 
     family: str
     vocab_size: int  # V
@@ -42,10 +51,14 @@ class ModelConfig:
     rope_scaling: RopeScaling = RopeScaling()
     tied_embeddings: bool = True
     max_positions: int = 32768
+    experts: int = 0  # E
+    experts_per_token: int = 0
+    moe_mlp_width: int = 0  # F of an expert
+    norm_topk_prob: bool = True
 
     @property
     def qk_norm(self) -> bool:
-        return self.family == "qwen3"
+        return self.family in ("qwen3", "qwen3_moe")
 
     @property
     def qkv_bias(self) -> bool:
@@ -58,7 +71,10 @@ class ModelConfig:
             attention += self.head_size * (self.heads + 2 * self.kv_heads)
         if self.qk_norm:
             attention += 2 * self.head_size
-        layer = attention + 3 * self.width * self.mlp_width + 2 * self.width
+        mlp = 3 * self.width * self.mlp_width
+        if self.experts:
+            mlp = self.experts * (3 * self.width * self.moe_mlp_width + self.width)
+        layer = attention + mlp + 2 * self.width
         return self.layers * layer + self.width + self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
 
 
@@ -106,6 +122,7 @@ def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelCo
         rope_scaling=_rope_scaling(rope, path),
         tied_embeddings=bool(raw.tie_word_embeddings),
         max_positions=raw.max_position_embeddings,
+        **_experts(raw, path),
     )
 
 
@@ -119,6 +136,14 @@ def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
         rope["low_freq_factor"] = config.rope_scaling.low_freq_factor
         rope["high_freq_factor"] = config.rope_scaling.high_freq_factor
         rope["original_max_position_embeddings"] = config.rope_scaling.original_length
+    experts = {}
+    if config.experts:
+        experts = {
+            "num_experts": config.experts,
+            "num_experts_per_tok": config.experts_per_token,
+            "moe_intermediate_size": config.moe_mlp_width,
+            "norm_topk_prob": config.norm_topk_prob,
+        }
     return transformers.AutoConfig.for_model(
         config.family,
         architectures=[FAMILIES[config.family]],
@@ -133,6 +158,7 @@ def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
         rope_parameters=rope,
         tie_word_embeddings=config.tied_embeddings,
         max_position_embeddings=config.max_positions,
+        **experts,
         **extra,
     )
 
@@ -155,6 +181,27 @@ def _rope_scaling(rope: dict[str, Any], path: str) -> RopeScaling:
     return RopeScaling(
         kind, rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
     )
+
+
+def _experts(raw: transformers.PretrainedConfig, path: str) -> dict[str, Any]:
+    if raw.model_type != "qwen3_moe":
+        return {}
+    for field, value in {"mlp_only_layers": [], "decoder_sparse_step": 1}.items():
+        if (found := getattr(raw, field, value)) != value:
+            raise UnsupportedModel(
+                f"{path}: unsupported config field {field}={found!r}; supported: {value!r} (experts everywhere)"
+            )
+    if not 1 <= raw.num_experts_per_tok <= raw.num_experts:
+        raise UnsupportedModel(
+            f"{path}: unsupported config field num_experts_per_tok={raw.num_experts_per_tok}; supported: 1 to num_experts="
+            f"{raw.num_experts}"
+        )
+    return {
+        "experts": raw.num_experts,
+        "experts_per_token": raw.num_experts_per_tok,
+        "moe_mlp_width": raw.moe_intermediate_size,
+        "norm_topk_prob": bool(raw.norm_topk_prob),
+    }
 
 
 def _refuse_family(family: str | None, path: str) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.linear import linear
+from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
 from gopd_jax.runtime.mesh import constrain
 
@@ -94,7 +95,8 @@ class Block(nn.Module):
         eps = self.config.norm_eps
         attended, cache = Attention(self.config, name="attention")(RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache)
         x_BTD = x_BTD + attended
-        x_BTD = x_BTD + Mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD))
+        mlp = Moe if self.config.experts else Mlp
+        x_BTD = x_BTD + mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD))
         return constrain(x_BTD, ("batch", None, None)), cache
 
 

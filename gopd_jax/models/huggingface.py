@@ -69,19 +69,17 @@ def _load(row: Row, tensors: dict[str, Any], dtype: np.dtype, sharding: jax.shar
     def part(index: tuple[slice, ...]) -> np.ndarray:
         key = tuple((s.start, s.stop) for s in index)
         if key not in parts:
-            if row.layers is None:
-                parts[key] = row.read(tensors[row.name], index).astype(dtype)
-            else:
-                layers = range(row.layers)[index[0]]
-                lengths = [len(range(size)[s]) for size, s in zip(row.shape, index[1:], strict=True)]
-                stacked = np.empty((len(layers), *lengths), dtype)
-                for i, layer in enumerate(layers):
-                    stacked[i] = row.read(tensors[row.name.format(layer)], index[1:])
-                parts[key] = stacked
+            above, inside = index[: len(row.stack)], index[len(row.stack) :]
+            numbers = [range(size)[s] for size, s in zip(row.stack, above, strict=True)]
+            lengths = [len(range(size)[s]) for size, s in zip(row.shape, inside, strict=True)]
+            stacked = np.empty((*map(len, numbers), *lengths), dtype)
+            for place in np.ndindex(stacked.shape[: len(row.stack)]):
+                name = row.name.format(*(n[i] for n, i in zip(numbers, place, strict=True)))
+                stacked[place] = row.read(tensors[name], inside)
+            parts[key] = stacked
         return parts[key]
 
-    shape = row.shape if row.layers is None else (row.layers, *row.shape)
-    return jax.make_array_from_callback(shape, sharding, part)
+    return jax.make_array_from_callback((*row.stack, *row.shape), sharding, part)
 
 
 def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:

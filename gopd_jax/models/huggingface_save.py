@@ -4,6 +4,7 @@ Written beside its destination and renamed when complete, so a folder with the f
 """
 
 from collections.abc import Iterator
+import functools
 import json
 import os
 from pathlib import Path
@@ -112,6 +113,8 @@ def _write_config(folder: Path, config: ModelConfig, dtype: str, ids: dict[str, 
     written["rope_theta"] = rope.pop("rope_theta")
     written["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     written["torch_dtype"] = dtype
+    if config.experts:
+        written["num_experts"] = config.experts  # transformers 5 writes num_local_experts, which the others do not know
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     again = from_hf(transformers.AutoConfig.from_pretrained(folder), str(folder))
     assert again == config, f"config.json does not say what was meant: {again} is not {config}"
@@ -122,7 +125,7 @@ def _write_weights(folder: Path, config: ModelConfig, params: Any, dtype: str, s
     weight_map, total = {}, 0
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: row.write(_value(params, row, layer, dtype)) for name, row, layer in shard}
+        tensors = {name: row.write(_value(params, row, index, dtype)) for name, row, index in shard}
         save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers refuses a file without this
         (folder / file).chmod((folder / "config.json").stat().st_mode)  # safetensors makes files that only the owner may read
         weight_map |= dict.fromkeys(tensors, file)
@@ -133,38 +136,43 @@ def _write_weights(folder: Path, config: ModelConfig, params: Any, dtype: str, s
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _plan(config: ModelConfig, itemsize: int, shard_bytes: int) -> list[list[tuple[str, Row, int | None]]]:
+def _plan(config: ModelConfig, itemsize: int, shard_bytes: int) -> list[list[tuple[str, Row, tuple[int, ...]]]]:
     """Tensors of each file, layer after layer as Hugging Face orders them, none above `shard_bytes` unless one tensor is."""
-    shards: list[list[tuple[str, Row, int | None]]] = [[]]
+    shards: list[list[tuple[str, Row, tuple[int, ...]]]] = [[]]
     size = 0
-    for name, row, layer in _in_order(table(config)):
+    for name, row, index in _in_order(table(config)):
         nbytes = int(np.prod(row.shape)) * itemsize
         if shards[-1] and size + nbytes > shard_bytes:
             shards.append([])
             size = 0
-        shards[-1].append((name, row, layer))
+        shards[-1].append((name, row, index))
         size += nbytes
     return shards
 
 
-def _in_order(rows: list[Row]) -> Iterator[tuple[str, Row, int | None]]:
-    stacked = [row for row in rows if row.layers is not None]
-    yield from ((row.name, row, None) for row in rows if row.path == ("embedding",))
-    for layer in range(stacked[0].layers):
-        yield from ((row.name.format(layer), row, layer) for row in stacked)
-    yield from ((row.name, row, None) for row in rows if row.layers is None and row.path != ("embedding",))
+def _in_order(rows: list[Row]) -> Iterator[tuple[str, Row, tuple[int, ...]]]:
+    stacked = [row for row in rows if row.stack]
+    yield from ((row.name, row, ()) for row in rows if row.path == ("embedding",))
+    for layer in range(stacked[0].stack[0]):
+        for row in stacked:
+            for index in np.ndindex(row.stack[1:]):
+                yield row.name.format(layer, *index), row, (layer, *index)
+    yield from ((row.name, row, ()) for row in rows if not row.stack and row.path != ("embedding",))
 
 
-def _value(params: Any, row: Row, layer: int | None, dtype: str) -> np.ndarray:
-    """One layer's value on the host: sliced and cast on device, so a sharded stack is never gathered."""
+def _value(params: Any, row: Row, index: tuple[int, ...], dtype: str) -> np.ndarray:
+    """One tensor's value on the host: sliced and cast on device, so a sharded stack is never gathered."""
     leaf = params
     for key in row.path:
         leaf = leaf[key]
     if isinstance(leaf, np.ndarray):
-        return np.asarray(leaf if layer is None else leaf[layer], jnp.dtype(dtype))
-    return np.asarray(_cast(leaf, jnp.dtype(dtype)) if layer is None else _slice(leaf, layer, jnp.dtype(dtype)))
+        return np.asarray(leaf[index], jnp.dtype(dtype))
+    return np.asarray(_slice(leaf, index, jnp.dtype(dtype)))
 
 
-_cast = jax.jit(lambda p, dtype: p.astype(dtype), static_argnums=1)
-# The layer is an argument, not a constant: one program for each parameter instead of one for each layer.
-_slice = jax.jit(lambda p, i, dtype: jax.lax.dynamic_index_in_dim(p, i, keepdims=False).astype(dtype), static_argnums=2)
+# The index is an argument, not a constant: one program for each parameter instead of one for each layer.
+@functools.partial(jax.jit, static_argnums=2)
+def _slice(p: jax.Array, index: tuple[int, ...], dtype: Any) -> jax.Array:
+    for i in index:
+        p = jax.lax.dynamic_index_in_dim(p, i, keepdims=False)
+    return p.astype(dtype)

@@ -30,23 +30,23 @@ HEADS_BIAS: Groups = ((0, 1),)  # [N, H] -> [N*H]
 class Row:
     """One parameter of ours and its tensor(s).
 
-    path: keys in the parameter tree. shape: of one layer where `layers` is not None, else of the parameter.
-    name: tensor name, "{}" standing for the layer number. groups: which of our axes make up each axis of the tensor.
-    layers: L when the parameter is stacked on a leading axis, else None.
+    path: keys in the parameter tree. stack: sizes of its leading axes along which tensors are stacked: () or (L,), for experts
+    (L, E). shape: of what one tensor holds, without those axes.
+    name: tensor name, a "{}" for the number on each of these axes. groups: which of our axes make up each axis of the tensor.
     """
 
     path: Path
     name: str
     groups: Groups
     shape: tuple[int, ...]
-    layers: int | None
+    stack: tuple[int, ...]
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
         return tuple(math.prod(self.shape[a] for a in group) for group in self.groups)
 
     def tensor_names(self) -> list[str]:
-        return [self.name.format(i) for i in range(self.layers)] if self.layers is not None else [self.name]
+        return [self.name.format(*index) for index in np.ndindex(self.stack)]
 
     def read(self, tensor: Any, index: tuple[slice, ...]) -> np.ndarray:
         """The part `index` (start, stop per axis of ours) of a tensor, read by slicing, so the rest never leaves the disk."""
@@ -63,7 +63,7 @@ class Row:
         return part[tuple(slice(*bounds[a]) if a in whole else slice(None) for a in range(len(self.shape)))]
 
     def write(self, value: np.ndarray) -> np.ndarray:
-        """The tensor of one layer's value. Contiguous: safetensors writes the memory behind an array and ignores strides."""
+        """The tensor of one value. Contiguous: safetensors writes the memory behind an array and ignores strides."""
         order = [a for group in self.groups for a in group]
         return np.ascontiguousarray(value.transpose(order).reshape(self.tensor_shape))
 
@@ -84,7 +84,10 @@ def table(config: ModelConfig) -> list[Row]:
         ("mlp_norm", "scale"): ("post_attention_layernorm.weight", PLAIN_VECTOR),
     }
     block |= {("attention", *path): (f"self_attn.{name}", groups) for path, (name, groups) in attention.items()}
-    block |= {("mlp", part): (f"mlp.{part}_proj.weight", TRANSPOSED) for part in ("gate", "up", "down")}
+    where = "mlp.experts.{}" if config.experts else "mlp"
+    block |= {("mlp", part): (f"{where}.{part}_proj.weight", TRANSPOSED) for part in ("gate", "up", "down")}
+    if config.experts:
+        block[("mlp", "router")] = ("mlp.gate.weight", TRANSPOSED)
 
     rules: dict[Path, tuple[str, Groups]] = {
         ("embedding",): ("model.embed_tokens.weight", PLAIN_MATRIX),
@@ -97,8 +100,8 @@ def table(config: ModelConfig) -> list[Row]:
     rows = []
     for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config)):
         path = tuple(k.key for k in keys)
-        stacked = path[0] == "layers"
         name, groups = rules.pop(path)
-        rows.append(Row(path, name, groups, leaf.shape[1:] if stacked else leaf.shape, config.layers if stacked else None))
+        stacked = name.count("{}")
+        rows.append(Row(path, name, groups, leaf.shape[stacked:], leaf.shape[:stacked]))
     assert not rules, f"rows without a parameter: {sorted(rules)}"
     return rows

@@ -50,6 +50,8 @@ def _quantize(layer: Any) -> Any:
 
     def one(path, x):
         channel = CHANNELS.get(path[-1].key)
-        return x if channel is None else qwix.quantize(x, jnp.int8, channelwise_axes=[channel], scale_dtype=x.dtype)
+        if channel is None or x.ndim == 3:  # experts [E, D, F] stay as they are: ragged_dot takes no int8
+            return x
+        return qwix.quantize(x, jnp.int8, channelwise_axes=[channel], scale_dtype=x.dtype)
 
     return jax.tree_util.tree_map_with_path(one, layer)

@@ -187,10 +187,10 @@ def test_llama3_frequencies_at_the_ends():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"model_type": "gemma2"}, ["model_type='gemma2'", "['llama', 'qwen2', 'qwen3']"]),
-        ({"model_type": "qwen3_moe"}, ["model_type='qwen3_moe'", "['llama', 'qwen2', 'qwen3']"]),
-        ({"model_type": "from_next_year"}, ["model_type='from_next_year'", "['llama', 'qwen2', 'qwen3']"]),
-        ({"model_type": None}, ["model_type=None", "['llama', 'qwen2', 'qwen3']"]),
+        ({"model_type": "gemma2"}, ["model_type='gemma2'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
+        ({"model_type": "mixtral"}, ["model_type='mixtral'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
+        ({"model_type": "from_next_year"}, ["model_type='from_next_year'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
+        ({"model_type": None}, ["model_type=None", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
         ({"hidden_act": "gelu"}, ["hidden_act='gelu'", "'silu'"]),
         ({"attention_bias": True}, ["attention_bias=True", "False"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor=0.5", "1.0"]),

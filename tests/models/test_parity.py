@@ -14,6 +14,7 @@ from gopd_jax.models.config import from_hf, to_hf  # noqa: E402
 from gopd_jax.models.decoder import Attention, Block, Decoder, Mlp, RMSNorm, output_head  # noqa: E402
 from gopd_jax.models.huggingface import load_params  # noqa: E402
 from gopd_jax.models.huggingface_save import save_pretrained  # noqa: E402
+from gopd_jax.models.moe import Moe  # noqa: E402
 from gopd_jax.models.rope import rotation  # noqa: E402
 
 B, T = 2, 90  # longer than the 64 positions that the llama3 case takes for its original length
@@ -101,7 +102,8 @@ def test_attention(pair):
 def test_mlp(pair):
     config, params, model = pair
     x = _hidden(config)
-    _same(Mlp(config).apply({"params": _layer(params)["mlp"]}, x), model.model.layers[1].mlp(torch.tensor(x)))
+    mlp = Moe if config.experts else Mlp
+    _same(mlp(config).apply({"params": _layer(params)["mlp"]}, x), model.model.layers[1].mlp(torch.tensor(x)))
 
 
 def test_block(pair):
@@ -143,5 +145,9 @@ def test_bfloat16_files_of_transformers(pair, tmp_path):
     half.to(torch.bfloat16).save_pretrained(tmp_path)
     ours = load_params(tmp_path, config, "float32", HERE)
     theirs = half.float().state_dict()
-    np.testing.assert_array_equal(ours["layers"]["mlp"]["down"][1], theirs["model.layers.1.mlp.down_proj.weight"].T)
+    if config.experts:
+        down = theirs["model.layers.1.mlp.experts.down_proj"].mT  # transformers 5 holds the experts of a layer in one tensor
+    else:
+        down = theirs["model.layers.1.mlp.down_proj.weight"].T
+    np.testing.assert_array_equal(ours["layers"]["mlp"]["down"][1], down)
     np.testing.assert_array_equal(ours["embedding"], theirs["model.embed_tokens.weight"])
