@@ -17,9 +17,10 @@ from gopd_jax.data import ChatTokenizer
 from gopd_jax.rewards import Verifier
 from gopd_jax.rollout import RolloutEngine, SamplingRule
 from gopd_jax.runtime.progress import Bar
+from gopd_jax.statistics import Z95, interval
 from gopd_jax.types import EncodedPrompt, Request
 
-Z95 = 1.959964
+__all__ = ["Z95", "Evaluation", "batched", "evaluate", "interval", "paired_difference"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,6 @@ def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Lists of up to `size` items, each as soon as it is full."""
     while part := list(itertools.islice(items, size)):
         yield part
-
-
-def interval(by_prompt: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95% interval; prompts are independent, the samples of one prompt are not."""
-    values = np.asarray(by_prompt, np.float64)
-    if len(values) < 2:
-        return float(values.mean()), float("inf")
-    return float(values.mean()), float(Z95 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:

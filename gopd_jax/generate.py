@@ -4,37 +4,33 @@ python -m gopd_jax.generate --model=Qwen/Qwen3-4B --prompts=prompts.jsonl --samp
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-import dataclasses
-import hashlib
 import json
-import os
 from pathlib import Path
 import sys
-import time
-from typing import Any, NoReturn
+from typing import Any
 
 from etils import epath
-import jax
-import jax.numpy as jnp
-from jinja2 import TemplateError
-import numpy as np
 
-from gopd_jax.data import ChatTokenizer, rows
-from gopd_jax.models import ModelConfig, abstract_params, load_config, load_params, logical_axes, weights_fingerprint
-from gopd_jax.rollout import EngineOptions, RolloutEngine, SamplingRule
-from gopd_jax.rollout.engine import CACHES, WEIGHTS
-from gopd_jax.rollout.kernels import KERNELS
-from gopd_jax.runtime.mesh import make_mesh, rows_multiple, shardings
-from gopd_jax.runtime.processes import agree, start_processes
-from gopd_jax.runtime.progress import Bar, say
-from gopd_jax.runtime.provenance import about
-from gopd_jax.types import EncodedPrompt, Prompt, Request, Rollout
+from gopd_jax.data import rows
+from gopd_jax.runtime.processes import start_processes
+from gopd_jax.runtime.progress import say
+from gopd_jax.sampling_job import (
+    Output,
+    Parser,
+    Wanted,
+    add_sampling_options,
+    add_work_options,
+    check_numbers,
+    draw,
+    make_job,
+    name_of,
+    run,
+    speed_of,
+)
+from gopd_jax.types import Prompt, Rollout
 
-MAX_TOKENS, SLOTS = 1024, 64  # defaults
+MAX_TOKENS = 1024  # default
 FREE = ("model", "prompts", "slots", "tensor")  # may change when a command is resumed; the paths have fingerprints beside them
-COUNTS = ("samples", "max_tokens", "max_prompt_tokens", "slots", "tensor")
-NUMBERS = (*((name, 1, 2**31 - 1) for name in COUNTS), ("seed", 0, 2**32 - 1))  # with the least and the most they may be
 UNVERIFIED = {"ground_truth": "none"}  # the reader of data sets wants one
 
 DESCRIPTION = """\
@@ -64,86 +60,8 @@ Exit status: 0 done, 2 wrong command, prompts or model, 130 stopped by Ctrl-C. J
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A command that was found right, before any weights are read.
-
-    load: reads the parameters. requests: samples of one prompt in a row. skipped: reason by prompt id. settings: every option
-    with the value in effect, and fingerprints of weights and prompts.
-    """
-
-    engine: RolloutEngine
-    tokenizer: ChatTokenizer
-    rule: SamplingRule
-    requests: Sequence[Request]
-    skipped: dict[str, str]
-    settings: dict[str, Any]
-    load: Callable[[], Any]
-
-
-def prepare(args: argparse.Namespace) -> Job:
-    """Finds everything that can be wrong with a command, and says which prompts are skipped.
-
-    Raises:
-        ValueError: names the value and what was wanted.
-    """
-    for name, least, most in NUMBERS:
-        value = getattr(args, name)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')}={value}: wanted an integer in [{least}, {most}]")
-    rule = SamplingRule(args.temperature, args.top_k, args.top_p)
-    prompts = read_prompts(args.prompts)
-    model = load_config(args.model)
-    tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
-    if len(tokenizer.tokenizer) > model.vocab_size:
-        raise ValueError(
-            f"--model={args.model} has {model.vocab_size} embeddings, its tokenizer {len(tokenizer.tokenizer)} ids: "
-            "wanted at least as many embeddings as ids"
-        )
-    encoded = [EncodedPrompt(p, _encode(tokenizer, p)) for p in prompts]
-    max_prompt_tokens, max_tokens = _limits(args, model, max(len(e.tokens) for e in encoded))
-    skipped = {}
-    for e in encoded:
-        if reason := _too_long(e, max_prompt_tokens, max_tokens):
-            skipped[e.prompt.prompt_id] = reason
-            say(f"skipped: prompt {e.prompt.prompt_id!r} {reason}")
-    kept = [e for e in encoded if e.prompt.prompt_id not in skipped]
-    if not kept:
-        raise ValueError(f"--prompts={args.prompts}: none of {len(encoded)} prompts is within the limits")
-    requests = [Request(e, i, e.prompt.extra["max_tokens"] or max_tokens) for e in kept for i in range(args.samples)]
-
-    mesh = make_mesh(tensor=args.tensor)
-    shards = rows_multiple(mesh)
-    slots = args.slots or -(-max(args.samples, min(SLOTS, len(requests))) // shards) * shards
-    if args.samples > slots:
-        raise ValueError(f"--samples={args.samples}: wanted at most --slots={slots}")
-    dtype = _dtype(args.dtype)
-    places = shardings(mesh, abstract_params(model), logical_axes(model))
-    engine = RolloutEngine(
-        model,
-        mesh,
-        tokenizer.stop_ids,
-        slots=slots,
-        max_prompt_tokens=max_prompt_tokens,
-        max_response_tokens=max_tokens,
-        dtype=dtype,
-        options=EngineOptions(args.kernel, args.kv_cache, args.weights),
-        say=say,
-    )
-    settings = {name: value for name, value in vars(args).items() if name != "out"} | {
-        "max_tokens": max_tokens,
-        "max_prompt_tokens": max_prompt_tokens,
-        "slots": slots,
-        "stop_ids": list(tokenizer.stop_ids),
-        "dtype": np.dtype(dtype).name,
-        "model_fingerprint": weights_fingerprint(args.model),
-        "prompts_fingerprint": _fingerprint(encoded),
-    }
-    return Job(engine, tokenizer, rule, requests, skipped, settings, lambda: load_params(args.model, model, dtype, places))
-
-
-def read_prompts(path: str) -> list[Prompt]:
-    """The prompts of a file of JSON lines; "max_tokens" of a row is in `extra`.
+def read_prompts(path: str, samples: int = 1) -> list[Wanted]:
+    """The prompts of a file of JSON lines.
 
     Raises:
         ValueError: no such file, no prompts, or a row that is malformed or has a taken prompt id; names file and line.
@@ -156,10 +74,10 @@ def read_prompts(path: str) -> list[Prompt]:
             if not line.strip():
                 continue
             try:
-                prompts.append(_parse(line, f"line-{number}"))
+                prompts.append(_parse(line, f"line-{number}", samples))
             except ValueError as e:
                 raise ValueError(f"{path}:{number}: {e}") from e
-            name = prompts[-1].prompt_id
+            name = prompts[-1].prompt.prompt_id
             if taken.setdefault(name, number) != number:
                 raise ValueError(f"{path}:{number}: prompt_id {name!r} is already taken by line {taken[name]}")
     if not prompts:
@@ -167,7 +85,7 @@ def read_prompts(path: str) -> list[Prompt]:
     return prompts
 
 
-def _parse(line: bytes, default_id: str) -> Prompt:
+def _parse(line: bytes, default_id: str, samples: int) -> Wanted:
     try:
         raw = json.loads(line.strip())
     except ValueError as e:
@@ -178,200 +96,47 @@ def _parse(line: bytes, default_id: str) -> Prompt:
     limit = raw.get("max_tokens")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(f"max_tokens={limit!r}: wanted an integer >= 1")
-    return Prompt(row["prompt_id"], tuple(row["messages"]), "", "", {"max_tokens": limit})
-
-
-def _encode(tokenizer: ChatTokenizer, prompt: Prompt) -> np.ndarray:
-    try:
-        return tokenizer.encode_prompt(prompt.messages)
-    except TemplateError as e:
-        raise ValueError(f"prompt {prompt.prompt_id!r}: the chat template of {tokenizer.path!r} refuses it ({e})") from e
-
-
-def _limits(args: argparse.Namespace, model: ModelConfig, longest: int) -> tuple[int, int]:
-    """Prompt and response limit in effect: together at most the positions that the model takes."""
-    positions = model.max_positions
-    max_tokens = args.max_tokens or min(MAX_TOKENS, positions // 2)
-    if max_tokens >= positions:
-        raise ValueError(f"--max-tokens={max_tokens}: wanted less than the {positions} positions of {args.model}")
-    max_prompt_tokens = args.max_prompt_tokens or min(longest, positions - max_tokens)
-    if max_prompt_tokens + max_tokens > positions:
-        raise ValueError(
-            f"--max-prompt-tokens={max_prompt_tokens} and --max-tokens={max_tokens}: wanted at most {positions} together, "
-            f"the positions of {args.model}"
-        )
-    return max_prompt_tokens, max_tokens
-
-
-def _too_long(encoded: EncodedPrompt, max_prompt_tokens: int, max_tokens: int) -> str:
-    """Why a prompt cannot be drawn, or ""."""
-    length, limit = len(encoded.tokens), encoded.prompt.extra["max_tokens"] or max_tokens
-    if length > max_prompt_tokens:
-        return f"has {length} tokens: wanted at most {max_prompt_tokens} (--max-prompt-tokens, or what --max-tokens leaves)"
-    if limit > max_tokens:
-        return f"asks for max_tokens={limit}: wanted at most --max-tokens={max_tokens}"
-    return ""
-
-
-def _dtype(name: str) -> Any:
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name).type
-
-
-def _fingerprint(prompts: Sequence[EncodedPrompt]) -> str:
-    """sha256 hex of the prompts' ids, tokens and own limits, in order."""
-    content = [[e.prompt.prompt_id, e.tokens.tolist(), e.prompt.extra["max_tokens"]] for e in prompts]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-class Output:
-    """The file of samples and the summary beside it; only the first host reads and writes them.
-
-    Opening it keeps the whole lines of an interrupted command of the same settings; `missing` are the requests not among them.
-
-    Raises:
-        ValueError: the file is that of another command, or of none; names the field, or the line.
-    """
-
-    def __init__(self, path: str, job: Job):
-        self._path, self._summary = Path(path), Path(path).with_suffix(".summary.json")
-        self._job, self._on = job, jax.process_index() == 0
-        self._counts = {"samples": 0, "tokens": 0, "truncated": 0}
-        self._starts: list[dict[str, Any]] = []
-        self._file, complete, missing = None, False, {_name(r) for r in job.requests}
-        if self._on and self._path.exists():
-            complete, self._starts = self._check_summary()
-            self._take_lines_from(missing)
-        agreed = agree(np.array([_name(r) in missing for r in job.requests]))
-        self.missing = [r for r, m in zip(job.requests, agreed, strict=True) if m]
-        self.complete = complete and not self.missing
-        if self._on and not self.complete:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._starts.append(about())
-            self.summarise(complete=False)
-            self._file = self._path.open("a")
-
-    def _check_summary(self) -> tuple[bool, list[dict[str, Any]]]:
-        """Whether the old command was completed, and its starts."""
-        try:
-            old = json.loads(self._summary.read_text())
-            complete, starts, settings = old["complete"], old["starts"], old["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise ValueError(
-                f"--out={self._path} exists, and its settings cannot be read from {self._summary} ({e!r}): wanted another --out"
-            ) from e
-        new = {name: value for name, value in self._job.settings.items() if name not in FREE}
-        differing = [f"{name} is {new[name]!r}, was {settings.get(name)!r}" for name in new if new[name] != settings.get(name)]
-        if differing:
-            raise ValueError(
-                f"--out={self._path} holds other samples: {'; '.join(differing)}: wanted the same, or another --out"
-            )
-        return complete, starts
-
-    def _take_lines_from(self, missing: set[tuple[str, int]]) -> None:
-        """Removes the samples that are there from `missing`, and from the file a line that a kill has left without its end."""
-        end = 0
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    os.truncate(self._path, end)
-                    return
-                try:
-                    record = json.loads(line)
-                    missing.remove((record["prompt_id"], record["sample_id"]))
-                    self._count(record)
-                except (ValueError, KeyError, TypeError) as e:
-                    raise ValueError(f"{self._path}:{number}: wanted a sample of this command, each once ({e!r})") from e
-                end += len(line)
-
-    def _count(self, record: dict[str, Any]) -> None:
-        self._counts["samples"] += 1
-        self._counts["tokens"] += len(record["tokens"])
-        self._counts["truncated"] += record["finish_reason"] == "length"
-
-    def write(self, rollout: Rollout) -> None:
-        if not self._on:
-            return
-        prompt_id, sample_id = _name(rollout.request)
-        record = {
-            "prompt_id": prompt_id,
-            "sample_id": sample_id,
-            "text": self._job.tokenizer.decode(rollout.tokens),
-            "tokens": rollout.tokens.tolist(),
-            "logprobs": [round(float(x), 6) for x in rollout.behaviour_logprobs],
-            "finish_reason": rollout.finish_reason,
-        }
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        self._count(record)
-
-    def summarise(self, complete: bool, **drawn: Any) -> None:
-        """Replaces the summary; `drawn` is what the last start did."""
-        if not self._on:
-            return
-        prompts = len({r.prompt.prompt.prompt_id for r in self._job.requests})
-        content = {"complete": complete, "prompts": prompts, **self._counts, "skipped": self._job.skipped}
-        content |= {"drawn": drawn, "settings": self._job.settings, "starts": self._starts}
-        temporary = self._summary.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(self._summary)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def __str__(self) -> str:
-        return f"{self._path}: {self._counts['samples']} samples, {self._counts['tokens']} tokens"
-
-
-def _name(request: Request) -> tuple[str, int]:
-    return request.prompt.prompt.prompt_id, request.sample_id
-
-
-def draw(job: Job, output: Output) -> dict[str, Any]:
-    """Loads the model and writes the missing samples as they finish; what was drawn and how fast."""
-    engine, total = job.engine, len(job.requests)
-    weights = jax.block_until_ready(engine.lay_out(job.load()))
-    start, seconds = time.perf_counter(), 0.0
-    with Bar("generate", total, "samples", total - len(output.missing)) as bar:
-        for rollout in engine(weights, output.missing, jax.random.key(job.settings["seed"]), job.rule):
-            output.write(rollout)
-            seconds = time.perf_counter() - start
-            bar.advance(1, f"{engine.stats.tokens / seconds:.0f} tokens/s")
-    return {
-        "samples": engine.stats.samples,
-        "tokens": engine.stats.tokens,
-        "prompt_tokens": engine.stats.prompt_tokens,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(engine.stats.tokens / seconds, 1),
-        "slot_utilisation": round(engine.stats.utilisation, 4),
-        "programs_compiled": len(engine.programs),
-        "compile_seconds": round(sum(p.compile_seconds for p in engine.programs), 3),
-    }
+    return Wanted(Prompt(row["prompt_id"], tuple(row["messages"]), "", ""), samples, limit)
 
 
 def generate(args: argparse.Namespace) -> None:
     """Runs a command from wherever its output stands."""
-    job = prepare(args)
-    output = Output(args.out, job)
+    check_numbers(args)
+    job = make_job(args, read_prompts(args.prompts, args.samples), f"--prompts={args.prompts}", MAX_TOKENS)
+    prompts = len({r.prompt.prompt.prompt_id for r in job.requests})
+    counts = {"samples": 0, "tokens": 0, "truncated": 0}
+
+    def count(record: dict[str, Any]) -> None:
+        counts["samples"] += 1
+        counts["tokens"] += len(record["tokens"])
+        counts["truncated"] += record["finish_reason"] == "length"
+
+    def summary(complete: bool, drawn: dict[str, Any]) -> dict[str, Any]:
+        return {"complete": complete, "prompts": prompts, **counts, "skipped": job.skipped, "drawn": drawn}
+
+    def take(rollout: Rollout) -> None:
+        prompt_id, sample_id = name_of(rollout.request)
+        record = {
+            "prompt_id": prompt_id,
+            "sample_id": sample_id,
+            "text": job.tokenizer.decode(rollout.tokens),
+            "tokens": rollout.tokens.tolist(),
+            "logprobs": [round(float(x), 6) for x in rollout.behaviour_logprobs],
+            "finish_reason": rollout.finish_reason,
+        }
+        output.write(record)
+
+    path, drawn = Path(args.out), {}
+    output = Output(path, path.with_suffix(".summary.json"), job, FREE, count)
     try:
-        drawn = draw(job, output) if output.missing else {}
         if not output.complete:
-            output.summarise(complete=True, **drawn)
-        speed = (
-            f"{drawn['tokens_per_second']} tokens/s, compilation included" if drawn else "complete already, nothing was drawn"
-        )
-        say(f"{output}; {speed}; {len(job.skipped)} prompts skipped")
+            output.open(summary(False, {}))
+            drawn = draw(job, output.missing, "generate", take) if output.missing else {}
+            output.summarise(summary(True, drawn))
+        what = f"{path}: {counts['samples']} samples, {counts['tokens']} tokens"
+        say(f"{what}; {speed_of(drawn)}; {len(job.skipped)} prompts skipped")
     finally:
         output.close()
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see --help\n")
 
 
 def _parser() -> Parser:
@@ -380,8 +145,6 @@ def _parser() -> Parser:
         usage="%(prog)s --model=MODEL --prompts=FILE.jsonl --out=FILE.jsonl [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument_group("what is drawn").add_argument
     add("--model", required=True, help="Hugging Face folder or hub id")
@@ -391,33 +154,13 @@ def _parser() -> Parser:
     add("--max-tokens", type=int, metavar="N", help=f"response limit (default: {MAX_TOKENS}, or half the model's positions)")
     add("--max-prompt-tokens", type=int, metavar="N", help="prompt limit, template included (default: the longest prompt's)")
     add("--seed", type=int, default=0, metavar="N", help="another seed, other samples (default: %(default)s)")
-    add = parser.add_argument_group("sampling").add_argument
-    add("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default: %(default)s)")
-    add("--top-k", type=int, default=0, metavar="K", help="only the K most likely tokens (default: 0, all)")
-    add("--top-p", type=float, default=1.0, metavar="P", help="only the most likely tokens that reach P (default: 1, all)")
-    add("--stop-ids", type=int, nargs="+", default=[], metavar="ID", help="ids that end a response, beside the model's own")
-    add("--enable-thinking", action="store_true", help="switch of Qwen3's chat template; other templates ignore it")
-    add = parser.add_argument_group("how the work is done").add_argument
-    add("--slots", type=int, metavar="N", help=f"sequences decoded at once (default: {SLOTS}, less for less work)")
-    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16, on CPU float32")
-    add("--kernel", choices=["auto", *KERNELS], default="auto", help="decode attention (default: %(default)s)")
-    add("--kv-cache", choices=CACHES, default="compute", help="in the compute dtype or int8 (default: %(default)s)")
-    add("--weights", choices=WEIGHTS, default="compute", help="in the compute dtype or int8 (default: %(default)s)")
-    add("--tensor", type=int, default=1, metavar="N", help="devices that share each layer; slots are spread over the rest")
+    add_sampling_options(parser)
+    add_work_options(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    try:
-        generate(args)
-    except (ValueError, OSError) as e:
-        say(f"error: {e}")
-        return 2
-    except KeyboardInterrupt:
-        say("stopped by Ctrl-C; the same command goes on from there")
-        return 130
-    return 0
+    return run(generate, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":

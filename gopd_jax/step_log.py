@@ -15,13 +15,13 @@ import optax
 
 from gopd_jax.config import Config
 from gopd_jax.data import ChatTokenizer
-from gopd_jax.evaluation import Z95
 from gopd_jax.learner.learner import Packed
 from gopd_jax.objective import gopd_advantage
 from gopd_jax.rewards import Verdict
 from gopd_jax.rollout import RolloutStats
 from gopd_jax.runtime.metrics import RunLog, compilations
 from gopd_jax.runtime.processes import fetch
+from gopd_jax.statistics import t95
 from gopd_jax.types import PackedBatch, Rollout
 
 # What counts as a loop at the end of a response: at least 4 copies of one n-gram of at most 128 tokens, 16 tokens together, so
@@ -204,13 +204,13 @@ def _rollout_metrics(record: StepRecord, domains: list[str]) -> dict[str, float]
 
 
 def clustered_half_width(values: np.ndarray, groups: np.ndarray) -> float:
-    """Half width of the 95% interval of the mean of `values`; those of one group (two groups or more) may depend on each other.
+    """Half width of the 95% t interval of the mean of `values`; those of one group may depend on each other; 2 groups at least.
 
-    With groups of one size it is that of `evaluation.interval` over the groups' means.
+    With groups of one size it is that of `statistics.interval` over the groups' means.
     """
     _, group = np.unique(groups, return_inverse=True)
     sums = np.bincount(group, values - values.mean())
-    return float(Z95 * np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(values))
+    return float(t95(len(sums) - 1) * np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(values))
 
 
 def ends_in_loop(rollouts: list[Rollout]) -> np.ndarray:

@@ -21,7 +21,7 @@ def test_interval_is_that_of_the_mean_over_prompts():
     values = np.random.default_rng(0).integers(0, 5, 30) / 4
     mean, half = interval(values)
     assert mean == pytest.approx(values.sum() / 30)
-    assert half == pytest.approx(1.959964 * np.sqrt(((values - mean) ** 2).sum() / 29 / 30))
+    assert half == pytest.approx(2.045230 * np.sqrt(((values - mean) ** 2).sum() / 29 / 30))  # t of 29 degrees of freedom
     assert (_evaluation(values).mean, _evaluation(values).half_width) == (mean, half)
 
 
@@ -35,7 +35,7 @@ def test_paired_difference_takes_out_what_the_prompts_share():
     a, b = hardness + 0.1 + rng.normal(0, 0.02, 50), hardness + rng.normal(0, 0.02, 50)
     mean, half = paired_difference(_evaluation(a), _evaluation(b))
     assert mean == pytest.approx(a.mean() - b.mean())
-    assert half == pytest.approx(1.959964 * np.std(a - b, ddof=1) / np.sqrt(50))
+    assert half == pytest.approx(2.009575 * np.std(a - b, ddof=1) / np.sqrt(50))
     assert half < interval(a)[1] / 5
     assert paired_difference(_evaluation(b), _evaluation(a)) == pytest.approx((-mean, half))
 

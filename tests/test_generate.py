@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from gopd_jax import generate, tiny
+from gopd_jax import generate, sampling_job, tiny
 from gopd_jax.data import ChatTokenizer
 from gopd_jax.models import abstract_params, load_config, load_params, logical_axes
 from gopd_jax.rollout import RolloutEngine, SamplingRule
@@ -85,7 +85,7 @@ def no_weights(monkeypatch):
     def load_params(*_):
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr(generate, "load_params", load_params)
+    monkeypatch.setattr(sampling_job, "load_params", load_params)
 
 
 # ---- What is written.
@@ -176,8 +176,8 @@ def test_each_sample_is_on_disk_as_soon_as_it_is_finished(tmp_path, monkeypatch,
     write_rows(tmp_path / "prompts.jsonl", ROWS[:1])
     write, seen = generate.Output.write, []
 
-    def interrupted(self, rollout):
-        write(self, rollout)
+    def interrupted(self, record):
+        write(self, record)
         seen.append(len(samples(tmp_path)))
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -311,4 +311,7 @@ def test_help_has_an_example_that_reads(capsys):
     assert command(None, "--help") == 0
     said = capsys.readouterr().out
     example = said.split("<<END\n")[1].split("\n  END")[0].splitlines()
-    assert [generate._parse(line.encode(), f"line-{i}").prompt_id for i, line in enumerate(example, 1)] == ["line-1", "haiku"]
+    assert [generate._parse(line.encode(), f"line-{i}", 1).prompt.prompt_id for i, line in enumerate(example, 1)] == [
+        "line-1",
+        "haiku",
+    ]

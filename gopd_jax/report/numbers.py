@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gopd_jax.evaluation import Evaluation, interval, paired_difference
 from gopd_jax.objective.diagnostics import POSITION_BINS
 from gopd_jax.report.findings import number
 from gopd_jax.report.read import Run
+from gopd_jax.statistics import interval
 
 # A page is at most 5 MB: about 2.5 MB of curves at 9 bytes a number, 1.5 MB of samples at 50 bytes a token.
 CURVE_NUMBERS, SAMPLE_TOKENS = 280_000, 30_000
@@ -80,16 +80,18 @@ POSITION_CHARTS = (
     ("reverse_kl_teacher_by_position", "KL to the teacher", "nats a token"),
     ("tokens_by_position", "Tokens a step", "tokens"),
 )
-BIN_LABELS = ["0-1"] + [f"{2**b:,}-{2 ** (b + 1) - 1:,}" for b in range(1, POSITION_BINS - 1)] + [f"{2 ** (POSITION_BINS - 1):,}+"]
+BIN_LABELS = (
+    ["0-1"] + [f"{2**b:,}-{2 ** (b + 1) - 1:,}" for b in range(1, POSITION_BINS - 1)] + [f"{2 ** (POSITION_BINS - 1):,}+"]
+)
 
 
 def short(value: float) -> float | None:
-    """Four digits: more are not seen, and make the page larger. None for what is not finite: JSON has no NaN."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    """Five digits: more are not seen, and make the page larger. None for what is not finite: JSON has no NaN."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def slices(run: Run) -> list[str]:
-    """"" for all domains and, where there are several, one for each."""
+    """The empty name, all domains, and where there are several the name of each."""
     return ["", *run.domains] if len(run.domains) > 1 else [""]
 
 
@@ -204,7 +206,7 @@ def results(run: Run, first: Run) -> list[dict[str, Any]]:
 def _paired(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
     """Mean and half width of a - b over the prompts of both: an evaluation takes the first so many of one list."""
     n = min(len(a["by_prompt"]), len(b["by_prompt"]))
-    return paired_difference(*(Evaluation(tuple(e["by_prompt"][:n]), 1, 0, 0.0, 0.0) for e in (a, b)))
+    return interval(np.subtract(a["by_prompt"][:n], b["by_prompt"][:n]))
 
 
 def _score(e: dict[str, Any]) -> dict[str, Any]:

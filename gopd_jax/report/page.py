@@ -45,12 +45,9 @@ def content(runs: list[Run]) -> dict[str, Any]:
     """Everything that the page shows, as JSON values."""
     points = numbers.points_for(runs)
     tokens = numbers.SAMPLE_TOKENS // len(runs)
-    notes = [
-        f"{run.label}: {len(run.metrics):,} steps are drawn as {points} points; each is the mean of its steps (of extremes, the "
-        "extreme)."
-        for run in runs
-        if len(run.metrics) > points
-    ]
+    long = sorted({len(run.metrics) for run in runs if len(run.metrics) > points})
+    mean = "each is the mean of its steps (of extremes, the extreme)"
+    notes = [f"{', '.join(f'{n:,}' for n in long)} steps are drawn as {points} points; {mean}."] if long else []
     return {
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "notes": notes,
@@ -69,6 +66,7 @@ def content(runs: list[Run]) -> dict[str, Any]:
                 "findings": [dataclasses.asdict(f) for f in findings.findings(run)],
                 "finished": run.finished,
                 "lastStep": run.last_step,
+                "domains": run.domains,
                 "slices": numbers.slices(run),
                 "curves": numbers.curves(run, points),
                 "positions": numbers.by_position(run),
@@ -102,8 +100,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("student", c.get("student")),
         *teachers,
         ("reference", c.get("reference") or "the student's start"),
-        ("devices", _counted(last.get("devices", [])) + (f", {last['processes']} processes" if last.get("processes", 1) > 1 else "")),
-        ("started", ", ".join(str(s.get("time", "?")) for s in run.starts[-3:]) + _resumed(len(run.starts))),
+        ("devices", _counted(last.get("devices", [])) + _several(last.get("processes", 1), ", {} processes")),
+        ("started", ", ".join(str(s.get("time", "?")) for s in run.starts[-3:]) + _several(len(run.starts), " ({} starts: resumed)")),
         ("training", f"{run.summary['training_seconds']:,.0f} s" if "training_seconds" in run.summary else None),
         ("response tokens", f"{run.summary['rollout_tokens']:,}" if "rollout_tokens" in run.summary else None),
         ("gopd_jax", f"{last.get('gopd_jax', '?')}, git {commit}" if last else None),
@@ -117,8 +115,8 @@ def _counted(names: list[str]) -> str:
     return ", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names))
 
 
-def _resumed(starts: int) -> str:
-    return f" ({starts} starts: resumed)" if starts > 1 else ""
+def _several(count: int, text: str) -> str:
+    return text.format(count) if count > 1 else ""
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -134,7 +132,8 @@ def changed(run: Run) -> list[tuple[str, str, str]]:
     known = config.default().to_dict() | {"domains": {}}
     known["domains"] = dict.fromkeys(run.config.get("domains", {}), config.domain(train="", test="").to_dict())
     defaults, ours = flat(known), flat(run.config)
-    return [(k, _text(v), _text(defaults.get(k, ""))) for k, v in ours.items() if k not in defaults or _text(v) != _text(defaults[k])]
+    texts = [(k, _text(v), _text(defaults.get(k, ""))) for k, v in ours.items()]
+    return [row for row in texts if row[0] not in defaults or row[1] != row[2]]
 
 
 def differences(runs: list[Run]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import difflib
+import functools
 import hashlib
 import logging
 import os
@@ -27,6 +28,11 @@ START_S = 120.0  # for a worker to import what it needs
 GRACE_S = 3.0  # a worker keeps the time limit itself; this much later it is killed
 
 _log = logging.getLogger(__name__)
+_WITHOUT = {  # what a machine may lack, and what that means
+    "seccomp": "no system-call filter on this machine: programs are held by resource limits alone",
+    "landlock": "no Landlock on this machine (Linux 5.13 or newer): programs can read every file that this user can read",
+}
+_warn_once = functools.cache(_log.warning)  # not once for each worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +82,9 @@ class _Worker:
             raise RuntimeError(
                 f"the {self._arguments[0]} worker did not start ({type(error).__name__}): see its stderr"
             ) from error
-        if not hello["seccomp"]:
-            _log.warning("no system-call filter on this machine: programs are held by resource limits alone")
+        for guard, warning in _WITHOUT.items():
+            if not hello[guard]:
+                _warn_once(warning)
         return self._process
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:

@@ -20,7 +20,7 @@ def main(kind: str, timeout_s: float, memory_mb: int) -> None:
         os.dup2(null, fd)
     seccomp.hide_memory()
     judge = KINDS[kind].Judge(memory_mb)
-    wire.send(replies, {"seccomp": judge.seccomp})
+    wire.send(replies, judge.guards)
     os.dup2(null, 2)  # an error before this line is the reader's to see
     while True:
         try:

@@ -32,6 +32,7 @@ from gopd_jax.rewards import sandbox, wire
 MAX_OUTPUT_BYTES = 1 << 24
 MAX_REPLY_BYTES = 1 << 23  # JSON grows about 25-fold when decoded
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _KEYS = ("entry_point", "tests", "asserts", "stdin_stdout")
 
 
@@ -258,17 +259,17 @@ class Judge:
             for fd in range(3, server_end.fileno()):
                 _close(fd)
             try:
-                sandbox.fork_server(server_end, memory_mb)
+                sandbox.fork_server(server_end, memory_mb, hidden=_PACKAGE)
             finally:
                 shutil.rmtree(self._directory, ignore_errors=True)  # the server outlives the worker, killed or not
                 os._exit(0)
         server_end.close()
-        self.seccomp = wire.receive(self._control.fileno())["seccomp"]
+        self.guards = wire.receive(self._control.fileno())
 
     def __call__(self, response: str, ground_truth: str, deadline: float) -> tuple[float, str]:
         spec = json.loads(ground_truth)
         cpu_s = math.ceil(max(0.0, deadline - time.monotonic())) + 1
-        own_path = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        own_path = os.path.dirname(_PACKAGE)
         job = {"program": extract_program(response), "script": False, "cpu_s": cpu_s, "hidden_paths": ["", own_path]}
         detail = "correct"
         if "tests" in spec or "asserts" in spec:

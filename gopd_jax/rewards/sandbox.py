@@ -17,7 +17,7 @@ import sys
 import types
 from typing import Any
 
-from gopd_jax.rewards import seccomp, wire
+from gopd_jax.rewards import landlock, seccomp, wire
 
 # Imported once before the forks: a program's `import` of these costs nothing.
 _COMMON = "array bisect collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json math "
@@ -41,13 +41,18 @@ def limit_memory(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + (memory_mb << 20),) * 2)
 
 
-def fork_server(control: socket.socket, memory_mb: int) -> None:
-    """Fork one child per message until the socket closes. Per child: in, fds and a job; in, "end"; out, "gone"."""
+def fork_server(control: socket.socket, memory_mb: int, hidden: str) -> None:
+    """Fork one child per message until the socket closes. Per child: in, fds and a job; in, "end"; out, "gone".
+
+    hidden: a folder that no program may read, the project's own.
+    """
     for name in COMMON_MODULES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    wire.send(control.fileno(), {"seccomp": _probe()})
+    readable = landlock.readable(hidden, os.getcwd())
+    ruleset = landlock.rules(readable)  # once: 0.2 ms, and each child only binds itself to it
+    wire.send(control.fileno(), {"seccomp": _probe(), "landlock": ruleset is not None})
     me = os.getpid()
     while True:
         try:
@@ -60,7 +65,7 @@ def fork_server(control: socket.socket, memory_mb: int) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                _child(me, job, fds, memory_mb)
+                _child(me, job, fds, memory_mb, ruleset)
             finally:
                 os._exit(1)
         for fd in fds:
@@ -91,11 +96,14 @@ def _probe() -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int) -> None:
+def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int, ruleset: int | None) -> None:
     """Shed everything inherited, take the limits, run the program. fds: channel, then stdin and stdout of a script."""
     os.setsid()
     die_with_parent(parent)
     null = os.open(os.devnull, os.O_RDWR)
+    limit_memory(memory_mb)
+    if ruleset is not None and not landlock.restrict(ruleset):
+        os._exit(1)  # never run a program with less around it than was promised
     high = [os.dup(fd) for fd in (fds + [null, null])[:3] + [null]]
     for target, fd in zip((3, 0, 1, 2), high, strict=True):
         os.dup2(fd, target)
@@ -106,7 +114,6 @@ def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int) -> 
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
-    limit_memory(memory_mb)
     for what, value in {"CPU": job["cpu_s"], "FSIZE": 0, "NOFILE": 32, "CORE": 0}.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (value, value))
     if not seccomp.install():
