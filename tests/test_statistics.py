@@ -1,4 +1,4 @@
-"""pass@k and majority against enumeration; intervals that cover the truth 93 to 97 times in 100, over populations of problems."""
+"""pass@k and majority against enumeration; intervals cover the truth 93 to 97 times in 100, for several populations of problems."""
 
 import itertools
 import math

@@ -23,7 +23,8 @@ const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", t
 function show(value, unit) {
   if (value === null || value === undefined) return "-";
   const size = Math.abs(value);
-  const text = size === 0 ? "0" : size >= 1e5 || size < 1e-4 ? value.toExponential(1).replace("e+", "e").replace(".0e", "e")
+  const text = size === 0 ? "0" : size >= 1e5 && size < 1e9 ? `${Number((value / (size < 1e6 ? 1e3 : 1e6)).toPrecision(3))}${size < 1e6 ? "k" : "M"}`
+    : size >= 1e9 || size < 1e-4 ? value.toExponential(1).replace("e+", "e").replace(".0e", "e")
     : size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
   return text.replace("-", "\u2212") + (unit === "%" ? "%" : "");
 }
@@ -302,7 +303,7 @@ function controls() {
 }
 
 function table(heads, rows) {
-  return h("table", {class: "wide"}, h("thead", null, h("tr", null, heads.map(text => h("th", null, text)))),
+  return h("table", {class: "wide"}, h("thead", null, h("tr", null, heads.map(text => h("th", {class: text.length > 24 && !text.includes(" ") && "any"}, text)))),
     h("tbody", null, rows.map(row => h("tr", null, row.map((cell, i) => h("td", {"data-name": heads[i]}, h("div", null, cell)))))));
 }
 

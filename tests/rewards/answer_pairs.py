@@ -1,7 +1,7 @@
 r"""200 pairs (answer in the box, ground truth, whether it is right), judged by hand from the mathematics, not by a program.
 
 What is asked: is the answer the same mathematical object as the ground truth, however it is written? A unit, a variable before
-the equals sign, or the base of a numeral may be left out or added where it changes nothing; a rounded number is another number; an
+the equals sign, or the base of a numeral may be left out or added where it changes nothing; a rounded number is another one; an
 interval is another set with or without its ends; order counts in tuples, vectors and matrices, not in sets.
 """
 
