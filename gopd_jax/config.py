@@ -26,6 +26,19 @@ def _choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
         raise ValueError(f"config.{field}={value!r}: wanted one of {list(choices)}")
 
 
+def _check_sources(where: str, domain: "DomainConfig") -> None:
+    if not domain.train:
+        raise ValueError(f"{where}.train must be set (a .jsonl or .parquet file, hf://datasets/..., or tiny:NAME/SPLIT)")
+    if not domain.test and not domain.held_out:
+        raise ValueError(f"{where}: test or held_out must be set (test prompts of their own, or how many of train to hold out)")
+    if not (0 <= domain.held_out < 1 or domain.held_out == int(domain.held_out) > 0):
+        raise ValueError(f"{where}.held_out={domain.held_out!r}: wanted a share below 1, or a whole number of prompts")
+    if domain.held_out and domain.test not in ("", domain.train):
+        raise ValueError(f"{where}.held_out={domain.held_out!r}: has a test of its own, {domain.test!r}; wanted one of the two")
+    if not domain.min_difficulty >= 0:
+        raise ValueError(f"{where}.min_difficulty={domain.min_difficulty!r}: wanted a number >= 0")
+
+
 def _at_least(field: str, value: float, least: float) -> None:
     if not value >= least:
         raise ValueError(f"config.{field}={value!r}: wanted a number >= {least}")
@@ -35,7 +48,11 @@ def _at_least(field: str, value: float, least: float) -> None:
 class DomainConfig:
     """One domain of prompts: its data, its verifier, its teacher.
 
-    train, test: a .jsonl, .jsonl.gz or .parquet file, or "tiny:NAME/SPLIT" of the embedded world.
+    train, test: a .jsonl, .jsonl.gz or .parquet file, a folder or pattern of them, "hf://datasets/OWNER/NAME/PATH" of the
+        Hugging Face hub, or "tiny:NAME/SPLIT" of the embedded world.
+    held_out: with an empty test, or one equal to train: so many prompts of train (below 1: that share) are the test set and
+        not trained on; chosen by a hash of the question, so that no question is on both sides.
+    min_difficulty: prompts of train below it are left out, 0: none; read from the rows' "difficulty". The paper's is 6.
     reward: how answers are verified, "math" or "code".
     teacher: Hugging Face folder or hub id; needed by method gopd.
     reward_scale: lambda of this teacher; None takes learner.reward_scale.
@@ -45,7 +62,9 @@ class DomainConfig:
     """
 
     train: str
-    test: str
+    test: str = ""
+    held_out: float = 0.0
+    min_difficulty: float = 0.0
     reward: str = "math"
     teacher: str = ""
     reward_scale: float | None = None
@@ -59,12 +78,14 @@ class DataConfig:
     """cache_dir: where prepared data sets are kept; empty: WORKDIR/datasets. enable_thinking goes to the chat template.
 
     max_teacher_prompt_tokens: limit of prompts with a teacher_context; 0 takes max_prompt_tokens.
+    skip_bad_rows: leave out rows that cannot be read, and say which, instead of refusing to start.
     """
 
     cache_dir: str = ""
     max_prompt_tokens: int = 2048
     max_teacher_prompt_tokens: int = 0
     enable_thinking: bool = False
+    skip_bad_rows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,10 +242,7 @@ class Config:
         if not self.domains:
             raise ValueError("config.domains is empty: wanted at least one domain, e.g. domains.math.train=prompts.jsonl")
         for name, domain in self.domains.items():
-            if not domain.train or not domain.test:
-                raise ValueError(
-                    f"config.domains.{name}: train and test must be set (a .jsonl or .parquet file, or tiny:NAME/SPLIT)"
-                )
+            _check_sources(f"config.domains.{name}", domain)
             if domain.reward_scale is not None:
                 _at_least(f"domains.{name}.reward_scale", domain.reward_scale, 0)
             if not domain.share > 0:

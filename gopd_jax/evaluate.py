@@ -41,6 +41,8 @@ VERIFIER_MEMORY_MB = 1024  # of a program; tests of LiveCodeBench want more than
 # What may change when a command is resumed; paths and prompts have fingerprints beside them.
 FREE = ("model", "suite", "data", "samples", "reward", "prompt_suffix", "compare", "verifiers", "slots", "tensor")
 
+NAMES = [name for name in KNOWN if not name.startswith("tiny:")]
+
 DESCRIPTION = """\
 Score a Hugging Face model on benchmarks: draw k samples of each problem, verify them, and say how sure the score is.
 
@@ -53,9 +55,10 @@ EPILOG = f"""\
 SUITE: one or more of these, with commas between:
   math        {", ".join(SUITES["math"])}
   code        {", ".join(SUITES["code"])}
-  a name      {", ".join(n for n in KNOWN if not n.startswith("tiny:"))}
+  a name      {", ".join(NAMES[:7])},
+              {", ".join(NAMES[7:])}
   a file      .jsonl, .jsonl.gz or .parquet, each row a problem with its ground truth; or tiny:math/test, tiny:code/test
-Files of known names are looked for in --data: {KNOWN["aime24"].files[0]}, {KNOWN["humaneval_plus"].files[0]} and so on, also .gz.
+Files of known names are looked for in --data: aime24.jsonl, HumanEvalPlus.jsonl and so on, also with .gz.
 
 OUT: samples.jsonl, one line for each sample: benchmark, prompt_id, sample_id, text, tokens (their number), finish_reason
 ("stop" or "length"), answer (the last \\boxed{{}}, or the program; null if there is none), reward (0 or 1), verdict ("correct",

@@ -14,7 +14,7 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"{label:18}{a['n']:9}{'':4}{_estimate(a)}  ({', '.join(a['benchmarks'])})")
     lines += [
         "",
-        "tokens: mean length of a response; cut: share at the limit; timeout (or memory) and error: of the verification",
+        "tokens: mean length of a response; cut: share at the limit; timeout (or memory) and error: of what was verified",
     ]
     lines += _pass_lines(results["benchmarks"])
     for name, s in results["benchmarks"].items():

@@ -46,8 +46,8 @@ def accuracy(strata: Sequence[Sequence[float]]) -> Estimate:
 
     The interval is Student's t on the scale log(p / (1 - p)), `svyciprop(method="logit")` of R's survey package. The plain t
     interval misses on one side when most problems are out of reach: with 30 problems of rates Beta(0.1, 0.9) and 4 samples it
-    covers the truth 90 times in 100, this one 94.5. Where every problem scores 0, or every one 1, there is no spread to measure:
-    Wilson's interval for n samples, one a problem.
+    covers the truth 90 times in 100, this one 94.5. Where every problem scores 0, or every one 1, there is no spread to
+    measure: Wilson's interval for n samples, one a problem.
 
     Args:
       strata: for each benchmark the mean reward of each problem. With several, the mean is that of their means, each of the

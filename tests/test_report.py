@@ -43,7 +43,15 @@ def sample(step, **changes):
 
 
 def evaluation(model, step, by_prompt):
-    return {"step": step, "model": model, "domain": "math", "by_prompt": by_prompt, "samples": 2, "tokens": 1000, "truncated": 0.0}
+    return {
+        "step": step,
+        "model": model,
+        "domain": "math",
+        "by_prompt": by_prompt,
+        "samples": 2,
+        "tokens": 1000,
+        "truncated": 0.0,
+    }
 
 
 def make_run(folder, steps=40, finished=True, samples=None, fingerprint="d", changes=None, **learner):
@@ -90,7 +98,11 @@ def test_a_finished_run_is_told_in_full(tmp_path):
     run = data["runs"][0]
     assert run["finished"] and run["findings"] == [] and run["lastStep"] == 40
     facts = dict(run["facts"])
-    assert facts["devices"] == "2 x cpu" and "uncommitted" in facts["gopd_jax"] and facts["teacher of math"].endswith("lambda 1.25")
+    assert (
+        facts["devices"] == "2 x cpu"
+        and "uncommitted" in facts["gopd_jax"]
+        and facts["teacher of math"].endswith("lambda 1.25")
+    )
     assert facts["seed"] == "3" and run["commands"] == ["train.py --config=configs/math.py"]
     result = run["results"][0]
     assert result["verdict"] == "yes" and result["difference"][0] == pytest.approx(0.3125)
@@ -116,7 +128,9 @@ def test_the_page_asks_nothing_of_a_network(tmp_path):
 
 
 def test_hostile_texts_stay_data(tmp_path):
-    folder = make_run(tmp_path / "a", samples=[sample(1, tokens=[HOSTILE] * 4, prompt=HOSTILE, verdict=HOSTILE, ground_truth=HOSTILE)])
+    folder = make_run(
+        tmp_path / "a", samples=[sample(1, tokens=[HOSTILE] * 4, prompt=HOSTILE, verdict=HOSTILE, ground_truth=HOSTILE)]
+    )
     about = json.loads((tmp_path / "a/run.json").read_text())
     about["config"]["name"] = about["starts"][0]["command"][0] = HOSTILE
     (tmp_path / "a/run.json").write_text(json.dumps(about))
@@ -146,7 +160,7 @@ def test_broken_lines_are_named_and_the_rest_is_shown(tmp_path):
 
 def test_a_run_that_goes_on_is_shown_as_far_as_it_got(tmp_path):
     folder = make_run(tmp_path / "a", steps=12, finished=False)
-    assert "Unfinished at step 12 of 40" in titles(folder)
+    assert list(titles(folder)) == ["Unfinished at step 12 of 40"]
     first = tmp_path / "first"  # killed before its first step
     first.mkdir()
     (first / "run.json").write_text("{")
@@ -155,7 +169,11 @@ def test_a_run_that_goes_on_is_shown_as_far_as_it_got(tmp_path):
 
 
 def test_several_runs_share_the_page(tmp_path):
-    folders = [make_run(tmp_path / "x/run"), make_run(tmp_path / "y/run", reward_scale=1.0), make_run(tmp_path / "z/run", fingerprint="e")]
+    folders = [
+        make_run(tmp_path / "x/run"),
+        make_run(tmp_path / "y/run", reward_scale=1.0),
+        make_run(tmp_path / "z/run", fingerprint="e"),
+    ]
     _, data = page_of(*folders, folders[0] + "/")
     assert [r["label"] for r in data["runs"]] == ["x/run", "y/run", "z/run"]
     assert data["differences"] == [["learner.reward_scale", "1.25", "1.0", "1.25"]]
@@ -184,7 +202,8 @@ def test_long_runs_are_averaged_and_samples_cut(tmp_path):
 @pytest.mark.parametrize(
     "title, changes",
     [
-        ("Many answers are cut at the limit", {"truncated": lambda far: 0.3 * far}),
+        ("Many answers are cut at the limit", {"truncated": 0.3}),
+        ("Many answers are cut at the limit", {"truncated": lambda far: 0.1 * far}),
         ("Answers grow long", {"response_length": lambda far: 50 + 100 * far}),
         ("Answers grow short", {"response_length": lambda far: 50 - 40 * far}),
         ("Answers end in a loop", {"repetition_rate": 0.1}),
@@ -206,7 +225,10 @@ def test_every_warning_is_found_where_it_should_be_and_alone(tmp_path, title, ch
 
 
 def test_warnings_name_the_domain_and_the_worst_come_first(tmp_path):
-    folder = make_run(tmp_path / "a", changes={"truncated/math": 0.01, "truncated/code": 0.4, "compilations": lambda far: round(20 + 10 * far)})
+    folder = make_run(
+        tmp_path / "a",
+        changes={"truncated/math": 0.01, "truncated/code": 0.4, "compilations": lambda far: round(20 + 10 * far)},
+    )
     about = json.loads((tmp_path / "a/run.json").read_text())
     about["config"]["domains"]["code"] = about["config"]["domains"]["math"]
     (tmp_path / "a/run.json").write_text(json.dumps(about))
@@ -231,6 +253,8 @@ def test_command(tmp_path, capsys, monkeypatch):
 
 
 def test_help_needs_no_heavy_import():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "gopd_jax.report", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "gopd_jax.report", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "unfinished run is shown as far as it got" in done.stdout
     assert " jax\n" not in done.stderr

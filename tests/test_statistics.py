@@ -1,4 +1,4 @@
-"""pass@k and majority against enumeration; intervals cover the truth 93 to 97 times in 100, for several populations of problems."""
+"""pass@k and majority against enumeration; intervals cover the truth 93 to 97 times in 100, for several kinds of problems."""
 
 import itertools
 import math

@@ -7,6 +7,7 @@ and what is kept of it, is the layout's business (`attention.Layout` for packed 
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -149,14 +150,20 @@ def init_params(config: ModelConfig, key: jax.Array) -> Any:
     return nn.meta.unbox(_init(config, key))
 
 
+@functools.cache
+def _boxed(config: ModelConfig) -> Any:
+    """The parameter tree as shapes with their logical axes; tracing it takes a quarter of a second, and many ask."""
+    return jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
+
+
 def abstract_params(config: ModelConfig) -> Any:
     """The parameter tree as float32 ShapeDtypeStructs; nothing is allocated."""
-    return nn.meta.unbox(jax.eval_shape(lambda key: _init(config, key), jax.random.key(0)))
+    return nn.meta.unbox(_boxed(config))
 
 
 def logical_axes(config: ModelConfig) -> Any:
     """The parameter tree with, for each parameter, a PartitionSpec of logical axis names (see `runtime.mesh.RULES`)."""
-    return nn.get_partition_spec(jax.eval_shape(lambda key: _init(config, key), jax.random.key(0)))
+    return nn.get_partition_spec(_boxed(config))
 
 
 def unstack(params: Any, dtype: Any) -> Any:

@@ -45,8 +45,14 @@ function showTip(x, y, ...content) {
 const hideTip = () => { tip.style.display = "none"; };
 addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });
 addEventListener("scroll", hideTip, {passive: true});
-let clear = () => {};  // takes away what the last chart pointed at shows
-addEventListener("pointerdown", event => { if (!event.target.closest(".plot, .tokens")) { clear(); hideTip(); } });
+
+// The tooltip has one owner at a time; each gives it up by its own function, and only while it is the owner.
+let owner = hideTip;
+function own(leave) {
+  if (owner !== leave) owner();
+  owner = leave;
+}
+addEventListener("pointerdown", event => { if (!event.target.closest(".plot, .tokens")) own(hideTip); });
 
 // ---- One chart. A line: {label, tone, dash, x, y, low, high, names, dots, area}; a band: {label, tone, mean, half}.
 
@@ -174,8 +180,7 @@ function hover(svg, guide, lines, bands, xs, at) {
   let index = 0;
   const leave = () => { guide.replaceChildren(); hideTip(); };
   function read(x, event) {
-    if (clear !== leave) clear();
-    clear = leave;
+    own(leave);
     const near = xs.reduce((best, v) => Math.abs(v - x) < Math.abs(best - x) ? v : best, xs[0]);
     index = xs.indexOf(near);
     const rows = [];
@@ -201,8 +206,8 @@ function hover(svg, guide, lines, bands, xs, at) {
   const point = event => read(at.first + (event.clientX - svg.getBoundingClientRect().left - at.left - 4) / (at.inside - 8) * (at.last - at.first), event);
   svg.addEventListener("pointermove", point);
   svg.addEventListener("pointerdown", point);
-  svg.addEventListener("pointerleave", event => { if (event.pointerType !== "touch") leave(); });  // a tap stays
-  svg.addEventListener("blur", leave);
+  svg.addEventListener("pointerleave", event => { if (event.pointerType !== "touch") leave(); });  // what a tap shows stays
+  svg.addEventListener("blur", () => { if (owner === leave) leave(); });
   svg.addEventListener("keydown", event => {
     const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
     if (!by) return;
@@ -402,15 +407,16 @@ function tokens(sample) {
   });
   const box = h("div", {class: "tokens", "aria-label": "response; arrow keys go from token to token"}, spans);
   if (sample.left_out) spans[sample.left_out[0]]?.before(h("span", {class: "mark"}, ` \u2026 ${sample.left_out[1].toLocaleString("en")} tokens left out \u2026 `));
-  const of = event => event.target.closest("[data-i]");
+  const of = event => event.target.closest("[data-i]"), leave = () => hideTip();
   const open = event => {
     const span = of(event);
     if (!span) return hideTip();
+    own(leave);
     const rect = span.getClientRects()[0];
     showTip(rect.left - 10, rect.bottom - 10, ...tokenTip(sample, Number(span.dataset.i)));
   };
   for (const name of ["pointerover", "click", "focusin"]) box.addEventListener(name, open);
-  for (const name of ["pointerleave", "focusout"]) box.addEventListener(name, hideTip);
+  for (const name of ["pointerleave", "focusout"]) box.addEventListener(name, () => { if (owner === leave) leave(); });
   box.addEventListener("keydown", event => {
     const by = {ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9}[event.key], span = of(event);
     if (!by || !span) return;
@@ -470,7 +476,7 @@ function setupSection() {
 
 const section = (id, title, content, about) => h("section", {id}, h("h2", null, title), about && h("p", {class: "soft small", style: "margin-bottom:10px"}, about), content);
 const worst = ["bad", "look", "note"].map(level => [level, runs.flatMap(r => r.findings).filter(f => f.level === level).length]).find(([, n]) => n);
-const names = {result: "Result", warnings: "Warnings", curves: "Curves", position: "By position", samples: "Samples", setup: "Setup"};
+const names = {result: "Result", warnings: "Warnings", curves: "Curves", position: "Position", samples: "Samples", setup: "Setup"};
 document.title = runs.map(r => r.label).join(", ") + " \u2013 gopd_jax report";
 document.getElementById("page").replaceChildren(
   h("header", null, h("p", {class: "soft small"}, `gopd_jax report, ${data.made}`), h("h1", null, many ? `${runs.length} runs compared` : runs[0].label),

@@ -101,7 +101,10 @@ def facts(run: Run) -> list[tuple[str, str]]:
         *teachers,
         ("reference", c.get("reference") or "the student's start"),
         ("devices", _counted(last.get("devices", [])) + _several(last.get("processes", 1), ", {} processes")),
-        ("started", ", ".join(str(s.get("time", "?")) for s in run.starts[-3:]) + _several(len(run.starts), " ({} starts: resumed)")),
+        (
+            "started",
+            ", ".join(str(s.get("time", "?")) for s in run.starts[-3:]) + _several(len(run.starts), " ({} starts: resumed)"),
+        ),
         ("training", f"{run.summary['training_seconds']:,.0f} s" if "training_seconds" in run.summary else None),
         ("response tokens", f"{run.summary['rollout_tokens']:,}" if "rollout_tokens" in run.summary else None),
         ("gopd_jax", f"{last.get('gopd_jax', '?')}, git {commit}" if last else None),

@@ -1,11 +1,6 @@
 """Verified reward of a program: run it in the sandbox, judge what comes back over here.
 
-Comes in: a response and a JSON ground truth with at least one of
-    {"entry_point": "f",                                        a name the program must define (optional)
-     "tests": ["f(2) == 7", ...],                               each must be True
-     "asserts": "assert f(2) == 7",                             source that must run through
-     "stdin_stdout": {"inputs": ["2\\n"], "outputs": ["7\\n"]}}   stdout, compared line by line without outer blanks
-Goes out: (reward, detail).
+Comes in: a response and a JSON ground truth, see `spec.py`. Goes out: (reward, detail).
 
 The judge and the program are two processes. Test source runs in the judge; names the tests do not define are `Remote`s whose
 calls run in the program's process and come back by value, as exact builtin types. So the program sees the arguments of its
@@ -15,7 +10,7 @@ gains nothing. Objects that are no plain values stay over there, and never equal
 
 import ast
 import builtins
-import importlib
+import copy
 import json
 import math
 import os
@@ -27,224 +22,21 @@ import tempfile
 import time
 from typing import Any
 
-from gopd_jax.rewards import sandbox, wire
+from gopd_jax.rewards import compare, sandbox, wire
+from gopd_jax.rewards.remote import Frozen, Program, ProgramRaised, Remote
+from gopd_jax.rewards.spec import check_ground_truth, values
+
+__all__ = ["Judge", "check_ground_truth", "extract_program"]
 
 MAX_OUTPUT_BYTES = 1 << 24
-MAX_REPLY_BYTES = 1 << 23  # JSON grows about 25-fold when decoded
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_KEYS = ("entry_point", "tests", "asserts", "stdin_stdout")
 
 
 def extract_program(response: str) -> str:
     """The last ```python (or unmarked) block of the response; without one, the whole response."""
     blocks = [body for language, body in _FENCE.findall(response) if language.lower() in ("", "python", "python3", "py")]
     return blocks[-1] if blocks else response
-
-
-def check_ground_truth(ground_truth: str) -> None:
-    """Raises ValueError saying what is wrong with the JSON test specification."""
-    try:
-        spec = json.loads(ground_truth)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"code ground truth {ground_truth!r:.80}: wanted JSON, got {error}") from error
-    if not isinstance(spec, dict) or set(spec) - set(_KEYS) or not set(spec) & set(_KEYS[1:]):
-        found = sorted(spec) if isinstance(spec, dict) else type(spec).__name__
-        raise ValueError(
-            f"code ground truth has {found}: wanted an object with one or more of {_KEYS[1:]}, entry_point optional"
-        )
-    if not str(spec.get("entry_point", "f")).isidentifier():
-        raise ValueError(f"entry_point {spec['entry_point']!r}: wanted a Python name")
-    tests, asserts = spec.get("tests", ["True"]), spec.get("asserts", "assert True")
-    if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
-        raise ValueError(f"tests {tests!r:.80}: wanted a non-empty list of Python expressions")
-    if not isinstance(asserts, str) or not asserts.strip():
-        raise ValueError(f"asserts {asserts!r:.80}: wanted Python source")
-    for source, mode in [(test, "eval") for test in tests] + [(asserts, "exec")]:
-        try:
-            compile(source.strip() if mode == "eval" else source, "test", mode)
-        except (SyntaxError, ValueError) as error:
-            raise ValueError(
-                f"test {source!r:.80}: wanted Python {'expression' if mode == 'eval' else 'source'}: {error}"
-            ) from None
-    if not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(asserts))):
-        raise ValueError(f"asserts {asserts!r:.80}: holds no assert, so every program would pass")
-    pairs = spec.get("stdin_stdout", {"inputs": [""], "outputs": [""]})
-    lists = [pairs.get(key) for key in ("inputs", "outputs")] if isinstance(pairs, dict) else [None]
-    if (
-        not all(isinstance(x, list) and x and all(isinstance(text, str) for text in x) for x in lists)
-        or len(set(map(len, lists))) > 1
-    ):
-        raise ValueError(f"stdin_stdout {pairs!r:.80}: wanted inputs and outputs, non-empty lists of strings of one length")
-
-
-class ProgramRaised:
-    """Mixed into an exception of the program that comes up again in the judge, so that test source can catch it."""
-
-
-class Remote:
-    """An object of the program, held by number. Compares, by the program's own rules, with other such objects only."""
-
-    def __init__(self, program: "Program", index: int):
-        self._program, self._index = program, index
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._program.call(self, args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return self._program.ask("getattr", self, name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._program.ask("getitem", self, key)
-
-    def __iter__(self) -> Any:
-        items = self._program.ask("iter", self)
-        return items if type(items) is Remote else iter(items)
-
-    def __len__(self) -> int:
-        return self._program.ask("len", self)
-
-    def __str__(self) -> str:
-        return self._program.ask("str", self)
-
-    def __repr__(self) -> str:
-        return self._program.ask("repr", self)
-
-    def __next__(self) -> Any:
-        return self._program.ask("next", self)
-
-    def __bool__(self) -> bool:
-        return self._program.ask("bool", self)
-
-    def __eq__(self, other: Any) -> bool:
-        return type(other) is Remote and self._program.ask("operator", self, other, name="eq")
-
-    def __hash__(self) -> int:
-        return self._index
-
-
-def _operator(name: str) -> Any:
-    def apply(self: Remote, other: Any) -> Any:
-        # With a plain value on one side, `abs(f(2) - 7) < 1e-6` would be the program's to decide.
-        return self._program.ask("operator", self, other, name=name) if type(other) is Remote else NotImplemented
-
-    return apply
-
-
-for _name in ("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv"):
-    setattr(Remote, f"__{_name}__", _operator(_name))
-
-
-class Program:
-    """A program running in a child of the fork server; leaving the `with` block kills it.
-
-    `failure` is set once and for all when it died, hung or talked nonsense: whatever test source made of that does not count.
-    """
-
-    def __init__(self, control: int | socket.socket, job: dict[str, Any], deadline: float, script_fds: tuple[int, ...] = ()):
-        self.failure: str | None = None
-        self.deadline = deadline
-        self._control, self._callbacks = control, []
-        self._channel, child_end = socket.socketpair()
-        self._channel.setblocking(False)
-        with child_end:
-            socket.send_fds(control, [b"\0"], [child_end.fileno(), *script_fds])
-        wire.send(control.fileno(), job)
-
-    def __enter__(self) -> "Program":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._channel.close()
-        wire.send(self._control.fileno(), "end")
-        wire.receive(self._control.fileno())  # "gone"
-
-    def fileno(self) -> int:
-        return self._channel.fileno()
-
-    def _fail(self, detail: str) -> RuntimeError:
-        self.failure = self.failure or detail
-        return RuntimeError(self.failure)
-
-    def receive(self) -> dict[str, Any]:
-        """The program's next message; an error it reports is raised here."""
-        if self.failure:
-            raise RuntimeError(self.failure)
-        try:
-            message = wire.receive(self.fileno(), self.deadline, MAX_REPLY_BYTES)
-        except TimeoutError:
-            raise self._fail("timeout") from None
-        except (EOFError, OSError):
-            raise self._fail("error: program ended") from None
-        except (ValueError, RecursionError):
-            raise self._fail("error: unreadable reply") from None
-        if not isinstance(message, dict):
-            raise self._fail("error: unreadable reply")
-        if message.get("error") == "MemoryError":
-            raise self._fail("memory")
-        if message.get("error") is not None:
-            raise _raised(str(message["error"]))
-        return message
-
-    def ask(self, op: str, *args: Any, **options: Any) -> Any:
-        self._send({"op": op, "args": [self._encode(value) for value in args], "options": options})
-        while "callback" in (message := self.receive()):
-            self._send(self._encode(self._callbacks[message["callback"]](*self._decode(message["args"]))))
-        return self._decode(message.get("value"))
-
-    def call(self, target: Remote, args: tuple, kwargs: dict[str, Any]) -> Any:
-        reply = self.ask("call", target, *args, *kwargs.values(), names=list(kwargs))
-        if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], tuple):
-            raise self._fail("error: unreadable reply")
-        for before, after in zip([*args, *kwargs.values()], reply[1], strict=False):
-            if type(before) is type(after) and type(before) in (list, dict, set) and before != after:
-                before.clear()
-                (before.extend if type(before) is list else before.update)(after)
-        return reply[0]
-
-    def _send(self, message: Any) -> None:
-        if self.failure:
-            raise RuntimeError(self.failure)
-        try:
-            wire.send(self.fileno(), message, self.deadline)
-        except TimeoutError:
-            raise self._fail("timeout") from None
-        except OSError:
-            raise self._fail("error: program ended") from None
-
-    def _encode(self, value: Any) -> Any:
-        return wire.encode(value, self._to_handle)
-
-    def _decode(self, coded: Any) -> Any:
-        try:
-            return wire.decode(coded, self._from_handle)
-        except Exception:
-            raise self._fail("error: unreadable reply") from None
-
-    def _to_handle(self, value: Any) -> dict[str, int]:
-        if type(value) is Remote:
-            return {"object": value._index}
-        if not callable(value):
-            raise TypeError(
-                f"test passes a {type(value).__name__}: wanted plain values, functions or the program's own objects"
-            )
-        self._callbacks.append(value)
-        return {"function": len(self._callbacks) - 1}
-
-    def _from_handle(self, name: str, body: Any) -> Any:
-        if name == "module":  # the judge's own, never the program's patched one
-            return importlib.import_module(body) if body in sandbox.COMMON_MODULES else None
-        return {"object": Remote}[name](self, int(body))
-
-
-def _raised(name: str) -> Exception:
-    """An exception of the program: of the same builtin type where there is one, else a RuntimeError."""
-    kind = getattr(builtins, name, None)
-    base = kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError
-    try:
-        return type(f"{name:.40}", (ProgramRaised, base), {})()
-    except TypeError:  # UnicodeDecodeError and the like want arguments
-        return type(f"{name:.40}", (ProgramRaised, RuntimeError), {})()
 
 
 class Judge:
@@ -271,13 +63,14 @@ class Judge:
         cpu_s = math.ceil(max(0.0, deadline - time.monotonic())) + 1
         own_path = os.path.dirname(_PACKAGE)
         job = {"program": extract_program(response), "script": False, "cpu_s": cpu_s, "hidden_paths": ["", own_path]}
+        job["prelude"] = spec.get("prelude", "")
         detail = "correct"
-        if "tests" in spec or "asserts" in spec:
+        if spec.keys() & {"tests", "asserts", "check", "functions"}:
             detail = self._functions(job, spec, deadline)
         pairs = spec.get("stdin_stdout", {"inputs": [], "outputs": []})
         for stdin, wanted in zip(pairs["inputs"], pairs["outputs"], strict=True):
             if detail == "correct":
-                detail = self._script({**job, "script": True}, stdin, wanted, deadline)
+                detail = self._script({**job, "script": True}, stdin, wanted, pairs.get("tolerance", 0.0), deadline)
         return float(detail == "correct"), detail
 
     def _functions(self, job: dict[str, Any], spec: dict[str, Any], deadline: float) -> str:
@@ -293,7 +86,7 @@ class Judge:
                 passed = program.failure or f"error: {type(error).__name__}"
             return program.failure or passed
 
-    def _script(self, job: dict[str, Any], stdin: str, wanted: str, deadline: float) -> str:
+    def _script(self, job: dict[str, Any], stdin: str, wanted: str, tolerance: float, deadline: float) -> str:
         read_end, write_end = os.pipe()
         input_fd = os.memfd_create("stdin")
         os.write(input_fd, stdin.encode())
@@ -312,7 +105,7 @@ class Judge:
         finally:
             os.close(read_end)
             os.close(input_fd)
-        return "correct" if _lines(output) == _lines(wanted) else "wrong"
+        return "correct" if compare.same_output(output, wanted, tolerance) else "wrong"
 
 
 def _close(fd: int) -> None:
@@ -324,8 +117,8 @@ def _close(fd: int) -> None:
 
 def _run_tests(program: Program, spec: dict[str, Any]) -> str:
     """Run the test source here, against the program over there. Raises what the tests raise."""
-    tests, asserts = [test.strip() for test in spec.get("tests", [])], spec.get("asserts", "")
-    trees = [ast.parse(test, mode="eval") for test in tests] + [ast.parse(asserts)]
+    tests, asserts, check = [test.strip() for test in spec.get("tests", [])], spec.get("asserts", ""), spec.get("check", "")
+    trees = [ast.parse(test, mode="eval") for test in tests] + [ast.parse(asserts), ast.parse(check)]
     names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names = {name for name in names if not hasattr(builtins, name)} | (
         {spec["entry_point"]} if "entry_point" in spec else set()
@@ -334,14 +127,64 @@ def _run_tests(program: Program, spec: dict[str, Any]) -> str:
     for name in sorted(names):
         found, value = program.ask("lookup", name)
         if found:
-            namespace[name] = value
+            namespace[name] = Frozen(value) if spec.get("copies") and type(value) is Remote else value
         elif name == spec.get("entry_point"):
             return f"error: no {name}"
+    if "numpy" in asserts + check:
+        _strict_allclose()
     for test in tests:
         if eval(test, namespace) is not True:
             return "wrong"
     exec(asserts, namespace)
+    if check:
+        candidate = namespace[spec["entry_point"]]
+        exec(check, namespace)
+        namespace["check"](Frozen(candidate) if type(candidate) is Remote else candidate)
+    return _run_functions(program, spec["functions"]) if "functions" in spec else "correct"
+
+
+def _run_functions(program: Program, cases: dict[str, Any]) -> str:
+    owner, _, name = cases["name"].rpartition(".")
+    inputs, outputs = values(cases, "inputs"), values(cases, "outputs")
+    reference = None
+    if "reference" in cases:
+        namespace: dict[str, Any] = {"__name__": "reference"}
+        exec(cases["reference"], namespace)
+        reference = namespace[name]
+    method = _find(program, owner, name)
+    if method is None:
+        return f"error: no {name}"
+    for i, arguments in enumerate(inputs):
+        wanted = reference(*copy.deepcopy(arguments)) if reference else outputs[i] if outputs else None
+        got = method()(*copy.deepcopy(arguments))  # copies: a program that sorts its list must not change ours
+        if not compare.fits(got, wanted, arguments, cases):
+            return "wrong"
     return "correct"
+
+
+def _find(program: Program, owner: str, name: str) -> Any:
+    """What gives the function under test, for each call anew; None if the program has no such function."""
+    has_class, solution = program.ask("lookup", "Solution")
+    has_function, function = program.ask("lookup", name)
+    if type(function) is Remote and has_function and not (owner and has_class):
+        return lambda: function
+    if type(solution) is Remote and has_class:
+        return lambda: getattr(solution(), name)
+    return None
+
+
+def _strict_allclose() -> None:
+    """EvalPlus' test source compares by numpy.allclose, to which an empty list is close to every number: here shapes count."""
+    import numpy as np
+
+    if not hasattr(np.allclose, "of_any_shape"):
+        of_any_shape = np.allclose
+
+        def allclose(a: Any, b: Any, *args: Any, **kwargs: Any) -> bool:
+            return np.shape(a) == np.shape(b) and of_any_shape(a, b, *args, **kwargs)
+
+        allclose.of_any_shape = of_any_shape
+        np.allclose = allclose
 
 
 def _read_output(fd: int, deadline: float) -> tuple[str, str | None]:
@@ -358,7 +201,3 @@ def _read_output(fd: int, deadline: float) -> tuple[str, str | None]:
         size += len(chunk)
         if size > MAX_OUTPUT_BYTES:
             return "", f"error: output above {MAX_OUTPUT_BYTES >> 20} MiB"
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.strip().splitlines()]

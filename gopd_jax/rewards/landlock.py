@@ -1,9 +1,9 @@
 """Which files programs under test may read: the Python installation and system libraries, by Linux's Landlock.
 
-Comes in: folders; `rules()` makes a ruleset once, `restrict()` binds the calling process and its threads for good, no privilege
-needed. It needs Linux 5.13 or newer with Landlock switched on; elsewhere `rules()` gives None. Everything not allowed fails with
-EACCES, a PermissionError: reading other files, listing other folders, making, changing or removing anything. What Landlock
-leaves open is metadata: `os.stat` still tells whether a file exists and how large it is. Numbers: include/uapi/linux/landlock.h.
+Comes in: folders; `rules()` makes a ruleset once, `restrict()` binds the calling process and its threads for good, without any
+privilege. Needs Linux 5.13 or newer with Landlock switched on; elsewhere `rules()` gives None. What is not allowed fails with
+EACCES, a PermissionError: reading other files, listing other folders, making, changing or removing anything. Metadata stays
+open: `os.stat` still tells whether a file exists and how large it is. Numbers: include/uapi/linux/landlock.h.
 """
 
 from collections.abc import Iterator

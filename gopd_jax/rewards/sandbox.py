@@ -3,6 +3,11 @@
 Comes in, from `code.py` over a socket: a program and file descriptors, never a test or an expected value. Goes out: what the
 program returns, by value (`wire.encode`). The child decides nothing, so there is no verdict here for a program to forge; it
 may tamper with everything in its own process and still has to return the right values.
+
+What holds a program: resource limits (memory, CPU seconds, open files, no file growth), `seccomp.py` (no process, signal, socket
+or file written: the network needs no namespace of its own, and nothing needs bubblewrap or root) and `landlock.py` (reads
+Python and system libraries only). Nothing can be written anywhere: its working directory is an empty folder that stays empty.
+Wall-clock time is the judge's to watch; it kills the child whatever that does.
 """
 
 import ctypes
@@ -123,6 +128,7 @@ def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int, rul
     module = types.ModuleType("__main__" if job["script"] else "solution")
     sys.modules[module.__name__] = module
     try:
+        exec(compile(job["prelude"], "prelude.py", "exec"), module.__dict__)
         exec(compile(job["program"], "program.py", "exec"), module.__dict__)
         sys.stdout.flush()
         error = None
@@ -149,6 +155,8 @@ def _serve(channel: int, module: types.ModuleType) -> None:
     def to_handle(value: Any) -> dict[str, Any]:
         if isinstance(value, types.ModuleType):
             return {"module": value.__name__}
+        if type(value).__module__ == "numpy" and hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
+            return wire.encode(value.item(), to_handle)  # a number that only looks different
         if id(value) not in index_of:
             index_of[id(value)] = len(objects)
             objects.append(value)

@@ -10,6 +10,7 @@ wrong: a base that learns from them knows how to answer and is often wrong, whic
 """
 
 from collections.abc import Iterator
+import functools
 import json
 from typing import Any
 import zlib
@@ -51,6 +52,12 @@ def records(name: str, split: str) -> Iterator[dict[str, Any]]:
         seen.add(question)
         number += 1
         yield row
+
+
+@functools.lru_cache(maxsize=4)
+def json_lines(name: str, split: str) -> bytes:
+    """`records` as a file of JSON lines; kept, because a run asks for its content and for its fingerprint."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in records(name, split))
 
 
 class Number:

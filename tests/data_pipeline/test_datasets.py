@@ -140,7 +140,7 @@ def test_bad_files(tmp_path):
         load(tmp_path / "absent.jsonl", tmp_path)
     whole = gzip.compress(json.dumps(GOOD).encode() * 50)
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz: not a whole gzip file"):
+    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz:1: not a whole gzip file"):
         load(tmp_path / "cut.jsonl.gz", tmp_path)
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9", "answer": "1"}\n')
     with pytest.raises(ValueError, match=r"latin\.jsonl:1: not valid JSON"):

@@ -26,6 +26,7 @@ def rollout(tokens, stopped=False):
         (list(range(129)) * 4, False),  # longer than what is looked for
         (range(600), False),
         ([3], False),
+        ([0] * 3, False),
     ],
 )
 def test_loops(tokens, loop):

@@ -1,13 +1,19 @@
 """Embedded configs, cut down to a few small steps."""
 
+import atexit
 from pathlib import Path
 import runpy
+import shutil
+import tempfile
 from typing import Any
 
 from gopd_jax.config import Config, from_config_dict
 
 ROOT = Path(__file__).parents[2]
+DATASETS = tempfile.mkdtemp(prefix="gopd_jax_datasets_")  # of all these runs: building and encoding takes seconds
+atexit.register(shutil.rmtree, DATASETS, ignore_errors=True)
 SETTINGS = {
+    "data.cache_dir": DATASETS,
     "steps": 6,
     "rollout.prompts_per_step": 16,
     "rollout.slots": 16,

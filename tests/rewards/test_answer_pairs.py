@@ -24,14 +24,19 @@ DISAGREEMENTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def verify():
+    with Verifier(timeout_s=10.0) as verifier:
+        yield verifier
+
+
 def test_there_are_200_pairs_and_each_once():
     assert (len(RIGHT), len(WRONG), len({*RIGHT, *WRONG})) == (120, 80, 200)
     assert DISAGREEMENTS.keys() <= {*RIGHT, *WRONG}
 
 
-def test_the_verifier_agrees_with_the_hand_judged_pairs():
-    with Verifier(timeout_s=10.0) as verify:
-        verdicts = verify([("math", rf"Reasoning, then \boxed{{{answer}}}.", truth) for answer, truth in RIGHT + WRONG])
+def test_the_verifier_agrees_with_the_hand_judged_pairs(verify):
+    verdicts = verify([("math", rf"Reasoning, then \boxed{{{answer}}}.", truth) for answer, truth in RIGHT + WRONG])
     expected = [1.0] * len(RIGHT) + [0.0] * len(WRONG)
     differing = {p for p, v, e in zip(RIGHT + WRONG, verdicts, expected, strict=True) if v.reward != e}
     assert not differing - DISAGREEMENTS.keys(), "the verifier is wrong about these"
@@ -41,7 +46,6 @@ def test_the_verifier_agrees_with_the_hand_judged_pairs():
 @pytest.mark.parametrize(
     "box", [r"\boxed{%s}", r"\boxed {%s}", r"$\boxed{%s}$", "first \\boxed{99},\nthen \\[\\boxed{ %s }\\]"]
 )
-def test_how_the_box_is_written_does_not_matter(box):
-    with Verifier(timeout_s=10.0) as verify:
-        verdicts = verify([("math", box % answer, truth) for answer, truth in RIGHT[10:22] + WRONG[10:15]])
+def test_how_the_box_is_written_does_not_matter(verify, box):
+    verdicts = verify([("math", box % answer, truth) for answer, truth in RIGHT[10:22] + WRONG[10:15]])
     assert [v.reward for v in verdicts] == [1.0] * 12 + [0.0] * 5
