@@ -32,7 +32,17 @@ _WITHOUT = {  # what a machine may lack, and what that means
     "seccomp": "no system-call filter on this machine: programs are held by resource limits alone",
     "landlock": "no Landlock on this machine (Linux 5.13 or newer): programs can read every file that this user can read",
 }
-_warn_once = functools.cache(_log.warning)  # not once for each worker
+
+
+@functools.cache  # not once for each worker
+def _warn_once(warning: str) -> None:
+    _log.warning(warning)
+
+
+def _warn(guards: dict[str, bool]) -> None:
+    for guard, warning in _WITHOUT.items():
+        if not guards[guard]:
+            _warn_once(warning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +92,7 @@ class _Worker:
             raise RuntimeError(
                 f"the {self._arguments[0]} worker did not start ({type(error).__name__}): see its stderr"
             ) from error
-        for guard, warning in _WITHOUT.items():
-            if not hello[guard]:
-                _warn_once(warning)
+        _warn(hello)
         return self._process
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:

@@ -25,6 +25,8 @@ _REFUSED = {
     "mount and namespaces": (155, 161, 165, 166, 272, 308, 428, 429, 430, 431, 432, 433, 442),
     "administration": (103, 159, 163, 164, 167, 168, 169, 170, 171, 172, 173, 175, 176, 179, 227, 246, 300, 305, 313, 320),
 }
+# Descriptors that send a signal, any signal to any process of this user, when they can be read: refused by call and command.
+_SIGNAL_SENDERS = {72: (8, 10, 15), 16: (0x8901, 0x8902)}  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX; ioctl: FIOSETOWN, SIOCSPGRP
 _CLONE, _CLONE3, _OPEN, _OPENAT, _OPENAT2, _PRLIMIT = 56, 435, 2, 257, 437, 302
 _CLONE_THREAD = 0x10000
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0x400000  # the last: O_TMPFILE
@@ -53,6 +55,11 @@ def _filter() -> bytes:
         code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
     code += [(_EQUAL, 0, 4, _CLONE), (_LOAD, 0, 0, _argument(0)), (_ANY_BIT, 1, 0, _CLONE_THREAD)]
     code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
+    for number, commands in _SIGNAL_SENDERS.items():
+        code += [(_EQUAL, 0, 2 * len(commands) + 2, number), (_LOAD, 0, 0, _argument(1))]
+        for command in commands:
+            code += [(_EQUAL, 0, 1, command), (_RETURN, 0, 0, _EPERM)]
+        code += [(_RETURN, 0, 0, _ALLOW)]
     # prlimit64 may read limits (libc does for every thread) but not set them: its third argument must be NULL.
     code += [(_EQUAL, 0, 5, _PRLIMIT), (_LOAD, 0, 0, _argument(2)), (_EQUAL, 0, 2, 0), (_LOAD, 0, 0, _argument(2, high=True))]
     code += [(_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]

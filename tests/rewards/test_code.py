@@ -97,7 +97,7 @@ def test_right(verify, program, spec):
 
 
 EQUAL = "class E(int):\n    __eq__ = __lt__ = __sub__ = __abs__ = lambda *a: True\n    __hash__ = None\n"
-MARK = f"/tmp/gopd_mark_{os.getpid()}"
+MARK = f"/tmp/gopd_mark_{os.getuid()}"
 PATCH = "import builtins\nbuiltins.abs = builtins.sorted = lambda *a: 7\n"
 
 
