@@ -3,6 +3,7 @@
 In: the config. Out: a `Contract` with what was read on the way (architectures, tokenizer, prompts, fingerprints).
 """
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -22,13 +23,15 @@ from gopd_jax.data import (
     add_teacher_context,
     check_same_vocabulary,
     encode_all,
+    hard_enough,
+    hold_out,
     prepare,
 )
 from gopd_jax.models import ModelConfig, load_config
 from gopd_jax.models.huggingface import weights_fingerprint
 from gopd_jax.rewards import check_ground_truth
 from gopd_jax.runtime.progress import say
-from gopd_jax.types import EncodedPrompt
+from gopd_jax.types import EncodedPrompt, Prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +92,11 @@ def check(config: Config, workdir: str) -> Contract:
     data_dir = config.data.cache_dir or os.path.join(workdir, "datasets")
     train, test, dropped, sources = {}, {}, {}, {}
     for name, domain in config.domains.items():
-        for split, source, out in (("train", domain.train, train), ("test", domain.test, test)):
-            rows = prepare(source, data_dir, domain=name)
-            sources[f"{name}/{split}"] = rows.fingerprint
+        for split, out in (("train", train), ("test", test)):
+            rows, fingerprint, chosen = _prompts(name, config, split, data_dir)
+            sources[f"{name}/{split}"] = fingerprint
             limit = config.data.max_prompt_tokens
-            identity = (data_dir, name, rows.fingerprint, tokenizer.vocabulary_fingerprint, tokenizer.template_fingerprint)
+            identity = (data_dir, name, chosen, tokenizer.vocabulary_fingerprint, tokenizer.template_fingerprint)
             encoded = _encode(_Source((*identity, domain.prompt_suffix, limit), rows, tokenizer, domain.prompt_suffix, limit))
             out[name], dropped[f"{name}/{split}"] = encoded
         if domain.teacher_context and config.method == "gopd":
@@ -114,12 +117,38 @@ def check(config: Config, workdir: str) -> Contract:
     return Contract(tokenizer, models, teachers, reference, train, test, dropped, fingerprints)
 
 
+def _prompts(name: str, config: Config, split: str, data_dir: str) -> tuple[Sequence[Prompt], str, tuple]:
+    """The prompts of a domain's train or test side, the fingerprint of their source, and what decides which those are."""
+    domain = config.domains[name]
+    source = domain.train if split == "train" or domain.held_out else domain.test
+    data = prepare(source, data_dir, domain=name, skip_bad_rows=config.data.skip_bad_rows)
+    if split == "test" and not domain.held_out:
+        _say_skipped(f"{name}/{split}", data)
+        return data, data.fingerprint, (data.fingerprint,)
+    try:
+        prompts, dropped = hard_enough(data, domain.min_difficulty)
+        if domain.held_out:
+            prompts = hold_out(prompts, domain.held_out)[split == "test"]
+    except ValueError as e:
+        raise ValueError(f"config.domains.{name}.{e}") from e
+    if split == "train":  # the test side comes from the same rows: said once
+        _say_skipped(f"{name}/{split}", data)
+        for reason, count in collections.Counter(reason for _, reason in dropped).items():
+            say(f"{name}/{split}: {count:,} of {len(data):,} prompts left out: {reason}")
+    return prompts, data.fingerprint, (data.fingerprint, domain.min_difficulty, domain.held_out, split)
+
+
+def _say_skipped(name: str, data: DataSource) -> None:
+    if data.skipped:
+        say(f"warning: {name}: {len(data.skipped):,} bad rows skipped, the first: {data.skipped[0]}")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Source:
     """A data set to encode; `identity` is what decides the result."""
 
     identity: tuple
-    rows: DataSource = dataclasses.field(compare=False)
+    rows: Sequence[Prompt] = dataclasses.field(compare=False)
     tokenizer: ChatTokenizer = dataclasses.field(compare=False)
     suffix: str = dataclasses.field(compare=False)
     limit: int = dataclasses.field(compare=False)

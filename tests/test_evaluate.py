@@ -332,6 +332,13 @@ def test_what_goes_wrong_while_grading_stops_the_command(copy, monkeypatch, caps
     assert not results(copy, "new")["complete"]
 
 
+def test_nothing_more_is_taken_once_grading_has_failed():
+    grader = grading.Grader(None, None, [], None)
+    grader._error = ValueError("no verifier today")
+    with pytest.raises(ValueError, match="no verifier today"):
+        grader.take(None)
+
+
 def test_answers():
     assert grading.answer_of("math", r"\boxed{1} \boxed{2}") == "2" and grading.answer_of("math", r"so 2, \boxed{ }") is None
     assert grading.answer_of("code", "say:\n```python\nx = 1\n```\n") == "x = 1\n" and grading.answer_of("code", " \n") is None

@@ -1,4 +1,4 @@
-"""From files to requests: source file -> `prepare` -> Prompt -> `encode_all` -> EncodedPrompt -> `PromptStream` -> Request.
+"""From files to requests: source -> `prepare` -> Prompt (-> `hard_enough`, `hold_out`) -> `encode_all` -> EncodedPrompt -> `PromptStream` -> Request.
 
     tokenizer = ChatTokenizer.load("Qwen/Qwen3-4B")
     source = prepare("deepmath.parquet", data_dir, domain="math")          # built once, array_record on disk
@@ -11,6 +11,7 @@ Knows nothing of models, teachers or rewards; TFDS and grain do the storing and 
 
 from gopd_jax.data.datasets import DataSource, prepare
 from gopd_jax.data.prompts import EncodedPrompts, FilterReport, PromptStream, encode_all
+from gopd_jax.data.select import hard_enough, hold_out
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
 
@@ -23,5 +24,7 @@ __all__ = [
     "add_teacher_context",
     "check_same_vocabulary",
     "encode_all",
+    "hard_enough",
+    "hold_out",
     "prepare",
 ]

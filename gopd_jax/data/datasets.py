@@ -31,8 +31,8 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
     # TFDS 4.9.10 uses without declaring it, importlib_resources: github.com/tensorflow/datasets/issues/11212
     code_path = None
 
-    def __init__(self, *, source: str, **kwargs: Any):
-        self._source = source
+    def __init__(self, *, source: str, skipped: epath.Path | None = None, **kwargs: Any):
+        self._source, self._skipped = source, skipped
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -46,20 +46,27 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
         return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
-        for number, row in enumerate(rows.read(self._source)):
+        skipped: list[str] = []
+        found = rows.read(self._source) if self._skipped is None else rows.read(self._source, skipped.append)
+        for number, row in enumerate(found):
             yield number, {**row, "messages": json.dumps(row["messages"]), "extra": json.dumps(row["extra"])}
+        if self._skipped is not None:
+            self._skipped.parent.mkdir(parents=True, exist_ok=True)
+            self._skipped.write_text(json.dumps(skipped))
 
 
 class DataSource(Sequence[Prompt]):
     """The prompts of one source, read from disk when asked for: `len(s)`, `s[i]`, iteration.
 
     fingerprint: sha256 hex of what decides every prompt here but the domain: content, file stem, reader version.
+    skipped: bad rows that were left out, each with file, line and what is wrong.
     """
 
-    def __init__(self, records: Sequence[dict[str, bytes]], domain: str, fingerprint: str):
+    def __init__(self, records: Sequence[dict[str, bytes]], domain: str, fingerprint: str, skipped: Sequence[str] = ()):
         self._records = records
         self.domain = domain
         self.fingerprint = fingerprint
+        self.skipped = tuple(skipped)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -75,34 +82,38 @@ class DataSource(Sequence[Prompt]):
         )
 
 
-def prepare(source: str | os.PathLike[str], data_dir: str | os.PathLike[str], *, domain: str) -> DataSource:
+def prepare(
+    source: str | os.PathLike[str], data_dir: str | os.PathLike[str], *, domain: str, skip_bad_rows: bool = False
+) -> DataSource:
     """Builds `source` into `data_dir` unless it is there already, and opens it.
 
     A build that dies leaves only a folder named `incomplete.*`, which is never read; two builds at once both succeed.
 
     Args:
-      source: a `.jsonl`, `.jsonl.gz` or verl-schema `.parquet` file, or "tiny:NAME/SPLIT".
+      source: files, folders, data sets of the hub or "tiny:NAME/SPLIT", see `sources.py`.
       data_dir: where prepared data sets live; each source gets its own folder, `STEM-FINGERPRINT`.
       domain: the domain of every prompt; a "domain" field in the rows is only carried along in `extra`.
+      skip_bad_rows: leave out rows that cannot be read, and list them in `skipped`.
 
     Raises:
       ValueError: a row is malformed or has no ground truth, or two share a prompt_id; the message names file and line.
     """
     source = os.fspath(source)
-    fingerprint = rows.fingerprint(source, version=str(GopdPrompts.VERSION))
+    fingerprint = rows.fingerprint(source, version=f"{GopdPrompts.VERSION}{'-skip' * skip_bad_rows}")
     name = re.sub(r"[^A-Za-z0-9._-]", "_", rows.stem(source))
     folder = epath.Path(data_dir) / f"{name}-{fingerprint[:16]}"
-    builder = _builder(source, folder)
+    skipped = folder / "skipped.json" if skip_bad_rows else None
+    builder = _builder(source, folder, skipped)
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
         _build(builder)
-        builder = _builder(source, folder)  # afresh: another process may have been the one that wrote it
+        builder = _builder(source, folder, skipped)  # afresh: another process may have been the one that wrote it
     records = builder.as_data_source(SPLIT)
-    return DataSource(records, domain, fingerprint)
+    return DataSource(records, domain, fingerprint, json.loads(skipped.read_text()) if skipped else ())
 
 
-def _builder(source: str, folder: epath.Path) -> GopdPrompts:
-    return GopdPrompts(source=source, data_dir=folder, file_format="array_record")
+def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> GopdPrompts:
+    return GopdPrompts(source=source, skipped=skipped, data_dir=folder, file_format="array_record")
 
 
 def _build(builder: GopdPrompts) -> None:

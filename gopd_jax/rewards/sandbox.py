@@ -4,9 +4,9 @@ Comes in, from `code.py` over a socket: a program and file descriptors, never a 
 program returns, by value (`wire.encode`). The child decides nothing, so there is no verdict here for a program to forge; it
 may tamper with everything in its own process and still has to return the right values.
 
-What holds a program: resource limits (memory, CPU seconds, open files, no file growth), `seccomp.py` (no process, signal, socket
-or file written: the network needs no namespace of its own, and nothing needs bubblewrap or root) and `landlock.py` (reads
-Python and system libraries only). Nothing can be written anywhere: its working directory is an empty folder that stays empty.
+What holds a program: resource limits (memory, CPU seconds, open files, no file growth), `seccomp.py` (no process, no signal, no
+socket, no file written: no namespace, bubblewrap or root is needed for that) and `landlock.py` (reads Python and system
+libraries only). Nothing can be written anywhere: its working directory is an empty folder that stays empty.
 Wall-clock time is the judge's to watch; it kills the child whatever that does.
 """
 

@@ -1,7 +1,6 @@
-"""Programs: right and wrong ones, extraction, and that a hostile one scores zero and harms nothing."""
+"""Programs: right and wrong ones, extraction, test specifications. Hostile ones: `test_hostile.py`."""
 
 import json
-import os
 
 import pytest
 
@@ -30,6 +29,18 @@ def f():
     return hasattr(math, "gopd"), hasattr(builtins, "gopd"), list(os.environ)
 """
 GOOD = "def f(x):\n    return x + 5\n"
+PRELUDE = "from typing import *\nfrom math import *"
+PAIR = {"name": "f", "inputs": "[[[1, 2]]]", "outputs": "[([1, 2], 1e999)]", "literals": True}
+SOLUTION = """
+class Solution:
+    def __init__(self):
+        self.n = 0
+    def count(self):
+        self.n += 1
+        return self.n
+"""
+SORTS = "def f(a):\n    a.clear()\n    return []\n"
+REFERENCE = {"name": "f", "reference": "def f(a):\n    return list(a)\n"}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +100,22 @@ def test_extract_program(response, program):
         ("print(int(input()) + 5)", {"stdin_stdout": {"inputs": ["2\n", "3"], "outputs": ["7\n", " 8 "]}}),
         ("import sys\nprint(sys.stdin.read())\nsys.exit(0)", {"stdin_stdout": {"inputs": ["a\nb"], "outputs": ["a\nb\n\n"]}}),
         ("if __name__ == '__main__':\n    print(1)", {"stdin_stdout": {"inputs": [""], "outputs": ["1"]}}),
+        ("print('1.50  x')", {"stdin_stdout": {"inputs": [""], "outputs": ["1.5 x"]}}),
+        ("print(0.333333)", {"stdin_stdout": {"inputs": [""], "outputs": ["0.3333333"], "tolerance": 1e-6}}),
+        (GOOD, {"entry_point": "f", "check": "def check(candidate):\n    assert candidate(1) == 6 and f(2) == 7"}),
+        ("def f(a):\n    a.append(1)\n    return a\n", {"functions": {"name": "f", "inputs": [[[0]]], "outputs": [[0, 1]]}}),
+        ("def f(a: List[int]): return tuple(a), inf", {"prelude": PRELUDE, "functions": PAIR}),
+        (SOLUTION, {"functions": {"name": "Solution.count", "inputs": [[], []], "outputs": [1, 1]}}),
+        (SOLUTION, {"functions": {"name": "count", "inputs": [[]], "outputs": [1]}}),
+        ("def count(): return 1", {"functions": {"name": "Solution.count", "inputs": [[]], "outputs": [1]}}),
+        (GOOD, {"functions": {"name": "f", "inputs": "[(2,), (3,)]", "literals": True, "reference": "def f(x): return 5 + x"}}),
+        ("def f(x): return x / 3", {"functions": {"name": "f", "inputs": [[1]], "outputs": [0.3333333], "atol": 1e-6}}),
+        ("def f(x): return x", {"functions": {"name": "f", "inputs": [[5]], "outputs": [[5]], "either": True}}),
+        ("def f(x): return list(x)", {"functions": {"name": "f", "inputs": [["ab"]], "outputs": ["ba"], "compare": "as_sets"}}),
+        ("def f(x): return -2.0", {"functions": {"name": "f", "inputs": [[[4, 2]]], "atol": 1e-4, "compare": "root"}}),
+        ("def f(x): return 'm'", {"functions": {"name": "f", "inputs": [[1]], "outputs": [5], "compare": "is_none"}}),
+        ("import numpy\ndef f(x): return numpy.int64(x)", {"functions": {"name": "f", "inputs": [[5]], "outputs": [5]}}),
+        (GOOD, {"asserts": "import numpy as np\nassert np.allclose(f(1.0), 6.0)"}),
     ],
 )
 def test_right(verify, program, spec):
@@ -97,7 +124,6 @@ def test_right(verify, program, spec):
 
 
 EQUAL = "class E(int):\n    __eq__ = __lt__ = __sub__ = __abs__ = lambda *a: True\n    __hash__ = None\n"
-MARK = f"/tmp/gopd_mark_{os.getuid()}"
 PATCH = "import builtins\nbuiltins.abs = builtins.sorted = lambda *a: 7\n"
 
 
@@ -112,30 +138,16 @@ PATCH = "import builtins\nbuiltins.abs = builtins.sorted = lambda *a: 7\n"
         ("def f(x):\n    assert False\n", "error: AssertionError"),
         ("def f(x):\n    return f(x)\n", "error: RecursionError"),
         ("while True: pass", "timeout"),
-        ("import time\ndef f(x):\n    time.sleep(60)\n", "timeout"),
-        ("def f(x):\n    return 9**9**9**9\n", "timeout"),
         ("a = []\nwhile True: a.append(bytearray(10**7))", "memory"),
-        ("import os\nwhile True: os.fork()", "error: PermissionError"),
-        ("import subprocess\nsubprocess.run(['true'])", "error: PermissionError"),
-        ("import socket\nsocket.socket()", "error: PermissionError"),
         ("import os\nos.kill(-1, 9)", "error: PermissionError"),
-        ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "error: ValueError"),
-        ("import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')", "error: PermissionError"),
-        (f"open({MARK!r}, 'w')", "error: PermissionError"),
         ("import sys\nsys.exit(0)", "error: SystemExit"),
         ("import os\nos._exit(0)", "error: program ended"),
-        ("import os\ndef f(x):\n    os._exit(0)\n", "error: program ended"),
         ("import os\ndef f(x):\n    os.write(3, b'\\0\\0\\0\\4true')\n", "error: unreadable reply"),
-        ("import os\ndef f(x):\n    os.write(3, b'\\xff\\xff\\xff\\xff')\n", "error: unreadable reply"),
-        ("print('correct')\nprint('[1.0, \"correct\"]')\ndef f(x):\n    print(True)\n", "wrong"),
-        ("class E:\n    def __eq__(self, other): return True\ndef f(x):\n    return E()\n", "wrong"),
-        (EQUAL + "def f(x):\n    return E()\n", "wrong"),
     ],
 )
-def test_wrong_or_hostile_scores_zero_and_the_next_is_right(verify, program, detail):
+def test_wrong_scores_zero_says_why_and_the_next_is_right(verify, program, detail):
     assert run(verify, program) == Verdict(0.0, detail)
     assert run(verify, GOOD + f"# after {hash((program, detail))}") == Verdict(1.0, "correct")
-    assert not os.path.exists(MARK)
 
 
 def test_objects_of_the_program_do_not_decide_numeric_tests(verify):
@@ -151,6 +163,35 @@ def test_patched_builtins_do_not_reach_the_judge(verify):
     assert run(verify, PATCH + "def f(x):\n    return 0\n", spec) == Verdict(0.0, "wrong")
 
 
+@pytest.mark.parametrize(
+    "program, spec",
+    [
+        ("def f(x): return [x]", {"functions": {"name": "f", "inputs": [[5]], "outputs": [5]}}),
+        ("def f(x): return x", {"functions": {"name": "f", "inputs": [[5]], "outputs": [[5]]}}),
+        ("def f(x): return [5, 6]", {"functions": {"name": "f", "inputs": [[5]], "outputs": [5], "either": True}}),
+        ("def f(x): return 5.0001", {"functions": {"name": "f", "inputs": [[5]], "outputs": [5.0], "atol": 1e-6}}),
+        ("def f(x): return 10**9 + 1", {"functions": {"name": "f", "inputs": [[5]], "outputs": [10**9], "atol": 1e-6}}),
+        ("def f(x): return 0.0", {"functions": {"name": "f", "inputs": [[[4, 2]]], "atol": 1e-4, "compare": "root"}}),
+        ("def f(x): return -1e9", {"functions": {"name": "f", "inputs": [[[4, 2]]], "atol": 1e-4, "compare": "root"}}),
+        ("def f(x): return None", {"functions": {"name": "f", "inputs": [[1]], "outputs": [5], "compare": "is_none"}}),
+        ("def f(x): return [1]", {"functions": {"name": "f", "inputs": [[1]], "outputs": [[1, 2]], "compare": "as_sets"}}),
+        # an answer that empties its argument does not change what the reference or the test sees after it
+        (SORTS, {"functions": REFERENCE | {"inputs": [[[1]]]}}),
+        (SORTS, {"entry_point": "f", "check": "def check(candidate):\n    a = [1]\n    assert candidate(a) == a"}),
+        (SORTS, {"asserts": "a = [1]\nassert f(a) == a", "copies": True}),
+        # numpy.allclose alone takes an empty list for close to every number
+        ("def f(x): return []", {"asserts": "import numpy as np\nassert np.allclose(f(1.0), 6.0)"}),
+        ("print('1.51')", {"stdin_stdout": {"inputs": [""], "outputs": ["1.5"]}}),
+        ("print('10000001')", {"stdin_stdout": {"inputs": [""], "outputs": ["10000000"], "tolerance": 1e-6}}),
+        ("print('1\\n2')", {"stdin_stdout": {"inputs": [""], "outputs": ["1 2"]}}),
+        ("print('nan')", {"stdin_stdout": {"inputs": [""], "outputs": ["1.5"], "tolerance": 1e-6}}),
+    ],
+)
+def test_not_quite_right(verify, program, spec):
+    check_ground_truth("code", json.dumps(spec))
+    assert run(verify, program, spec) == Verdict(0.0, "wrong")
+
+
 def test_a_swallowed_failure_still_counts(verify):
     spec = {"asserts": "try:\n    f(1)\nexcept Exception:\n    pass\nassert True"}
     assert run(verify, "import os\ndef f(x):\n    os._exit(0)\n", spec) == Verdict(0.0, "error: program ended")
@@ -162,7 +203,6 @@ def test_a_swallowed_failure_still_counts(verify):
     [
         ("print(1)", "wrong"),
         ("print(7)\nraise ValueError", "error: ValueError"),
-        ("while True: print('x' * 1000)", "error: output above 16 MiB"),
         ("import os\nos._exit(0)", "wrong"),
         ("while True: pass", "timeout"),
     ],
@@ -211,6 +251,21 @@ def test_a_judge_that_hangs_is_replaced():
         ('{"stdin_stdout": {"inputs": ["1"], "outputs": []}}', "of one length"),
         ('{"stdin_stdout": {"inputs": ["1", "2"], "outputs": ["1"]}}', "of one length"),
         ('{"stdin_stdout": [["1"], ["1"]]}', "wanted inputs and outputs"),
+        ('{"stdin_stdout": {"inputs": ["1"], "outputs": ["1"], "tolerance": 2}}', "tolerance in"),
+        ('{"check": "def check(candidate): assert candidate()"}', "and an entry_point"),
+        ('{"check": "assert f()", "entry_point": "f"}', r"def check\(candidate\)"),
+        ('{"check": "def check(c): pass", "entry_point": "f"}', "holds no assert"),
+        ('{"asserts": "assert f()", "prelude": "import"}', "prelude 'import': wanted Python source"),
+        ('{"asserts": "assert f()", "copies": 2}', "copies 2: wanted true or false"),
+        ('{"functions": {"inputs": [[1]], "outputs": [1]}}', "wanted an object with name, inputs"),
+        ('{"functions": {"name": "A.f", "inputs": [[1]], "outputs": [1]}}', "wanted a Python name, or Solution.NAME"),
+        ('{"functions": {"name": "f", "inputs": [1], "outputs": [1]}}', "list of lists of arguments"),
+        ('{"functions": {"name": "f", "inputs": [[1]], "outputs": [1, 2]}}', "a list as long as inputs"),
+        ('{"functions": {"name": "f", "inputs": [[1]]}}', "a list as long as inputs, or a reference"),
+        ('{"functions": {"name": "f", "inputs": [[1]], "reference": "def g(): 1"}}', "does not define f"),
+        ('{"functions": {"name": "f", "inputs": "[[g()]]", "outputs": "[1]", "literals": true}}', "wanted a Python literal"),
+        ('{"functions": {"name": "f", "inputs": [[1]], "outputs": [1], "compare": "about"}}', "wanted one of"),
+        ('{"functions": {"name": "f", "inputs": [[1]], "outputs": [1], "atol": -1}}', "wanted a number >= 0"),
     ],
 )
 def test_bad_ground_truth(ground_truth, message):

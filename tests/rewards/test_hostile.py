@@ -17,6 +17,7 @@ from gopd_jax.rewards import Verdict, Verifier, landlock, sandbox, seccomp
 
 TESTS = {"tests": ["f(2) == 7", "f(3) == 8"]}
 GOOD = "def f(x):\n    return x + 5\n"
+WRONG = "def f(x):\n    return 0\n"
 SECRET = "the secret 4711"
 SOURCE = rewards.__file__
 needs_landlock = pytest.mark.skipif(landlock.version() < 1, reason="needs Landlock: Linux 5.13 or newer")
@@ -48,7 +49,7 @@ def attack(*ways: str, needle: str | None = None) -> str:
 
 
 def fork_bomb(_):
-    ways = ["os.fork()", "os.vfork()" if hasattr(os, "vfork") else "libc.vfork()", "subprocess.run(['true'])"]
+    ways = ["os.fork()", "call(58)", "subprocess.run(['true'])"]
     yield attack(
         *ways, "os.posix_spawn(sys.executable, ['x'], {})", "os.execv('/bin/true', ['x'])", "libc.fork() < 1 and 1 / 0"
     )
@@ -80,7 +81,7 @@ def infinite_loop(_):
     yield "def f(x):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass\n"
     yield "import time\ndef f(x):\n    time.sleep(60)\n"
     yield "def f(x):\n    return 9**9**9**9\n"
-    yield "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except OSError: pass\nwhile True: pass"
+    yield TRY + "for s in range(1, 32): attempt(f'signal.signal({s}, signal.SIG_IGN)')\nwhile True: pass"
 
 
 def reading_outside(target):
@@ -95,7 +96,10 @@ def reading_outside(target):
     parents = [f"open(f'/proc/{{os.getppid()}}/{name}', 'rb').read(1)" for name in ("environ", "maps", "mem", "cmdline")]
     yield attack(*parents, f"open('/proc/{os.getpid()}/environ').read()", "open('/proc/self/environ').read()")
     yield attack(
-        "__import__('gopd_jax')", "os.chroot('.')", f"os.link({str(target)!r}, 'here')", f"os.symlink({str(target)!r}, 'here')"
+        "__import__('gopd_jax.config')",
+        "os.chroot('.')",
+        f"os.link({str(target)!r}, 'here')",
+        f"os.symlink({str(target)!r}, 'here')",
     )
 
 
@@ -169,14 +173,15 @@ def f(x):
 def patching(_):
     yield "class E:\n    def __eq__(self, other): return True\ndef f(x):\n    return E()\n"
     yield EQUAL + "def f(x):\n    return E()\n"
-    yield "import builtins\nfor name in ('eval', 'exec', 'isinstance', 'type', 'all'):\n    setattr(builtins, name, lambda *a: True)\ndef f(x): 0"
-    yield "import sys\nfor name in list(sys.modules):\n    if 'gopd' in name or name in ('json', 'operator'): sys.modules[name] = None\ndef f(x): 0"
-    yield "import sys\nw = sys.modules['gopd_jax.rewards.wire']\nw.send = lambda *a, **k: None\nw.encode = lambda *a: True\ndef f(x): 0"
+    yield f"import builtins\nfor name in ('eval', 'exec', 'type', 'all'):\n    setattr(builtins, name, lambda *a: True)\n{WRONG}"
+    yield f"import sys\nfor name in [*sys.modules]:\n    if 'gopd' in name: sys.modules[name] = None\n{WRONG}"
+    mute = "import sys\nwire = sys.modules['gopd_jax.rewards.wire']\nwire.send = lambda *a, **k: None\n"
+    yield f"{mute}wire.encode = lambda *a: True\n{WRONG}"
     yield FORGE
     yield "import os\ndef f(x):\n    os.write(3, b'\\0\\0\\0\\4true')\n"
     yield "import os\ndef f(x):\n    os.write(3, b'\\xff\\xff\\xff\\xff')\n"
     yield "print('correct')\nprint('[1.0, \"correct\"]')\ndef f(x):\n    print(True)\n"
-    yield "class A:\n    __array_interface__ = {'shape': (), 'typestr': '<i8', 'data': (0, False), 'version': 3}\nf = lambda x: A()\n"
+    yield "class A:\n    __array_interface__ = {'shape': (), 'typestr': '<i8', 'data': (0, False)}\nf = lambda x: A()\n"
 
 
 TWELVE = {
