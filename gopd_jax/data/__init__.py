@@ -1,4 +1,5 @@
-"""From files to requests: source -> `prepare` -> Prompt (-> `hard_enough`, `hold_out`) -> `encode_all` -> EncodedPrompt -> `PromptStream` -> Request.
+"""From files to requests: source -> `prepare` -> Prompt -> (`hard_enough`, `hold_out`) -> `encode_all` -> EncodedPrompt ->
+`PromptStream` -> Request.
 
     tokenizer = ChatTokenizer.load("Qwen/Qwen3-4B")
     source = prepare("deepmath.parquet", data_dir, domain="math")          # built once, array_record on disk
