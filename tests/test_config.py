@@ -133,7 +133,10 @@ WRONG_VALUE = [
     ({"domains": {}}, r"config\.domains is empty"),
     ({"domains__math__train": ""}, r"config\.domains\.math\.train must be set"),
     ({"domains__math__test": ""}, r"config\.domains\.math: test or held_out must be set"),
-    ({"domains__math__held_out": 0.1}, r"config\.domains\.math\.held_out=0\.1: has a test of its own, .*; wanted one of the two"),
+    (
+        {"domains__math__held_out": 0.1},
+        r"config\.domains\.math\.held_out=0\.1: has a test of its own, .*; wanted one of the two",
+    ),
     ({"domains__math__test": "", "domains__math__held_out": 1.5}, r"held_out=1\.5: wanted a share below 1, or a whole number"),
     ({"domains__math__min_difficulty": -1.0}, r"config\.domains\.math\.min_difficulty=-1\.0: wanted a number >= 0"),
     ({"domains__math__teacher": ""}, r"config\.domains\.math has no teacher: method gopd wants one for every domain"),
@@ -159,8 +162,8 @@ def test_what_is_just_allowed():
 
 
 def test_missing_fields_are_named():
-    with pytest.raises(ValueError, match=r"config\.domains\.math\.test must be set"):
-        from_config_dict(make(domains__math={"train": "a"}))
+    with pytest.raises(ValueError, match=r"config\.domains\.math\.train must be set"):
+        from_config_dict(make(domains__math={"test": "a"}))
 
 
 def test_differing_fields_leaves_out_what_may_differ():

@@ -24,9 +24,8 @@ def test_every_arm_makes_a_config_and_stands_after_what_it_needs(tmp_path):
         assert config.student == work.model_folder(arm.student, 3, str(tmp_path))
         if arm.kind == "gopd":
             assert config.learner.reward_scale == dict(arm.settings)["learner.reward_scale"]
-        assert [d.teacher for d in config.domains.values()] == (
-            [work.model_folder(t, 3, str(tmp_path)) for t in arm.teachers] or [""]
-        )
+        teachers = [work.model_folder(t, 3, str(tmp_path)) for t in arm.teachers] or [""]
+        assert {name: d.teacher for name, d in config.domains.items()} == dict(zip(arm.domains, teachers, strict=True))
     assert seen == set(arms.ARMS)
 
 
@@ -69,6 +68,20 @@ def test_differences_are_taken_within_a_seed():
     assert results["arms"]["opd_large"]["math"]["score"]["half_width"] > 0.1
 
 
+def test_an_arm_is_made_and_scored_once(tmp_path, shared_compilations):
+    size = work.Size(2, 8, (8, 2), (4, 2))
+    run = lambda: work.run(arms.ARMS["exopd_math"], 0, str(tmp_path), size)  # noqa: E731
+    scores = run()
+    assert len(scores["domains"]["math"]["by_prompt"]) == 8 and scores["domains"]["math"]["length"] > 5
+    folder = tmp_path / "seed0" / "exopd_math"
+    assert json.loads((folder / "run.json").read_text())["config"]["steps"] == 2
+    (folder / "scores.json").write_text(json.dumps(scores | {"seconds": -1}))
+    assert run()["seconds"] == -1  # read, not made again
+    (folder / "scores.json").unlink()
+    assert run()["domains"] == scores["domains"]  # the model is there: it is scored, not trained
+
+
+@pytest.mark.slow
 def test_a_run_and_a_second_one_that_has_nothing_left_to_do(tmp_path, capsys, shared_compilations):
     arguments = [*SMALL, f"--out={tmp_path / 'out'}", "--only=table3"]
     assert command.main(arguments) == 0

@@ -114,7 +114,7 @@ def _open(file: str) -> BinaryIO:
         from gopd_jax.tiny import tasks  # only the embedded world needs it
 
         name, _, split = file.removeprefix("tiny:").partition("/")
-        return io.BytesIO(b"".join(json.dumps(row).encode() + b"\n" for row in tasks.records(name, split)))
+        return io.BytesIO(tasks.json_lines(name, split))
     stream = epath.Path(file).open("rb")
     return gzip.open(stream) if file.endswith(".gz") else stream
 

@@ -237,7 +237,8 @@ def test_generated_source(tmp_path, monkeypatch):
     made = [{"prompt": "1 + 1 =", "ground_truth": "2", "level": 1}, {"prompt": "2 + 2 =", "ground_truth": "4"}]
     calls = []
     tasks = types.ModuleType("gopd_jax.tiny.tasks")
-    tasks.records = lambda name, split: (calls.append((name, split)), iter(made))[1]
+    lines = lambda: b"".join(json.dumps(row).encode() + b"\n" for row in made)  # noqa: E731
+    tasks.json_lines = lambda name, split: (calls.append((name, split)), lines())[1]
     tiny = types.ModuleType("gopd_jax.tiny")
     tiny.tasks = tasks
     monkeypatch.setitem(sys.modules, "gopd_jax.tiny", tiny)

@@ -39,7 +39,7 @@ def test_every_parameter_of_a_model_is_spread():
     [
         ((4, 5), ("embed", "mlp"), r"layers/kernel: axis 'mlp' of size 5 does not divide over \('tensor',\) \(2 ways\)"),
         ((6, 4), ("batch", None), r"layers/kernel: axis 'batch' of size 6 does not divide over \('data', 'fsdp'\) \(4 ways\)"),
-        ((4, 4), ("embed", "experts"), r"layers/kernel: unknown logical axis 'experts'; known: \['batch', 'embed'"),
+        ((4, 4), ("embed", "pages"), r"layers/kernel: unknown logical axis 'pages'; known: \['batch', 'embed'"),
         (
             (4, 4),
             ("heads", "vocab"),
