@@ -12,7 +12,7 @@ qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qw
     500 steps of GRPO on math (configs/grpo.py:qwen3_4b_math). Data: DeepMath, difficulty >= 6. 50 steps of 1024 prompts, one
     sample each, 16,384 tokens.
         python -m gopd_jax.train --config=configs/math.py:qwen3_4b --workdir=gs://BUCKET/math_4b \
-            --config.domains.math.teacher=FOLDER --config.domains.math.train=deepmath.parquet \
+            --config.domains.math.teacher=FOLDER \
             --config.domains.math.test=aime24.jsonl
     Hardware: a slice whose memory holds three 4B models and Adam. Time: not measured by us.
     Expected (paper, average of four benchmarks at avg@32): start 15.4, teacher 46.0, OPD 46.5, ExOPD 48.0.

@@ -12,8 +12,14 @@ from gopd_jax import tiny
 from gopd_jax.config import default, domain
 
 MATH_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-PAPER_DATA = {  # paths: set them by --config.domains.NAME.train=FILE and .test=FILE
-    "math": {"train": "deepmath.parquet", "test": "aime24.jsonl", "reward": "math", "prompt_suffix": MATH_SUFFIX},
+PAPER_DATA = {  # your own copies: --config.domains.NAME.train=FILE and .test=FILE
+    "math": {
+        "train": "hf://datasets/zwhe99/DeepMath-103K/data/train-*.parquet",
+        "min_difficulty": 6.0,  # 57K prompts; rows without a difficulty, as in the verl schema, want 0
+        "test": "aime24.jsonl",
+        "reward": "math",
+        "prompt_suffix": MATH_SUFFIX,
+    },
     "code": {"train": "eurus_code.parquet", "test": "livecodebench.jsonl", "reward": "code"},
 }
 

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from gopd_jax.data.prompts import ENCODE_BATCH, FilterReport
-from gopd_jax.data.tokenizer import ChatTokenizer, add_to_last_user_message
+from gopd_jax.data.tokenizer import ChatTokenizer, add_to_last_user_message, with_suffix
 from gopd_jax.types import EncodedPrompt, Prompt
 
 
@@ -64,4 +64,4 @@ def _with_context(prompt: Prompt, suffix: str, context: str) -> list[dict[str, s
         raise ValueError(
             f"teacher_context={context!r} does not fit prompt {prompt.prompt_id!r} ({e!r}): its fields are {sorted(fields)}"
         ) from e
-    return add_to_last_user_message(add_to_last_user_message(prompt.messages, suffix), text)
+    return add_to_last_user_message(with_suffix(prompt.messages, suffix), text)

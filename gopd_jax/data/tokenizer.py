@@ -70,13 +70,13 @@ class ChatTokenizer:
         return cls(tokenizer, path, enable_thinking, tuple(sorted(stop_ids)))
 
     def encode_prompt(self, messages: Messages, suffix: str = "") -> np.ndarray:
-        """Messages -> int32 ids [T]; `suffix` is appended to the last user message as it is."""
+        """Messages -> int32 ids [T]; `suffix` is added to the last user message by `with_suffix`."""
         return self.encode_prompts([messages], suffix)[0]
 
     def encode_prompts(self, batch: Sequence[Messages], suffix: str = "") -> list[np.ndarray]:
         """`encode_prompt` of many chats: the tokenizer works on them in parallel."""
         encoded = self.tokenizer.apply_chat_template(
-            [add_to_last_user_message(messages, suffix) for messages in batch],
+            [with_suffix(messages, suffix) for messages in batch],
             add_generation_prompt=True,
             enable_thinking=self.enable_thinking,
             tokenize=True,
@@ -114,6 +114,13 @@ def check_same_vocabulary(named: dict[str, ChatTokenizer]) -> None:
             f"{first_name} ({first.path}) and {name} ({other.path}) do not share their vocabulary: the first difference is "
             f"id {i}, {ours.get(i)!r} for {first_name} and {theirs.get(i)!r} for {name} (None: no such id)"
         )
+
+
+def with_suffix(messages: Messages, suffix: str) -> list[dict[str, str]]:
+    r"""The suffix as it is at the end of the last user message; left out where it asks for a \boxed answer and a message does
+    already, as those of DeepMath in the verl schema do."""
+    asked = "\\boxed" in suffix and any("\\boxed" in message["content"] for message in messages)
+    return add_to_last_user_message(messages, "" if asked else suffix)
 
 
 def add_to_last_user_message(messages: Messages, suffix: str) -> list[dict[str, str]]:

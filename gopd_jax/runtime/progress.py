@@ -11,9 +11,9 @@ LOG_SECONDS = 10.0  # between lines where there is no terminal
 
 
 class Bar:
-    """`with Bar("train", total=150, unit="step") as bar: bar.advance(1, "reward 0.81")`."""
+    """`with Bar("train", total=150, unit="step") as bar: bar.advance(1, "reward 0.81")`; total None: not known."""
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0):
+    def __init__(self, name: str, total: int | None, unit: str, done: int = 0):
         self._name, self._total, self._unit, self._done, self._first = name, total, unit, done, done
         self._bar = None
         if console.is_terminal:
@@ -42,10 +42,12 @@ class Bar:
         rate = (self._done - self._first) / max(now - self._start, 1e-9)
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=note, rate=f"{rate:.3g} {self._unit}/s")
-        elif self._done >= self._total or now - self._printed >= LOG_SECONDS:
+        elif self._done == self._total or now - self._printed >= LOG_SECONDS:
             self._printed = now
-            left = (self._total - self._done) / rate
-            line = f"{self._name} {self._done}/{self._total}  {rate:.3g} {self._unit}/s  left {left:.0f} s  {note}"
+            of, left = "", ""
+            if self._total is not None:
+                of, left = f"/{self._total}", f"  left {(self._total - self._done) / rate:.0f} s"
+            line = f"{self._name} {self._done}{of}  {rate:.3g} {self._unit}/s{left}  {note}"
             console.print(line.rstrip(), soft_wrap=True, markup=False)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
