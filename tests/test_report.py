@@ -18,27 +18,67 @@ HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
 def config(**learner):
     domain = {"train": "a.jsonl", "test": "b.jsonl", "teacher": "models/teacher", "reward_scale": None}
     rollout = {"prompts_per_step": 8, "samples_per_prompt": 2, "max_response_tokens": 64}
-    return {"name": "run", "student": "models/student", "method": "gopd", "steps": 40, "seed": 3, "domains": {"math": domain},
-            "rollout": rollout, "learner": {"reward_scale": 1.25, "learning_rate": 1e-5} | learner}  # fmt: skip
+    return {
+        "name": "run",
+        "student": "models/student",
+        "method": "gopd",
+        "steps": 40,
+        "seed": 3,
+        "domains": {"math": domain},
+        "rollout": rollout,
+        "learner": {"reward_scale": 1.25, "learning_rate": 1e-5} | learner,
+    }
 
 
 def metrics(step, steps, **changes):
     """A healthy step; `changes` are values, or functions of how far the run is (0 to 1)."""
     far = step / steps
-    values = {"step": step, "reward": 0.3 + 0.3 * far, "reward_half_width": 0.05, "response_length": 50.0, "truncated": 0.01,
-              "repetition_rate": 0.0, "reverse_kl_teacher": 0.2 - 0.1 * far, "kl_reference": 0.1, "entropy": 0.4, "grad_norm": 1.0,
-              "advantage_mean": -0.2, "advantage_abs": 0.3, "advantage_min": -4.0 - step, "advantage_max": 2.0, "sampler_gap": 1e-3,
-              "importance_capped": 0.0, "compilations": 20, "seconds": 2.0, "seconds_rollout": 0.5, "seconds_score": 1.5,
-              "tokens_by_position": [16.0, 16.0, 8.0], "advantage_mean_by_position": [-1.0, -0.5, 0.25]}  # fmt: skip
+    values = {
+        "step": step,
+        "reward": 0.3 + 0.3 * far,
+        "reward_half_width": 0.05,
+        "response_length": 50.0,
+        "truncated": 0.01,
+        "repetition_rate": 0.0,
+        "reverse_kl_teacher": 0.2 - 0.1 * far,
+        "kl_reference": 0.1,
+        "entropy": 0.4,
+        "grad_norm": 1.0,
+        "advantage_mean": -0.2,
+        "advantage_abs": 0.3,
+        "advantage_min": -4.0 - step,
+        "advantage_max": 2.0,
+        "sampler_gap": 1e-3,
+        "importance_capped": 0.0,
+        "compilations": 20,
+        "seconds": 2.0,
+        "seconds_rollout": 0.5,
+        "seconds_score": 1.5,
+        "tokens_by_position": [16.0, 16.0, 8.0],
+        "advantage_mean_by_position": [-1.0, -0.5, 0.25],
+    }
     return values | {k: v(far) if callable(v) else v for k, v in changes.items()}
 
 
 def sample(step, **changes):
     n = 4
-    values = {"step": step, "prompt_id": "p/1", "sample_id": 0, "domain": "math", "prompt": "1+1?", "response": "two\n",
-              "ground_truth": "2", "reward": 1.0, "verdict": "correct", "finish_reason": "stop", "tokens": ["t", "w", "o", "\n"],
-              "advantages": [0.5, -0.25, 0.0, 1.0], "student_logprobs": [-1.0] * n, "teacher_logprobs": [-0.5] * n,
-              "behaviour_logprobs": [-1.0] * n}  # fmt: skip
+    values = {
+        "step": step,
+        "prompt_id": "p/1",
+        "sample_id": 0,
+        "domain": "math",
+        "prompt": "1+1?",
+        "response": "two\n",
+        "ground_truth": "2",
+        "reward": 1.0,
+        "verdict": "correct",
+        "finish_reason": "stop",
+        "tokens": ["t", "w", "o", "\n"],
+        "advantages": [0.5, -0.25, 0.0, 1.0],
+        "student_logprobs": [-1.0] * n,
+        "teacher_logprobs": [-0.5] * n,
+        "behaviour_logprobs": [-1.0] * n,
+    }
     return values | changes
 
 
@@ -57,8 +97,16 @@ def evaluation(model, step, by_prompt):
 def make_run(folder, steps=40, finished=True, samples=None, fingerprint="d", changes=None, **learner):
     """Writes a run's folder and returns its path. The student ends 0.25 above its teacher on each of 40 prompts, or 0.5."""
     folder.mkdir(parents=True)
-    start = {"time": "2026-01-02T03:04:05+0000", "command": ["train.py", "--config=configs/math.py"], "git_commit": "abc123",
-             "git_changed": True, "gopd_jax": "0.1.0", "python": "3.11", "packages": {"jax": "0.10"}, "devices": ["cpu", "cpu"]}  # fmt: skip
+    start = {
+        "time": "2026-01-02T03:04:05+0000",
+        "command": ["train.py", "--config=configs/math.py"],
+        "git_commit": "abc123",
+        "git_changed": True,
+        "gopd_jax": "0.1.0",
+        "python": "3.11",
+        "packages": {"jax": "0.10"},
+        "devices": ["cpu", "cpu"],
+    }
     about = {"config": config(**learner), "fingerprints": {"data": {"math/test": fingerprint}}, "starts": [start]}
     (folder / "run.json").write_text(json.dumps(about))
     teacher = [0.25, 0.5] * 20
@@ -151,8 +199,13 @@ def test_broken_lines_are_named_and_the_rest_is_shown(tmp_path):
     path.write_text("\n".join([*lines, '{"step": 41, "rew']))
     (tmp_path / "a/samples.jsonl").write_text('[1]\n{"step": 1}\n')
     problems = titles(folder)["Files that could not be read in full"].text
-    for wanted in ("metrics.jsonl line 7: not JSON", "metrics.jsonl line 10: no step", "metrics.jsonl line 41: cut short",
-                   "samples.jsonl line 1: no step", "samples.jsonl line 2: no tokens"):  # fmt: skip
+    for wanted in (
+        "metrics.jsonl line 7: not JSON",
+        "metrics.jsonl line 10: no step",
+        "metrics.jsonl line 41: cut short",
+        "samples.jsonl line 1: no step",
+        "samples.jsonl line 2: no tokens",
+    ):
         assert wanted in problems
     _, data = page_of(folder)
     assert len(data["runs"][0]["curves"]["steps"]) == 38 and data["runs"][0]["samples"] == []

@@ -83,13 +83,21 @@ def _ends(values: np.ndarray) -> tuple[float, float] | None:
 
 def _files(run: Run) -> Iterator[Finding]:
     if run.problems:
-        yield Finding("look", "Files that could not be read in full", "; ".join(run.problems),
-                      "The page is made from the rest. A line cut short by a kill is dropped when the run is resumed.")  # fmt: skip
+        yield Finding(
+            "look",
+            "Files that could not be read in full",
+            "; ".join(run.problems),
+            "The page is made from the rest. A line cut short by a kill is dropped when the run is resumed.",
+        )
     if not run.finished:
         steps = run.config.get("steps")
         of = f" of {steps}" if steps else ""
-        yield Finding("look", f"Unfinished at step {run.last_step}{of}", "There is no summary yet; the run goes on or was stopped.",
-                      "The same training command goes on from the last checkpoint.")  # fmt: skip
+        yield Finding(
+            "look",
+            f"Unfinished at step {run.last_step}{of}",
+            "There is no summary yet; the run goes on or was stopped.",
+            "The same training command goes on from the last checkpoint.",
+        )
     if not run.metrics:
         yield Finding("note", "No steps yet", "There is no line in metrics.jsonl: no curves to show.", "Look again later.")
 
@@ -104,26 +112,36 @@ def _not_finite(run: Run) -> Iterator[Finding]:
     if first:
         start = min(first.values())
         names = ", ".join(sorted(n for n, s in first.items() if s == start)[:6])
-        yield Finding("bad", "Values that are not finite", f"NaN or infinity from step {start} on, first in {names}.",
-                      "Go back to a checkpoint before that step; lower learner.learning_rate, check the models' log-probs.")  # fmt: skip
+        yield Finding(
+            "bad",
+            "Values that are not finite",
+            f"NaN or infinity from step {start} on, first in {names}.",
+            "Go back to a checkpoint before that step; lower learner.learning_rate, check the models' log-probs.",
+        )
 
 
 def _optimizer(run: Run) -> Iterator[Finding]:
     steps, norms = series(run, "grad_norm")
     if len(norms) >= 10 and norms.max() > GRADIENT_SPIKE * np.median(norms) > 0:
         worst = int(norms.argmax())
-        yield Finding("note", "A spike of the gradient norm",
-                      f"{norms[worst]:.3g} at step {steps[worst]:.0f}; the median is {np.median(norms):.3g}.",
-                      "learner.clip_norm limits what it does; look at the samples and the advantage's extremes of that step.")  # fmt: skip
+        yield Finding(
+            "note",
+            "A spike of the gradient norm",
+            f"{norms[worst]:.3g} at step {steps[worst]:.0f}; the median is {np.median(norms):.3g}.",
+            "learner.clip_norm limits what it does; look at the samples and the advantage's extremes of that step.",
+        )
 
 
 def _compilations(run: Run) -> Iterator[Finding]:
     steps, counts = series(run, "compilations")
     late = steps[1:][(np.diff(counts) > 0) & (steps[1:] > WARM_STEPS)]  # a fall is a new process
     if len(late) >= RECOMPILED_STEPS:
-        yield Finding("note", "Programs compiled during the run",
-                      f"At {len(late)} steps after step {WARM_STEPS}, the last at step {late[-1]:.0f}: those steps are slow.",
-                      "Shapes that change from step to step: keep rollout.slots and the batch fixed; resumed runs compile anew.")  # fmt: skip
+        yield Finding(
+            "note",
+            "Programs compiled during the run",
+            f"At {len(late)} steps after step {WARM_STEPS}, the last at step {late[-1]:.0f}: those steps are slow.",
+            "Shapes that change from step to step: keep rollout.slots and the batch fixed; resumed runs compile anew.",
+        )
 
 
 def _answers(run: Run, suffix: str) -> Iterator[Finding]:
@@ -131,54 +149,93 @@ def _answers(run: Run, suffix: str) -> Iterator[Finding]:
     if ends := _ends(series(run, f"truncated{suffix}")[1]):
         if ends[1] > TRUNCATED_MUCH or ends[1] > ends[0] + TRUNCATED_RISE:
             level: Level = "bad" if ends[1] > TRUNCATED_MUCH else "look"
-            yield Finding(level, "Many answers are cut at the limit", f"{ends[0]:.1%} at the start, {ends[1]:.1%} at the end, "
-                          f"at {limit} tokens.", "Raise rollout.max_response_tokens, or leave cut answers out of the loss "
-                          "(learner.truncation=mask); check that the stop tokens are those of the chat template.")  # fmt: skip
+            yield Finding(
+                level,
+                "Many answers are cut at the limit",
+                f"{ends[0]:.1%} at the start, {ends[1]:.1%} at the end, at {limit} tokens.",
+                "Raise rollout.max_response_tokens, or leave cut answers out of the loss "
+                "(learner.truncation=mask); check that the stop tokens are those of the chat template.",
+            )
     if ends := _ends(series(run, f"response_length{suffix}")[1]):
         if ends[1] > LENGTH_RATIO * ends[0]:
-            yield Finding("look", "Answers grow long", f"{ends[0]:.0f} tokens at the start, {ends[1]:.0f} at the end.",
-                          "Compare with the teacher's own length; if the score does not grow with it, lower lambda "
-                          "(learner.reward_scale) or learner.learning_rate.")  # fmt: skip
+            yield Finding(
+                "look",
+                "Answers grow long",
+                f"{ends[0]:.0f} tokens at the start, {ends[1]:.0f} at the end.",
+                "Compare with the teacher's own length; if the score does not grow with it, lower lambda "
+                "(learner.reward_scale) or learner.learning_rate.",
+            )
         elif ends[1] * LENGTH_RATIO < ends[0]:
-            yield Finding("look", "Answers grow short", f"{ends[0]:.0f} tokens at the start, {ends[1]:.0f} at the end.",
-                          "Fine if the teacher answers that briefly; else read samples: answers without a derivation?")  # fmt: skip
+            yield Finding(
+                "look",
+                "Answers grow short",
+                f"{ends[0]:.0f} tokens at the start, {ends[1]:.0f} at the end.",
+                "Fine if the teacher answers that briefly; else read samples: answers without a derivation?",
+            )
     if (ends := _ends(series(run, f"repetition_rate{suffix}")[1])) and ends[1] > REPETITION:
-        yield Finding("bad", "Answers end in a loop", f"{ends[1]:.1%} of them at the end, {ends[0]:.1%} at the start.",
-                      "Read samples below; lower lambda or the learning rate, and leave cut answers out (learner.truncation=mask).")  # fmt: skip
+        yield Finding(
+            "bad",
+            "Answers end in a loop",
+            f"{ends[1]:.1%} of them at the end, {ends[0]:.1%} at the start.",
+            "Read samples below; lower lambda or the learning rate, and leave cut answers out (learner.truncation=mask).",
+        )
 
 
 def _distances(run: Run, suffix: str) -> Iterator[Finding]:
     steps, kl = series(run, f"reverse_kl_teacher{suffix}")
     size = series(run, f"advantage_abs{suffix}")[1]
     if len(kl) and len(size) and abs(kl[0]) < SAME_MODEL and size[0] < SAME_MODEL and steps[0] == 1:
-        yield Finding("bad", "Student and teacher are the same model", f"At step 1 their log-probs differ by {abs(kl[0]):.1e} nats "
-                      "a token, so nothing can be learned.", "Check domains.*.teacher: is it the folder you meant?")  # fmt: skip
+        yield Finding(
+            "bad",
+            "Student and teacher are the same model",
+            f"At step 1 their log-probs differ by {abs(kl[0]):.1e} nats a token, so nothing can be learned.",
+            "Check domains.*.teacher: is it the folder you meant?",
+        )
     if ends := _ends(kl):
         part = max(3, len(kl) // 10)
         windows = np.convolve(kl, np.ones(part) / part, "valid")
         lowest = max(float(windows.min()), 0.0)
         if ends[1] > KL_LEAST and ends[1] > KL_GROWTH * lowest:
             at = steps[int(windows.argmin())]
-            yield Finding("look", "The student moves away from its teacher",
-                          f"{lowest:.3g} nats a token around step {at:.0f}, {ends[1]:.3g} at the end.",
-                          "Some distance is meant where lambda > 1. If the held-out score does not grow with it: lower "
-                          "learner.learning_rate or lambda, or stop at the best checkpoint.")  # fmt: skip
+            yield Finding(
+                "look",
+                "The student moves away from its teacher",
+                f"{lowest:.3g} nats a token around step {at:.0f}, {ends[1]:.3g} at the end.",
+                "Some distance is meant where lambda > 1. If the held-out score does not grow with it: lower "
+                "learner.learning_rate or lambda, or stop at the best checkpoint.",
+            )
     if (ends := _ends(series(run, f"kl_reference{suffix}")[1])) and ends[1] > KL_REFERENCE:
-        yield Finding("look", "The student is far from the reference", f"{ends[1]:.3g} nats a token at the end.",
-                      "With lambda > 1 the reference enters the advantage: lower lambda, or take the teacher's own start as "
-                      "reference (config.reference).")  # fmt: skip
+        yield Finding(
+            "look",
+            "The student is far from the reference",
+            f"{ends[1]:.3g} nats a token at the end.",
+            "With lambda > 1 the reference enters the advantage: lower lambda, or take the teacher's own start as "
+            "reference (config.reference).",
+        )
     if (ends := _ends(series(run, f"entropy{suffix}")[1])) and ends[1] < ENTROPY_SHARE * ends[0]:
-        yield Finding("look", "Entropy collapse", f"{ends[0]:.3g} nats a token at the start, {ends[1]:.3g} at the end.",
-                      "Samples are nearly alike and carry little to learn from: lower the learning rate, or stop earlier.")  # fmt: skip
+        yield Finding(
+            "look",
+            "Entropy collapse",
+            f"{ends[0]:.3g} nats a token at the start, {ends[1]:.3g} at the end.",
+            "Samples are nearly alike and carry little to learn from: lower the learning rate, or stop earlier.",
+        )
 
 
 def _sampler(run: Run, suffix: str) -> Iterator[Finding]:
     capped = series(run, f"importance_capped{suffix}")[1]
     if len(capped) and capped.mean() > IMPORTANCE_CAPPED:
-        yield Finding("bad", "Importance weights are capped", f"On {capped.mean():.1%} of the tokens, on average over the run.",
-                      "The sampler draws from another distribution than the one trained: check rollout.top_p, top_k, temperature, "
-                      "and kv_cache and weights precision.")  # fmt: skip
+        yield Finding(
+            "bad",
+            "Importance weights are capped",
+            f"On {capped.mean():.1%} of the tokens, on average over the run.",
+            "The sampler draws from another distribution than the one trained: check rollout.top_p, top_k, temperature, "
+            "and kv_cache and weights precision.",
+        )
     gap = series(run, f"sampler_gap{suffix}")[1]
     if len(gap) and gap.mean() > SAMPLER_GAP:
-        yield Finding("bad", "Sampler and learner disagree", f"{gap.mean():.2g} nats a token on average, for the same tokens.",
-                      "Compare the precision of rollout.weights and kv_cache with compute_dtype; check the stop tokens.")  # fmt: skip
+        yield Finding(
+            "bad",
+            "Sampler and learner disagree",
+            f"{gap.mean():.2g} nats a token on average, for the same tokens.",
+            "Compare the precision of rollout.weights and kv_cache with compute_dtype; check the stop tokens.",
+        )

@@ -46,34 +46,84 @@ class Chart:
 
 
 CHARTS = (
-    Chart("Answers", "reward", "Reward of the step's samples", "%", "95% interval by prompt. G-OPD does not learn from it.",
-          half="reward_half_width", percent=True),
+    Chart(
+        "Answers",
+        "reward",
+        "Reward of the step's samples",
+        "%",
+        "95% interval by prompt. G-OPD does not learn from it.",
+        half="reward_half_width",
+        percent=True,
+    ),
     Chart("Answers", "response_length", "Response length", "tokens", "Mean. Doubling without a better score is a blow-up."),
     Chart("Answers", "truncated", "Cut at the limit", "%", "Share of answers that never stopped.", percent=True),
-    Chart("Answers", "repetition_rate", "Ending in a loop", "%", "Share of answers whose last tokens repeat one n-gram.", percent=True),
-    Chart("Distances", "reverse_kl_teacher", "KL to the teacher", "nats a token",
-          "Falls while the student learns; with lambda above 1 it ends above 0."),
-    Chart("Distances", "kl_reference", "KL to the reference", "nats a token", "How far the student has moved from the reference."),
+    Chart(
+        "Answers",
+        "repetition_rate",
+        "Ending in a loop",
+        "%",
+        "Share of answers whose last tokens repeat one n-gram.",
+        percent=True,
+    ),
+    Chart(
+        "Distances",
+        "reverse_kl_teacher",
+        "KL to the teacher",
+        "nats a token",
+        "Falls while the student learns; with lambda above 1 it ends above 0.",
+    ),
+    Chart(
+        "Distances", "kl_reference", "KL to the reference", "nats a token", "How far the student has moved from the reference."
+    ),
     Chart("Distances", "entropy", "Entropy", "nats a token", "Towards 0 the samples of a prompt become alike."),
     Chart("Advantage", "advantage_mean", "Mean advantage", "nats", "Goes to 0 at lambda = 1, to a positive constant above."),
     Chart("Advantage", "advantage_abs", "Mean size of the advantage", "nats", "How strong the signal is."),
     Chart("Advantage", "advantage_positive", "Share positive", "%", "Tokens that the update makes likelier.", percent=True),
-    Chart("Advantage", "", "Extremes of the advantage", "nats", "Least to greatest of the step: a few tokens can rule a gradient.",
-          low="advantage_min", high="advantage_max"),
-    Chart("Sampler against learner", "sampler_gap", "Sampler gap", "nats a token", "Mean |log student - log behaviour|: 0 is right."),
+    Chart(
+        "Advantage",
+        "",
+        "Extremes of the advantage",
+        "nats",
+        "Least to greatest of the step: a few tokens can rule a gradient.",
+        low="advantage_min",
+        high="advantage_max",
+    ),
+    Chart(
+        "Sampler against learner",
+        "sampler_gap",
+        "Sampler gap",
+        "nats a token",
+        "Mean |log student - log behaviour|: 0 is right.",
+    ),
     Chart("Sampler against learner", "importance_mean", "Importance weight, mean", "", "1 where sampler and learner agree."),
-    Chart("Sampler against learner", "", "Importance weight, extremes", "", "Least to greatest of the step.",
-          low="importance_min", high="importance_max"),
-    Chart("Sampler against learner", "importance_capped", "Importance capped", "%", "Share of tokens at the cap.", percent=True),
+    Chart(
+        "Sampler against learner",
+        "",
+        "Importance weight, extremes",
+        "",
+        "Least to greatest of the step.",
+        low="importance_min",
+        high="importance_max",
+    ),
+    Chart(
+        "Sampler against learner", "importance_capped", "Importance capped", "%", "Share of tokens at the cap.", percent=True
+    ),
     Chart("Optimizer", "grad_norm", "Gradient norm", "", "Before clipping.", by_slice=False, robust=True),
     Chart("Optimizer", "learning_rate", "Learning rate", "", "", by_slice=False),
     Chart("Optimizer", "clip_fraction", "Clipped by PPO", "%", "0 where one update follows a batch of rollouts.", percent=True),
-    Chart("Speed", "tokens_per_second", "Response tokens a second", "tokens/s", "Whole step; the first ones compile.", by_slice=False),
+    Chart(
+        "Speed",
+        "tokens_per_second",
+        "Response tokens a second",
+        "tokens/s",
+        "Whole step; the first ones compile.",
+        by_slice=False,
+    ),
     Chart("Speed", "seconds", "Seconds a step", "s", "", by_slice=False, robust=True),
     Chart("Speed", "seconds_rollout", "of it: rollout", "s", "Drawing the samples.", by_slice=False, robust=True),
     Chart("Speed", "seconds_score", "of it: score", "s", "Teacher and reference log-probs.", by_slice=False, robust=True),
     Chart("Speed", "seconds_update", "of it: update", "s", "Gradients and optimizer.", by_slice=False, robust=True),
-)  # fmt: skip
+)
 POSITION_CHARTS = (
     ("advantage_mean_by_position", "Mean advantage", "nats"),
     ("advantage_abs_by_position", "Mean size of the advantage", "nats"),
@@ -131,7 +181,7 @@ def _one(values: np.ndarray, kind: str) -> float:
 
 
 def by_position(run: Run) -> dict[str, Any]:
-    """For each slice and chart, a curve over bins for the first, middle and last third of the run's steps (weighted by tokens)."""
+    """For each slice and chart, curves over bins for the first, middle and last third of the steps (weighted by tokens)."""
     third = -(-len(run.metrics) // 3)
     periods = [run.metrics[i : i + third] for i in range(0, len(run.metrics), third)] if third else []
     out: dict[str, Any] = {"periods": [[p[0]["step"], p[-1]["step"]] for p in periods], "values": {}}
@@ -178,7 +228,7 @@ def scores(run: Run) -> dict[str, Any]:
 
 
 def results(run: Run, first: Run) -> list[dict[str, Any]]:
-    """For each domain the student before, its teacher, the latest student, and how they differ on the prompts that both answered.
+    """For each domain the student before, its teacher, the latest student, and how they differ on prompts that both answered.
 
     versus: the student against that of the run `first`, paired, where both answered the same prompts.
     """
@@ -189,8 +239,16 @@ def results(run: Run, first: Run) -> list[dict[str, Any]]:
         if not student:
             continue
         last, scale = student[-1], run.reward_scale(domain)
-        row = {"domain": domain, "step": last["step"], "prompts": len(last["by_prompt"]), "samples": last.get("samples"),
-               "reward_scale": scale, "before": _score(student[0]), "after": _score(last), "teacher": teacher and _score(teacher)}  # fmt: skip
+        row = {
+            "domain": domain,
+            "step": last["step"],
+            "prompts": len(last["by_prompt"]),
+            "samples": last.get("samples"),
+            "reward_scale": scale,
+            "before": _score(student[0]),
+            "after": _score(last),
+            "teacher": teacher and _score(teacher),
+        }
         if teacher:
             difference, half = _paired(last, teacher)
             verdict = "yes" if difference > half else "no" if difference < -half else "unclear"
@@ -236,12 +294,16 @@ def _sample(record: dict[str, Any], most: int) -> dict[str, Any]:
     columns = {k: v for k, v in numbers.items() if isinstance(v, list) and len(v) == len(texts)}
     shown = {k: record.get(k) for k in ("step", "domain", "sample_id", "reward", "finish_reason")}
     long = {k: _cut(str(record.get(k, ""))) for k in ("prompt_id", "prompt", "ground_truth", "verdict")}
-    return shown | long | {
-        "reward": short(number(record.get("reward"))),
-        "tokens": [texts[i] for i in kept],
-        "left_out": [most // 2, len(texts) - len(kept)] if left_out else None,  # after which token, how many
-        **{k: [_thousandths(v[i]) for i in kept] for k, v in columns.items()},
-    }  # fmt: skip
+    return (
+        shown
+        | long
+        | {
+            "reward": short(number(record.get("reward"))),
+            "tokens": [texts[i] for i in kept],
+            "left_out": [most // 2, len(texts) - len(kept)] if left_out else None,  # after which token, how many
+            **{k: [_thousandths(v[i]) for i in kept] for k, v in columns.items()},
+        }
+    )
 
 
 def _thousandths(value: Any) -> float | None:

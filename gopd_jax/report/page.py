@@ -1,6 +1,6 @@
-"""The page itself: the data of the runs as JSON, and the style and script that draw it, in one file that asks nothing of a network.
+"""The page itself: the data of the runs as JSON, and the style and script that draw it, in one file without any link.
 
-In: runs. Out: HTML. What a model, a file or a folder's name says is data: it travels as JSON without a "<", and the script puts it
+In: runs. Out: HTML. What a model, a file or a folder's name says is data: it travels as JSON without a "<"; the script puts it
 on the page as text only.
 """
 

@@ -173,7 +173,8 @@ def f(x):
 def patching(_):
     yield "class E:\n    def __eq__(self, other): return True\ndef f(x):\n    return E()\n"
     yield EQUAL + "def f(x):\n    return E()\n"
-    yield f"import builtins\nfor name in ('eval', 'exec', 'type', 'all'):\n    setattr(builtins, name, lambda *a: True)\n{WRONG}"
+    names = "('eval', 'exec', 'type', 'all')"
+    yield f"import builtins\nfor name in {names}:\n    setattr(builtins, name, lambda *a: True)\n{WRONG}"
     yield f"import sys\nfor name in [*sys.modules]:\n    if 'gopd' in name: sys.modules[name] = None\n{WRONG}"
     mute = "import sys\nwire = sys.modules['gopd_jax.rewards.wire']\nwire.send = lambda *a, **k: None\n"
     yield f"{mute}wire.encode = lambda *a: True\n{WRONG}"
