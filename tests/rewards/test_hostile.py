@@ -7,14 +7,16 @@ import json
 import os
 from pathlib import Path
 import signal
-import time
+import subprocess
+import sys
 
 import pytest
 from test_verifier import alive, descendants
 
 from gopd_jax import rewards
-from gopd_jax.rewards import Verdict, Verifier, landlock, sandbox, seccomp
+from gopd_jax.rewards import Verdict, Verifier, landlock, sandbox
 
+ROOT = Path(__file__).parents[2]
 TESTS = {"tests": ["f(2) == 7", "f(3) == 8"]}
 GOOD = "def f(x):\n    return x + 5\n"
 WRONG = "def f(x):\n    return 0\n"
@@ -251,24 +253,28 @@ def test_programs_can_use_what_they_need(verify):
     assert verify([("code", program, json.dumps(spec))]) == [Verdict(1.0, "correct")]
 
 
+RESTRICTED = """
+import os, pathlib, sys
+from gopd_jax.rewards import landlock
+folder = pathlib.Path(sys.argv[1])
+ruleset = landlock.rules([str(folder / "in"), str(folder / "absent")], int(sys.argv[2]))
+assert ruleset is not None and landlock.restrict(ruleset) and (folder / "in/a").read_text() == "x"
+for path, mode in (("b", "r"), ("in/c", "w"), ("in/a", "w")):
+    try:
+        open(folder / path, mode)
+    except PermissionError:
+        continue
+    os._exit(1)
+"""
+
+
 @pytest.mark.parametrize("abi", range(1, landlock.version() + 1))
 def test_every_version_of_landlock(abi, tmp_path):
     """Older kernels know fewer rights: what they know is refused all the same."""
     (tmp_path / "in").mkdir()
     for name in ("in/a", "b"):
         (tmp_path / name).write_text("x")
-    pid = os.fork()
-    if pid == 0:
-        ruleset = landlock.rules([str(tmp_path / "in"), str(tmp_path / "absent")], abi)
-        ok = ruleset is not None and landlock.restrict(ruleset) and (tmp_path / "in/a").read_text() == "x"
-        for path, mode in (("b", "r"), ("in/c", "w"), ("in/a", "w")):
-            try:
-                open(tmp_path / path, mode)
-                ok = False
-            except PermissionError:
-                pass
-        os._exit(0 if ok else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    subprocess.run([sys.executable, "-c", RESTRICTED, str(tmp_path), str(abi)], check=True, cwd=ROOT)
 
 
 def test_the_projects_own_folder_is_cut_out_of_a_readable_one(tmp_path, monkeypatch):
@@ -288,33 +294,31 @@ def test_a_machine_without_guards_says_so_once(caplog):
     assert caplog.text.count("no Landlock on this machine") == 1 and "system-call filter" not in caplog.text
 
 
+SIGNAL = """
+import fcntl, os, signal, socket, sys
+from gopd_jax.rewards import seccomp
+assert seccomp.install()
+one, other = socket.socketpair()
+try:
+    fcntl.fcntl(one, fcntl.F_SETOWN, int(sys.argv[1]))
+    fcntl.fcntl(one, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(one, fcntl.F_SETFL, os.O_ASYNC)
+    other.send(b"x")
+except OSError:
+    pass
+"""
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGIO"), reason="Linux")
 def test_no_signal_by_a_descriptor_without_landlock():
     """Landlock refuses it too, from version 6 on; the system-call filter must not depend on that."""
-    victim = os.fork()
-    if victim == 0:
-        time.sleep(30)
-        os._exit(0)
-    attacker = os.fork()
-    if attacker == 0:
-        import fcntl
-        import socket
-
-        seccomp.install()
-        one, other = socket.socketpair()
-        try:
-            fcntl.fcntl(one, fcntl.F_SETOWN, victim)
-            fcntl.fcntl(one, fcntl.F_SETSIG, signal.SIGKILL)
-            fcntl.fcntl(one, fcntl.F_SETFL, os.O_ASYNC)
-            other.send(b"x")
-        finally:
-            os._exit(0)
-    os.waitpid(attacker, 0)
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
     try:
-        assert alive({victim})
+        subprocess.run([sys.executable, "-c", SIGNAL, str(victim.pid)], cwd=ROOT, check=True)
+        assert victim.poll() is None
     finally:
-        os.kill(victim, signal.SIGKILL)
-        os.waitpid(victim, 0)
+        victim.kill()
+        victim.wait()
 
 
 def test_the_package_that_is_hidden_is_this_one():
