@@ -10,8 +10,8 @@ from ml_collections import config_dict
 
 from gopd_jax import tiny
 from gopd_jax.config import default, domain
+from gopd_jax.suites import MATH_SUFFIX
 
-MATH_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 PAPER_DATA = {  # your own copies: --config.domains.NAME.train=FILE and .test=FILE
     "math": {
         "train": "hf://datasets/zwhe99/DeepMath-103K/data/train-*.parquet",
