@@ -18,7 +18,7 @@ train: .venv/installed
 
 test: .venv/installed-tests
 	@echo "== running the tests: pytest $(ARGS)"
-	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest $(ARGS)
+	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 	@echo "== tests passed; long ones: make test ARGS=\"-m slow\""
 
 lint: .venv/installed-tests
