@@ -173,12 +173,13 @@ def check_writable(workdir: str) -> None:
 
 
 def _spread(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-    """A few prompts spread over a data set."""
-    return [prompts[int(i)] for i in np.unique(np.linspace(0, len(prompts) - 1, 8).astype(int))]
+    """Up to 64 prompts spread over a data set."""
+    return [prompts[int(i)] for i in np.unique(np.linspace(0, len(prompts) - 1, 64).astype(int))]
 
 
 def _check_some_rows(name: str, kind: str, prompts: Sequence[EncodedPrompt]) -> None:
-    """Can the answers be verified? All rows would take a minute; the data builder has seen that each has a ground truth."""
+    """Can the answers be verified? All rows would take a minute (`python -m gopd_jax.data --verify` does it); the data builder has
+    seen that each has a ground truth."""
     for encoded in _spread(prompts):
         prompt = encoded.prompt
         try:

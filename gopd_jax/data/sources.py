@@ -53,6 +53,8 @@ def files(source: str) -> list[str]:
         found = sorted(str(p) for p in epath.Path(source).iterdir() if str(p).endswith(SUFFIXES))
     elif not source.endswith(SUFFIXES):
         raise ValueError(f"{source!r}: {_WANTED}")
+    elif not epath.Path(source).exists():
+        raise ValueError(f"{source!r}: no such file")
     else:
         return [source]
     if not found:

@@ -55,12 +55,13 @@ def _run_all(chosen: list[arms.Arm], seeds: int, out: str, jobs: int, size: work
     cores = context.Queue()
     for core in sorted(os.sched_getaffinity(0))[:jobs] if jobs > 1 else [None]:
         cores.put(core)
-    scores: dict[tuple[str, int], dict[str, Any]] = {}
     waiting = [(arm, seed) for seed in range(seeds) for arm in chosen]
+    total = len(waiting)
+    scores = {(a.name, s): kept for a, s in waiting if (kept := work.finished(a, s, out))}
+    waiting = [(arm, seed) for arm, seed in waiting if (arm.name, seed) not in scores]
     running: dict[concurrent.futures.Future, tuple[arms.Arm, int]] = {}
-    before = {(a.name, s) for a, s in waiting if (Path(out) / f"seed{s}" / a.name / "scores.json").exists()}
     pool = concurrent.futures.ProcessPoolExecutor(jobs, context, work.start_worker, (cores, f"{out}/compiled"))
-    with pool, Bar("reproduce", len(waiting), "arms") as bar, open(Path(out) / "arms.jsonl", "a") as log:
+    with pool, Bar("reproduce", total, "arms", done=len(scores)) as bar, open(Path(out) / "arms.jsonl", "a") as log:
         try:
             while waiting or running:
                 ready = [(a, s) for a, s in waiting if all((n, s) in scores for n in a.needs)]
@@ -72,11 +73,8 @@ def _run_all(chosen: list[arms.Arm], seeds: int, out: str, jobs: int, size: work
                     arm, seed = running.pop(future)
                     scores[arm.name, seed] = result = future.result()
                     means = {d: round(100 * sum(v["by_prompt"]) / len(v["by_prompt"]), 2) for d, v in result["domains"].items()}
-                    if (arm.name, seed) not in before:
-                        log.write(
-                            json.dumps({"arm": arm.name, "seed": seed, "score": means, "seconds": result["seconds"]}) + "\n"
-                        )
-                        log.flush()
+                    log.write(json.dumps({"arm": arm.name, "seed": seed, "score": means, "seconds": result["seconds"]}) + "\n")
+                    log.flush()
                     bar.advance(1, f"{arm.name}, seed {seed}: " + ", ".join(f"{d} {v}" for d, v in means.items()))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -41,10 +41,10 @@ def start_worker(cores: Any, compiled: str) -> None:
 
 def run(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:
     """Makes and scores one arm; returns its scores: for each domain the mean reward of each prompt, length and truncation."""
+    if scores := finished(arm, seed, out):
+        return scores
     folder = Path(out) / f"seed{seed}" / arm.name
     path = folder / "scores.json"
-    if path.exists():
-        return json.loads(path.read_text())
     start = time.perf_counter()
     _make(arm, seed, out, size)
     scores = {"arm": arm.name, "seed": seed, "domains": _score(arm, seed, out, size)}
@@ -53,6 +53,12 @@ def run(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:
     path.with_suffix(".tmp").write_text(json.dumps(scores))
     path.with_suffix(".tmp").replace(path)
     return scores
+
+
+def finished(arm: Arm, seed: int, out: str) -> dict[str, Any] | None:
+    """The scores of an arm that is done."""
+    path = Path(out) / f"seed{seed}" / arm.name / "scores.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def run_quietly(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:

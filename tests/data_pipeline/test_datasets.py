@@ -136,7 +136,7 @@ def test_bad_files(tmp_path):
         load(tmp_path / "rows.csv", tmp_path)
     with pytest.raises(ValueError, match=r"a\.parquet: not a readable parquet file"):
         load(write(tmp_path / "a.parquet", "text"), tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"absent\.jsonl': no such file"):
         load(tmp_path / "absent.jsonl", tmp_path)
     whole = gzip.compress(json.dumps(GOOD).encode() * 50)
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
