@@ -178,8 +178,8 @@ def _spread(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
 
 
 def _check_some_rows(name: str, kind: str, prompts: Sequence[EncodedPrompt]) -> None:
-    """Can the answers be verified? All rows would take a minute (`python -m gopd_jax.data --verify` does it); the data builder has
-    seen that each has a ground truth."""
+    """Can the answers be verified? All rows would take a minute (`python -m gopd_jax.data --verify`); the data builder
+    has seen that each has a ground truth."""
     for encoded in _spread(prompts):
         prompt = encoded.prompt
         try:

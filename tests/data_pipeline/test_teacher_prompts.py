@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gopd_jax.data import ChatTokenizer, add_teacher_context, encode_all
+from gopd_jax.data import ChatTokenizer, add_teacher_context, encode_all, teacher_prompts
 from gopd_jax.types import Prompt
 
 SUFFIX = " Be brief."
@@ -14,11 +14,16 @@ def tokenizer(tokenizer_folder):
     return ChatTokenizer.load(str(tokenizer_folder))
 
 
-def encode(tokenizer, **extra):
-    prompts = [
-        Prompt(f"math/{i}", ({"role": "user", "content": "what is two" * (i + 1)},), "math", str(i), extra | {"solution": "s" * i})
-        for i in range(3)
-    ]
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(teacher_prompts, "ENCODE_BATCH", 2)
+
+
+def encode(tokenizer):
+    def prompt(i):
+        return Prompt(f"math/{i}", ({"role": "user", "content": "two" * (i + 1)},), "math", str(i), {"solution": "s" * i})
+
+    prompts = [prompt(i) for i in range(3)]
     return encode_all(prompts, tokenizer, SUFFIX, 1000)[0]
 
 
