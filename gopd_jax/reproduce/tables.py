@@ -120,6 +120,8 @@ CLAIMS: list[tuple[str, str, str, str]] = [
     ("ExOPD > more RL", "exopd_code", "more_rl_code", "code"),
     ("ExOPD > OPD, undertrained teacher", "exopd_early", "opd_early", "math"),
     ("ExOPD > OPD, teacher trained on", "exopd_late", "opd_late", "math"),
+    ("student > teacher: ExOPD, undertrained teacher", "exopd_early", "early_teacher", "math"),
+    ("student > teacher: ExOPD, teacher trained on", "exopd_late", "more_rl_math", "math"),
     ("lambda 1.5 > lambda 1.25", "lambda_1.5", "exopd_math", "math"),
     ("lambda 2 > lambda 1.25", "lambda_2", "exopd_math", "math"),
 ]
@@ -197,7 +199,7 @@ def markdown(results: dict[str, Any], drawn: Sequence[str]) -> str:
         if table in results["groups"]:
             rows = _rows(results, table)
             lines += ["", f"## {title}", ""]
-            used = [i for i in range(len(HEADER)) if i == 0 or any(r[i] for r in rows)]
+            used = [i for i in range(len(HEADER)) if sum(bool(r[i]) for r in rows) > 1]  # one alone: the start's other domain
             lines.append("| " + " | ".join(HEADER[i] for i in used) + " |")
             lines.append("|" + "---|" * len(used))
             lines += ["| " + " | ".join(r[i] for i in used) + " |" for r in rows]
@@ -221,5 +223,5 @@ def text(results: dict[str, Any]) -> str:
             lines += ["", title]
             lines += [f"  {r[0].replace('**', ''):52}{r[1]:>14}{r[2]:>14}" for r in [HEADER, *rows]]
     lines += ["", "claims (difference within a seed, points)"]
-    lines += [f"  {c['claim']:44}{c['domain']:6}{_signed(c):>16}  {c['verdict']}" for c in results["claims"]]
+    lines += [f"  {c['claim']:49}{c['domain']:6}{_signed(c):>16}  {c['verdict']}" for c in results["claims"]]
     return "\n".join(lines)
