@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 _WITHOUT = {  # what a machine may lack, and what that means
     "seccomp": "no system-call filter on this machine: programs are held by resource limits alone",
     "landlock": "no Landlock on this machine (Linux 5.13 or newer): programs can read every file that this user can read",
+    "scratch": "no user namespaces or no Landlock of version 3 (Linux 6.2) on this machine: programs can write no file at all",
 }
 
 

@@ -2,7 +2,8 @@
 
 Comes in: folders; `rules()` makes a ruleset once, `restrict()` binds the calling process and its threads for good, without any
 privilege. Needs Linux 5.13 or newer with Landlock switched on; elsewhere `rules()` gives None. What is not allowed fails with
-EACCES, a PermissionError: reading other files, listing other folders, making, changing or removing anything. Metadata stays
+EACCES, a PermissionError: reading other files, listing other folders, making, changing or removing anything elsewhere than in
+the one writable folder, if there is one. Metadata stays
 open: `os.stat` still tells whether a file exists and how large it is. Numbers: include/uapi/linux/landlock.h.
 """
 
@@ -17,7 +18,9 @@ import sysconfig
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION, _PATH_BENEATH = 1, 1
-_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(1, 6))
+_MAKE_DIR, _MAKE_FILE, _MOVE, _TRUNCATE = 1 << 7, 1 << 8, 1 << 13, 1 << 14
+_CHANGE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_FILE | _MOVE | _TRUNCATE
 _PR_SET_NO_NEW_PRIVS = 38
 # How many rights of files and of TCP, and scopes (abstract sockets, signals), each version of the interface can refuse.
 _KNOWN = {1: (13, 0, 0), 2: (14, 0, 0), 3: (15, 0, 0), 4: (15, 2, 0), 5: (16, 2, 0), 6: (16, 2, 2)}
@@ -54,10 +57,11 @@ def _without(path: str, hidden: str) -> Iterator[str]:
         yield from _without(entry.path, hidden)
 
 
-def rules(paths: list[str], abi: int | None = None) -> int | None:
+def rules(paths: list[str], abi: int | None = None, writable: str | None = None) -> int | None:
     """File descriptor of a ruleset that allows reading `paths` and what is below them; None where Landlock is missing.
 
-    abi: the interface to use, at most and by default the kernel's.
+    abi: the interface to use, at most and by default the kernel's. writable: a folder, of `paths`, whose files and folders may
+    be made, changed and removed too.
     """
     abi = min(version() if abi is None else abi, max(_KNOWN))
     if abi < 1:
@@ -73,8 +77,8 @@ def rules(paths: list[str], abi: int | None = None) -> int | None:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:  # not every system has every folder
             continue
-        access = _READ_FILE | (_READ_DIR if stat.S_ISDIR(os.fstat(fd).st_mode) else 0)
-        done = libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
+        access = _READ_FILE | (_READ_DIR if stat.S_ISDIR(os.fstat(fd).st_mode) else 0) | (_CHANGE if path == writable else 0)
+        done = libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", access & files, fd), 0)
         os.close(fd)
         if done != 0:
             os.close(ruleset)

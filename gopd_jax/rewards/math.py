@@ -70,7 +70,7 @@ def check_ground_truth(ground_truth: str) -> None:
 class Judge:
     """Called with (response, ground_truth, deadline), returns (reward, detail). Owns the child that runs Math-Verify."""
 
-    guards = {"seccomp": True, "landlock": True}  # no code of the model runs here, so nothing to warn of
+    guards = {"seccomp": True, "landlock": True, "scratch": True}  # no code of the model runs here, so nothing to warn of
 
     def __init__(self, memory_mb: int):
         self._memory_mb = max(memory_mb, CHILD_MEMORY_MB)

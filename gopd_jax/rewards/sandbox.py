@@ -4,12 +4,13 @@ Comes in, from `code.py` over a socket: a program and file descriptors, never a 
 program returns, by value (`wire.encode`). The child decides nothing, so there is no verdict here for a program to forge; it
 may tamper with everything in its own process and still has to return the right values.
 
-What holds a program: resource limits (memory, CPU seconds, open files, no file growth), `seccomp.py` (no process, no signal, no
-socket, no file written: no namespace, bubblewrap or root is needed for that) and `landlock.py` (reads Python and system
-libraries only). Nothing can be written anywhere: its working directory is an empty folder that stays empty.
+What holds a program: resource limits (memory, CPU seconds, open files, size of files), `seccomp.py` (no process, no signal, no
+socket: no namespace, bubblewrap or root is needed for that) and `landlock.py` (reads Python and system libraries only). Its
+working directory is empty at the start and the only place to write in (`scratch.py`); without that it stays empty.
 Wall-clock time is the judge's to watch; it kills the child whatever that does.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -19,10 +20,12 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import types
 from typing import Any
 
 from gopd_jax.rewards import landlock, seccomp, wire
+from gopd_jax.rewards.scratch import SIZE_MB, Scratch
 
 # Imported once before the forks: a program's `import` of these costs nothing.
 _COMMON = "array bisect collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json math "
@@ -49,62 +52,80 @@ def limit_memory(memory_mb: int) -> None:
 def fork_server(control: socket.socket, memory_mb: int, hidden: str) -> None:
     """Fork one child per message until the socket closes. Per child: in, fds and a job; in, "end"; out, "gone".
 
-    hidden: a folder that no program may read, the project's own.
+    The current folder, empty, is what programs run in. hidden: a folder that no program may read, the project's own.
     """
     for name in COMMON_MODULES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    readable = landlock.readable(hidden, os.getcwd())
-    ruleset = landlock.rules(readable)  # once: 0.2 ms, and each child only binds itself to it
-    wire.send(control.fileno(), {"seccomp": _probe(), "landlock": ruleset is not None})
-    me = os.getpid()
-    while True:
+    with contextlib.ExitStack() as stack:
         try:
-            first, fds, _, _ = socket.recv_fds(control, 1, 3)
-            if not first:
-                return
-            job = wire.receive(control.fileno())
-        except (EOFError, OSError):
-            return
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _child(me, job, fds, memory_mb, ruleset)
-            finally:
-                os._exit(1)
-        for fd in fds:
-            os.close(fd)
-        try:
-            wire.receive(control.fileno())  # "end", or the judge is gone
-        except (EOFError, OSError):
-            pass
-        for kill in (os.killpg, os.kill):  # the group may not exist yet
-            try:
-                kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
-        os.waitpid(pid, 0)
-        try:
-            wire.send(control.fileno(), "gone")
+            scratch = stack.enter_context(contextlib.closing(Scratch(os.getcwd())))
         except OSError:
-            return
+            scratch = None
+        readable, writable = landlock.readable(hidden, os.getcwd()), scratch and scratch.folder
+        ruleset = landlock.rules(readable, writable=writable)  # once: 0.2 ms, and each child only binds itself to it
+        writes = scratch is not None and ruleset is not None
+        wire.send(control.fileno(), {"seccomp": _probe(writes), "landlock": ruleset is not None, "scratch": writes})
+        while (received := _next_job(control)) is not None:
+            _run_one(control, *received, memory_mb, ruleset, writes)
+            if scratch is not None and scratch.clean():
+                os.close(ruleset)
+                ruleset = landlock.rules(readable, writable=writable)  # of the new folder
+            try:
+                wire.send(control.fileno(), "gone")
+            except OSError:
+                return
 
 
-def _probe() -> bool:
+def _next_job(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next job and its descriptors, or None when the judge is gone."""
+    try:
+        first, fds, _, _ = socket.recv_fds(control, 1, 3)
+        return (wire.receive(control.fileno()), fds) if first else None
+    except (EOFError, OSError):
+        return None
+
+
+def _run_one(
+    control: socket.socket, job: dict[str, Any], fds: list[int], memory_mb: int, ruleset: int | None, writes: bool
+) -> None:
+    """A child for the job, killed when the judge says so or is gone."""
+    me, pid = os.getpid(), os.fork()
+    if pid == 0:
+        try:
+            _child(me, job, fds, memory_mb, ruleset, writes)
+        finally:
+            os._exit(1)
+    for fd in fds:
+        os.close(fd)
+    try:
+        wire.receive(control.fileno())  # "end"
+    except (EOFError, OSError):
+        pass
+    for kill in (os.killpg, os.kill):  # the group may not exist yet
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:
+            pass
+    os.waitpid(pid, 0)
+
+
+def _probe(writes: bool) -> bool:
     """Can this machine filter system calls?"""
     if sys.platform == "linux":
-        seccomp.prepare()
+        seccomp.prepare(writes)
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if seccomp.install() else 1)
+        os._exit(0 if seccomp.install(writes) else 1)
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int, ruleset: int | None) -> None:
+def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int, ruleset: int | None, writes: bool) -> None:
     """Shed everything inherited, take the limits, run the program. fds: channel, then stdin and stdout of a script."""
     os.setsid()
     die_with_parent(parent)
+    os.chdir(os.getcwd())  # what has been mounted there since
     null = os.open(os.devnull, os.O_RDWR)
     limit_memory(memory_mb)
     if ruleset is not None and not landlock.restrict(ruleset):
@@ -114,14 +135,16 @@ def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int, rul
         os.dup2(fd, target)
     os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.environ.clear()
+    os.environ["TMPDIR"] = tempfile.tempdir = os.getcwd()
     sys.argv, sys.path = ["program.py"], [path for path in sys.path if path not in job["hidden_paths"]]
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
-    for what, value in {"CPU": job["cpu_s"], "FSIZE": 0, "NOFILE": 32, "CORE": 0}.items():
+    size = writes * SIZE_MB << 20
+    for what, value in {"CPU": job["cpu_s"], "FSIZE": size, "NOFILE": 32, "CORE": 0}.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (value, value))
-    if not seccomp.install():
+    if not seccomp.install(writes):
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no threads either; root is not bound by it
 
     channel = 3

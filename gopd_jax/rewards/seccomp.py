@@ -1,8 +1,8 @@
-"""A system-call filter for programs under test: one process, read-only files, no network, no signals, no privileges.
+"""A system-call filter for programs under test: one process, no network, no signals, no privileges, read-only files.
 
-Comes in: nothing; `install()` binds the calling process for good, root or not, and its threads. It needs Linux on x86-64;
-elsewhere it returns False and only the resource limits of `sandbox.py` remain. Numbers: arch/x86/entry/syscalls/syscall_64.tbl.
-A refused call fails with EPERM, so the program sees an ordinary PermissionError.
+Comes in: whether files may be written after all, where Landlock says which; `install()` binds the calling process for good,
+root or not, and its threads. It needs Linux on x86-64; elsewhere it returns False and only the resource limits of `sandbox.py`
+remain. Numbers: arch/x86/entry/syscalls/syscall_64.tbl. A refused call fails with EPERM: an ordinary PermissionError.
 """
 
 import ctypes
@@ -17,14 +17,15 @@ _REFUSED = {
     "signal, trace or leave the process group": (62, 200, 234, 129, 297, 424, 434, 438, 101, 310, 311, 440, 109, 112),
     "network": (41,),  # socket (socketpair stays: asyncio wants one)
     "raise limits or priorities": (160, 141, 142, 144, 203, 251, 314),
-    "make or remove files": (82, 83, 84, 85, 86, 87, 88, 133, 258, 259, 263, 264, 265, 266, 316),
-    "change files": (76, 77, 90, 91, 92, 93, 94, 132, 235, 260, 261, 268, 280, 285, 452, 188, 189, 190, 197, 198, 199),
+    "link files, make devices": (86, 88, 133, 259, 265, 266),
+    "change what is known of files": (90, 91, 92, 93, 94, 132, 235, 260, 261, 268, 280, 285, 452, 188, 189, 190, 197, 198, 199),
     "memory that outlives it or has no limit": (29, 64, 68, 240, 319, 447),  # shmget semget msgget mq_open memfd_*
     "other ways in": (425, 426, 427, 298, 321, 323, 248, 249, 250, 304, 303),  # io_uring perf bpf userfaultfd keys handles
     "identity": (105, 106, 113, 114, 116, 117, 119, 122, 123, 126),
     "mount and namespaces": (155, 161, 165, 166, 272, 308, 428, 429, 430, 431, 432, 433, 442),
     "administration": (103, 159, 163, 164, 167, 168, 169, 170, 171, 172, 173, 175, 176, 179, 227, 246, 300, 305, 313, 320),
 }
+_REFUSED_READ_ONLY = (76, 77, 82, 83, 84, 85, 87, 258, 263, 264, 316)  # truncate rename mkdir rmdir creat unlink, and ...at
 # Descriptors that send a signal, any signal to any process of this user, when they can be read: refused by call and command.
 _SIGNAL_SENDERS = {72: (8, 10, 15), 16: (0x8901, 0x8902)}  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX; ioctl: FIOSETOWN, SIOCSPGRP
 _CLONE, _CLONE3, _OPEN, _OPENAT, _OPENAT2, _PRLIMIT = 56, 435, 2, 257, 437, 302
@@ -42,15 +43,16 @@ def _argument(index: int, high: bool = False) -> int:
     return 16 + 8 * index + 4 * high
 
 
-def _filter() -> bytes:
+def _filter(writes: bool) -> bytes:
     """BPF code, one (code, jump if true, jump if false, constant) per instruction; jumps count instructions skipped."""
     code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _AUDIT_ARCH_X86_64), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _EPERM)]  # the x32 numbers, another door to the same calls
-    for number in (n for numbers in _REFUSED.values() for n in numbers):
+    refused = [n for numbers in _REFUSED.values() for n in numbers]
+    for number in refused if writes else [*refused, *_REFUSED_READ_ONLY]:
         code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
     for number in (_CLONE3, _OPENAT2):  # their flags lie behind a pointer; libc falls back to the older call
         code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ENOSYS)]
-    for number, index in ((_OPEN, 1), (_OPENAT, 2)):
+    for number, index in () if writes else ((_OPEN, 1), (_OPENAT, 2)):
         code += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _argument(index)), (_ANY_BIT, 0, 1, _WRITE_FLAGS)]
         code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
     code += [(_EQUAL, 0, 4, _CLONE), (_LOAD, 0, 0, _argument(0)), (_ANY_BIT, 1, 0, _CLONE_THREAD)]
@@ -71,9 +73,9 @@ class _Program(ctypes.Structure):
 
 
 @functools.cache
-def prepare() -> tuple:
+def prepare(writes: bool) -> tuple:
     """What `install` needs, made once before the forks: 0.7 ms."""
-    code = _filter()
+    code = _filter(writes)
     buffer = ctypes.create_string_buffer(code, len(code))
     return ctypes.CDLL(None), _Program(len(code) // 8, ctypes.addressof(buffer)), buffer
 
@@ -84,11 +86,11 @@ def hide_memory() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def install() -> bool:
-    """Filter the calling process from here on; False if this machine cannot."""
+def install(writes: bool = False) -> bool:
+    """Filter the calling process from here on; False if this machine cannot. writes: leave the writing of files to Landlock."""
     if platform.system() != "Linux" or os.uname().machine != "x86_64":
         return False
-    libc, program, _ = prepare()
+    libc, program, _ = prepare(writes)
     # Without capabilities, root too is refused the memory of non-dumpable processes, such as the judge's.
     libc.capset(struct.pack("II", _CAPABILITY_VERSION_3, 0), bytes(24))
     prctl = libc.prctl

@@ -32,6 +32,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 def call(*arguments):
     if libc.syscall(*arguments) < 0:
         raise OSError(ctypes.get_errno())
+def fill(file):
+    for _ in range(100):
+        file.write(bytes(1 << 20))
+        file.flush()
+def nest():
+    for _ in range(10 ** 5):
+        os.mkdir('deep')
+        os.chdir('deep')
 won, needle = [], None
 def attempt(way, needle=needle):
     try:
@@ -68,11 +76,13 @@ def memory(_):
 
 def disk_filling(target):
     yield attack(
-        "open('big', 'wb').write(bytes(10**9))",
-        "tempfile.TemporaryFile().write(bytes(10**9))",
+        "fill(open('big', 'wb'))",
+        "fill(tempfile.TemporaryFile())",
+        "[open(f'part{i}', 'wb').write(bytes(1 << 20)) for i in range(100)]",
+        "[os.mkdir(f'many{i}') for i in range(10 ** 5)]",
+        "nest()",
         f"open({str(target)!r}, 'ab').write(b'x')",
-        "open('/dev/shm/big', 'wb').write(bytes(10**9))",
-        "os.mkdir('many')",
+        "open('/dev/shm/big', 'wb').write(b'x')",
         "os.ftruncate(os.memfd_create('big'), 1 << 40)",
         "os.posix_fallocate(0, 0, 1 << 40)",
     )
@@ -109,7 +119,9 @@ def writing_outside(target):
     place = str(target.with_name("written"))
     ways = [f"open({place!r}, 'w')", f"os.mkdir({place!r})", f"os.mkfifo({place!r})", f"os.rename({str(target)!r}, {place!r})"]
     ways += [f"os.unlink({str(target)!r})", f"os.truncate({str(target)!r}, 0)", f"os.chmod({str(target)!r}, 0)"]
-    ways += [f"os.utime({str(target)!r})", "open('here', 'x')", "open('/dev/null', 'w')", f"os.link({str(target)!r}, 'here')"]
+    ways += [f"os.utime({str(target)!r})", "open('/dev/null', 'w')", f"os.link({str(target)!r}, 'here')", "os.chmod('.', 0)"]
+    ways += ["open('../here', 'w')", "os.mkdir('../here')", f"open('mine', 'w').close() or os.rename('mine', {place!r})"]
+    ways += [f"os.replace({str(target)!r}, 'here')", f"os.open({str(target)!r}, os.O_TRUNC)", "os.rename('.', '../here')"]
     yield attack(*ways, f"pathlib.Path({place!r}).touch()")
 
 
@@ -232,9 +244,7 @@ def test_scores_zero_and_leaves_nothing(verify, target, name):
     workers = descendants(os.getpid())
     assert not alive(workers - before), "a process of a program is left"
     assert alive(workers) == alive(before), "a worker had to be replaced"
-    for pid in alive(workers):  # the working directory of programs: that of the fork server
-        if "gopd_code_" in (folder := os.readlink(f"/proc/{pid}/cwd")):
-            assert os.listdir(folder) == []
+    assert verify([("code", f"import os\nassert os.listdir() == []\n{GOOD}", json.dumps(TESTS))])[0].reward == 1.0
 
 
 def test_huge_output_of_a_script(verify):
@@ -251,6 +261,52 @@ def test_programs_can_use_what_they_need(verify):
         "import sqlite3, json.tool, colorsys, numpy\ndef f():\n    return [len('ab'), json.dumps({}), numpy.mean([2, 4])]\n"
     )
     assert verify([("code", program, json.dumps(spec))]) == [Verdict(1.0, "correct")]
+
+
+WRITES = """
+import os, shutil, sqlite3, tempfile
+assert os.listdir() == [] and tempfile.gettempdir() == os.getcwd()
+with open("a", "w") as file:
+    file.write("xyz")
+os.makedirs("b/c")
+os.rename("a", "b/c/a")
+os.truncate("b/c/a", 2)
+with tempfile.TemporaryDirectory() as folder, sqlite3.connect(folder + "/base") as base:
+    base.execute("create table t (a)")
+shutil.copyfile("b/c/a", "d")
+os.remove("d")
+def f(x):
+    return x + 3 + len(open("b/c/a").read())
+"""
+
+
+def has_scratch(folder: Path) -> bool:
+    program = "import sys; from gopd_jax.rewards.scratch import Scratch; Scratch(sys.argv[1])"
+    return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_programs_write_in_a_folder_of_their_own(verify, tmp_path):
+    if not has_scratch(tmp_path):
+        pytest.skip("needs user namespaces and Landlock of version 3")
+    for number in range(3):  # the second one finds nothing of the first
+        assert verify([("code", f"{WRITES}# {number}", json.dumps(TESTS))]) == [Verdict(1.0, "correct")]
+
+
+WITHOUT_SCRATCH = """
+import json, time
+from gopd_jax.rewards import code, scratch
+scratch.LANDLOCK_VERSION = 1000
+judge = code.Judge(256)
+assert judge.guards == judge.guards | {"scratch": False}
+def score(program):
+    return judge(program, json.dumps({"tests": ["f(2) == 7"]}), time.monotonic() + 5)[0]
+good = "def f(x): return x + 5"
+assert (score(good), score("open('a', 'w')\\n" + good), score(good)) == (1.0, 0.0, 1.0)
+"""
+
+
+def test_where_there_is_no_such_folder_nothing_is_written():
+    subprocess.run([sys.executable, "-c", WITHOUT_SCRATCH], cwd=ROOT, check=True)
 
 
 RESTRICTED = """
@@ -290,7 +346,7 @@ def test_the_projects_own_folder_is_cut_out_of_a_readable_one(tmp_path, monkeypa
 def test_a_machine_without_guards_says_so_once(caplog):
     rewards._warn_once.cache_clear()
     for _ in range(2):
-        rewards._warn({"seccomp": True, "landlock": False})
+        rewards._warn({"seccomp": True, "landlock": False, "scratch": True})
     assert caplog.text.count("no Landlock on this machine") == 1 and "system-call filter" not in caplog.text
 
 
