@@ -9,6 +9,7 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from test_verifier import alive, descendants
@@ -37,7 +38,7 @@ def fill(file):
         file.write(bytes(1 << 20))
         file.flush()
 def nest():
-    for _ in range(10 ** 5):
+    for _ in range(2000):
         os.mkdir('deep')
         os.chdir('deep')
 won, needle = [], None
@@ -79,12 +80,12 @@ def disk_filling(target):
         "fill(open('big', 'wb'))",
         "fill(tempfile.TemporaryFile())",
         "[open(f'part{i}', 'wb').write(bytes(1 << 20)) for i in range(100)]",
-        "[os.mkdir(f'many{i}') for i in range(10 ** 5)]",
-        "nest()",
+        "[os.mkdir(f'many{i}') for i in range(2000)]",
         f"open({str(target)!r}, 'ab').write(b'x')",
         "open('/dev/shm/big', 'wb').write(b'x')",
         "os.ftruncate(os.memfd_create('big'), 1 << 40)",
         "os.posix_fallocate(0, 0, 1 << 40)",
+        "nest()",
     )
 
 
@@ -253,6 +254,12 @@ def test_huge_output_of_a_script(verify):
     assert verdict == Verdict(0.0, "error: output above 16 MiB")
 
 
+def test_a_script_does_not_fill_the_file_that_is_its_input(verify):
+    spec = {"stdin_stdout": {"inputs": ["a"], "outputs": ["done"]}}
+    program = "import os\nfor _ in range({}):\n    os.write(0, bytes(1 << 20))\nprint('done')"
+    assert verify([("code", program.format(100), json.dumps(spec))]) == [Verdict(0.0, "error: OSError")]
+
+
 @needs_landlock
 def test_programs_can_use_what_they_need(verify):
     """The Python installation stays readable: modules that nobody imported before, installed packages, data of the zones."""
@@ -292,21 +299,30 @@ def test_programs_write_in_a_folder_of_their_own(verify, tmp_path):
         assert verify([("code", f"{WRITES}# {number}", json.dumps(TESTS))]) == [Verdict(1.0, "correct")]
 
 
-WITHOUT_SCRATCH = """
-import json, time
+JUDGE = """
+import json, sys, time
 from gopd_jax.rewards import code, scratch
-scratch.LANDLOCK_VERSION = 1000
+scratch.LANDLOCK_VERSION = int(sys.argv[1])
 judge = code.Judge(256)
-assert judge.guards == judge.guards | {"scratch": False}
 def score(program):
     return judge(program, json.dumps({"tests": ["f(2) == 7"]}), time.monotonic() + 5)[0]
 good = "def f(x): return x + 5"
-assert (score(good), score("open('a', 'w')\\n" + good), score(good)) == (1.0, 0.0, 1.0)
+print(judge.guards["scratch"], score(good), score("open('a', 'w')\\n" + good), score(good))
 """
 
 
-def test_where_there_is_no_such_folder_nothing_is_written():
-    subprocess.run([sys.executable, "-c", WITHOUT_SCRATCH], cwd=ROOT, check=True)
+@pytest.mark.parametrize("version", [3, 1000])
+def test_where_there_is_no_such_folder_nothing_is_written_and_none_is_left(version, tmp_path):
+    able = version == 3 and has_scratch(tmp_path)
+    command = [sys.executable, "-c", JUDGE, str(version)]
+    run = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, check=True, text=True
+    )
+    assert run.stdout.split() == [str(able), "1.0", str(float(able)), "1.0"]
+    until = time.monotonic() + 10  # the fork server goes when it sees that its judge has gone
+    while any(tmp_path.iterdir()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(tmp_path.iterdir())
 
 
 RESTRICTED = """
