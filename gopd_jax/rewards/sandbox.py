@@ -135,7 +135,7 @@ def _child(parent: int, job: dict[str, Any], fds: list[int], memory_mb: int, rul
         os.dup2(fd, target)
     os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.environ.clear()
-    os.environ["TMPDIR"] = tempfile.tempdir = os.getcwd()
+    tempfile.tempdir = os.getcwd()
     sys.argv, sys.path = ["program.py"], [path for path in sys.path if path not in job["hidden_paths"]]
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
