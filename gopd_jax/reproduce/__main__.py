@@ -7,6 +7,8 @@ import argparse
 import os
 import sys
 
+import jax
+
 from gopd_jax.reproduce import arms, tables, work
 from gopd_jax.reproduce.run import reproduce
 from gopd_jax.runtime.progress import say
@@ -21,7 +23,8 @@ What is run, each with every seed (the seed decides data order, samples, and the
 
 OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json), arms.jsonl (a line for each arm
 as it finishes), results.json, results.md (tables: mean and 95% interval over seeds, the paper's numbers, claims held or
-not) and pictures. The same command again goes on where it was stopped. About two hours for 5 seeds on 2 CPU cores.
+not) and pictures. The same command again goes on where it was stopped. About two hours for 5 seeds on 2 CPU cores; it
+stays on the CPU unless JAX_PLATFORMS says otherwise.
 """
 
 
@@ -51,6 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         help="held-out math prompts; a quarter as many of code (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    if "JAX_PLATFORMS" not in os.environ:  # several processes cannot share an accelerator, and these models want none
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of the worker processes
+        jax.config.update("jax_platforms", "cpu")
     try:
         for name, least in (("seeds", 2), ("jobs", 1), ("steps", 1), ("samples_per_step", 8), ("prompts", 2)):
             if getattr(args, name) < least:

@@ -5,8 +5,9 @@
 base (107k parameters, both domains) and large_base (252k, math) learn from right answers, then from answers of which many are
 wrong. math_teacher and code_teacher are base after GRPO on verified rewards of one domain; large_teacher is large_base after
 GRPO on math.
-Seeds are fixed: made twice on one machine, the files were the same to the last byte. Those in the tree were made by commit
-5926e88; the sampler has changed since, so this commit makes others (docs/log.md). Time: 16 minutes on 2 busy CPU cores.
+Seeds are fixed: made twice on one machine, the files were the same to the last byte. The three small ones in the tree were made
+by commit 5926e88; the sampler has changed since, so this commit makes others (docs/log.md). They took 16 minutes on 2 busy CPU
+cores; the large ones, made later, take longer.
 """
 
 import argparse
