@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import Any
 
-from gopd_jax.rewards import sandbox, seccomp, wire
+from gopd_jax.rewards import notation, sandbox, seccomp, wire
 
 CHILD_MEMORY_MB = 1024  # sympy's caches grow with the run; a power tower takes gigabytes
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we keep the time limit ourselves
@@ -37,7 +37,7 @@ def parse(answer: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    return parse(rf"\boxed{{{answer}}}", config, parsing_timeout=None, raise_on_error=True)
+    return parse(rf"\boxed{{{notation.plain(answer)}}}", config, parsing_timeout=None, raise_on_error=True)
 
 
 def _bare(ground_truth: str) -> str:
@@ -45,12 +45,19 @@ def _bare(ground_truth: str) -> str:
     return (ground_truth if boxed is None else boxed).strip().strip("$").strip()
 
 
+def _equal(truth: list[Any], answer: list[Any]) -> bool:
+    """Math-Verify's judgement of two answers, as they were read, with i as the imaginary unit, or as sets of numbers."""
+    from math_verify import verify
+
+    readings = [lambda *both: both, notation.with_imaginary_unit, notation.as_sets]
+    pairs = (read(truth, answer) for read in readings)
+    return any(verify(*pair, timeout_seconds=None, raise_on_error=False) for pair in pairs if pair is not None)
+
+
 def score(answer: str, ground_truth: str) -> tuple[float, str]:
     """Compare two answers, in this process and without a time limit. Never raises."""
     try:
-        from math_verify import verify
-
-        right = verify(parse(_bare(ground_truth)), parse(answer), timeout_seconds=None, raise_on_error=False)
+        right = not notation.differ(answer, _bare(ground_truth)) and _equal(parse(_bare(ground_truth)), parse(answer))
     except MemoryError:
         return 0.0, "memory"
     except Exception as error:

@@ -1,26 +1,17 @@
-"""Grading against 200 pairs judged by hand: the verifier agrees, but for the listed ones."""
+"""Grading against 200 pairs judged by hand, on which the verifier agrees, and further ones, on which it does but for a list."""
 
-from answer_pairs import RIGHT, WRONG
+from answer_pairs import MORE_RIGHT, MORE_WRONG, RIGHT, WRONG
 import pytest
 
 from gopd_jax.rewards import Verifier
 
-# Where Math-Verify and mathematics differ, and why. A pair that is cured has to leave this list.
+# Judged otherwise by hand than by the verifier, and why. A pair that is cured has to leave this list.
 DISAGREEMENTS = {
-    (r"1\,000", "1000"): r"\, between digits is read as a separator of two numbers",
-    ("5.", "5"): "a full stop after the number is not dropped",
-    ("5 = x", "5"): "only the right side of an equation is taken for the value",
-    (r"\emptyset", r"\varnothing"): r"\varnothing is read as text",
-    (
-        r"\frac{-1+\sqrt{17}}{2}, \frac{-1-\sqrt{17}}{2}",
-        r"\frac{-1\pm\sqrt{17}}{2}",
-    ): r"\pm inside a fraction is not two values",
-    ("1 < x < 4", "4 > x > 1"): "chains of inequalities are compared piece by piece, in order",
-    (r"x \leq 3", r"(-\infty, 3]"): "the set of an inequality is not taken where the truth is an interval",
-    (r"1 \le x < 4", "[1, 4)"): "the set of an inequality is not taken where the truth is an interval",
-    (r"\frac{1}{i}", "-i"): "i is a symbol, not the imaginary unit",
-    ("(1+i)^2", "2i"): "i is a symbol, not the imaginary unit",
-    ("1011_2", "1011_3"): "the base of a numeral is dropped",
+    (r"\ln 2", r"\log 2"): r"\log without a base is that to base 10 for Math-Verify",
+    (r"\{x : x > 3\}", "x>3"): "the colon of a set is read as a division",
+    (r"33\frac{1}{3}\%", r"\frac{1}{3}"): "mixed numbers with a percent sign are read as a product",
+    ("3.5e3", "3500"): "e is the number e",
+    (r"\{1, 2, \ldots, 5\}", r"\{1,2,3,4,5\}"): "dots are not filled in",
 }
 
 
@@ -32,15 +23,16 @@ def verify():
 
 def test_there_are_200_pairs_and_each_once():
     assert (len(RIGHT), len(WRONG), len({*RIGHT, *WRONG})) == (120, 80, 200)
-    assert DISAGREEMENTS.keys() <= {*RIGHT, *WRONG}
+    assert DISAGREEMENTS.keys() <= {*MORE_RIGHT, *MORE_WRONG}
 
 
-def test_the_verifier_agrees_with_the_hand_judged_pairs(verify):
-    verdicts = verify([("math", rf"Reasoning, then \boxed{{{answer}}}.", truth) for answer, truth in RIGHT + WRONG])
-    expected = [1.0] * len(RIGHT) + [0.0] * len(WRONG)
-    differing = {p for p, v, e in zip(RIGHT + WRONG, verdicts, expected, strict=True) if v.reward != e}
+@pytest.mark.parametrize("right, wrong", [(RIGHT, WRONG), (MORE_RIGHT, MORE_WRONG)])
+def test_the_verifier_agrees_with_the_hand_judged_pairs(verify, right, wrong):
+    verdicts = verify([("math", rf"Reasoning, then \boxed{{{answer}}}.", truth) for answer, truth in right + wrong])
+    expected = [1.0] * len(right) + [0.0] * len(wrong)
+    differing = {p for p, v, e in zip(right + wrong, verdicts, expected, strict=True) if v.reward != e}
     assert not differing - DISAGREEMENTS.keys(), "the verifier is wrong about these"
-    assert not DISAGREEMENTS.keys() - differing, "these are judged right now: take them off the list"
+    assert not DISAGREEMENTS.keys() & {*right, *wrong} - differing, "these are judged right now: take them off the list"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+r"""Spellings of math answers that Math-Verify 0.9 misreads, and forms that it does not compare, put into ones that it does.
+
+Comes in: the contents of a box, or what Math-Verify read in one. Goes out: the same mathematics, written otherwise. Nothing is
+judged here but that two numerals of different bases, or residues of different moduli, are not the same answer.
+"""
+
+from fractions import Fraction
+import re
+from typing import Any
+
+Read = list[Any]  # what Math-Verify reads in an answer: sympy objects, then the text
+
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\[,;:! ]|~|\s)\d{3})+(?!\d)")  # 10\,000
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+_MODULUS = re.compile(
+    r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\d))|\(\s*(?:\\(?:text|mathrm)\{\s*mod\s*\}|\\bmod|\\mod)\s*([^()]*)\))\s*$"
+)
+_BASE = re.compile(r"^[0-9A-Za-z]+_(?:\{(?:\\text\{)?(\w+)\}?\}|(\d+))$")
+_SAME = (
+    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
+    (re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![A-Za-z])"), r"\\\1"),  # the same letter in another shape
+    (re.compile(r"(?:\\left)?\\langle(?![A-Za-z])"), "("),  # vectors
+    (re.compile(r"(?:\\right)?\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"[£€¥]\s*(?=\d)"), ""),
+    (re.compile(rf"^\s*({_NUMBER})\s*=\s*([A-Za-z])\s*$"), r"\2 = \1"),
+    (re.compile(r"(?<=[^.\s])\s*\.\s*$"), ""),  # the full stop of the sentence
+)
+
+
+def plain(answer: str) -> str:
+    """The answer without what only its looks need: thousands in groups, a full stop, \\pm as two values."""
+    answer = _GROUPED.sub(lambda m: re.sub(r"\D", "", m[0]), answer)
+    for pattern, replacement in _SAME:
+        answer = pattern.sub(replacement, answer)
+    answer = _REPEATING.sub(_fraction, _MODULUS.sub("", answer))
+    if answer.count(r"\pm") == 1 and r"\mp" not in answer and "{" in answer.partition(r"\pm")[0]:
+        answer = ", ".join(answer.replace(r"\pm", sign) for sign in "+-")
+    return answer
+
+
+def _fraction(match: re.Match) -> str:
+    """0.1\\overline{6} as \\frac{1}{6}."""
+    whole, fixed, repeated = match.groups()
+    value = int(whole + fixed or 0) + Fraction(int(repeated), 10 ** len(repeated) - 1)
+    value /= 10 ** len(fixed)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def differ(answer: str, truth: str) -> bool:
+    """Whether both name a base, or both a modulus, and not the same one."""
+    for pattern in (_BASE, _MODULUS):
+        named = [next(filter(None, m.groups()), "") for text in (answer, truth) if (m := pattern.search(text.strip()))]
+        if len(named) == 2 and named[0].strip() != named[1].strip():
+            return True
+    return False
+
+
+def with_imaginary_unit(truth: Read, answer: Read) -> tuple[Read, Read] | None:
+    """Both with the imaginary unit in the place of the symbol i, of which Math-Verify makes two kinds; None where none is."""
+    import sympy
+
+    def replaced(read: Read) -> Read:
+        objects = [x for x in read if isinstance(x, (sympy.Basic, sympy.MatrixBase))]
+        return [x.subs({s: sympy.I for s in x.free_symbols if s.name == "i"}) for x in objects]
+
+    try:
+        pair = replaced(truth), replaced(answer)
+    except (TypeError, ValueError):  # x > i
+        return None
+    return None if pair == (truth[: len(pair[0])], answer[: len(pair[1])]) else pair
+
+
+def as_sets(truth: Read, answer: Read) -> tuple[Read, Read] | None:
+    """Both as the sets of numbers that they describe, where one at least is an inequality; None where that does not apply.
+
+    Two inequalities must be about the same unknown.
+    """
+    import sympy
+    from sympy.logic.boolalg import And, Or
+
+    inequality = (And, Or, sympy.Ne, sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
+    both = [read[0] for read in (truth, answer) if read and isinstance(read[0], (*inequality, sympy.Set))]
+    unknowns = {s for side in both if isinstance(side, inequality) for s in side.free_symbols}
+    if len(both) != 2 or len(unknowns) != 1:
+        return None
+    try:
+        sets = [side.as_set() if isinstance(side, inequality) else side for side in both]
+    except (NotImplementedError, TypeError, ValueError):  # sin(x) > x
+        return None
+    return [sets[0]], [sets[1]]
