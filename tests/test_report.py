@@ -277,6 +277,10 @@ def test_every_warning_is_found_where_it_should_be_and_alone(tmp_path, title, ch
     assert found[title].text and found[title].todo
 
 
+def test_a_gradient_norm_that_falls_over_the_run_is_no_spike(tmp_path):
+    assert not titles(make_run(tmp_path / "a", changes={"grad_norm": lambda far: 20 * math.exp(-5 * far)}))
+
+
 def test_warnings_name_the_domain_and_the_worst_come_first(tmp_path):
     folder = make_run(
         tmp_path / "a",

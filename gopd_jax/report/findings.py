@@ -9,6 +9,7 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+from scipy import ndimage
 
 from gopd_jax.report.read import Run
 
@@ -23,7 +24,7 @@ ENTROPY_SHARE = 0.1  # of the entropy at the start is left: samples of one promp
 IMPORTANCE_CAPPED = 0.01  # of the tokens: the sampler disagrees with the learner, and the correction is cut
 SAMPLER_GAP = 0.05  # nats a token; float32 shows 1e-6, bfloat16 about 0.01
 SAME_MODEL = 1e-3  # nats a token at the first step: rounding in bfloat16, far below any two trained models
-GRADIENT_SPIKE = 10.0  # times the median
+GRADIENT_SPIKE, AROUND = 10.0, 21  # times the median of so many steps around; over a run the norm falls by itself
 WARM_STEPS, RECOMPILED_STEPS = 10, 3  # slots shrink through sizes for some steps; after that nothing should compile
 
 Level = Literal["bad", "look", "note"]
@@ -37,7 +38,7 @@ CHECKS = (
     f"entropy: less than {ENTROPY_SHARE:.0%} of that at the start",
     f"importance weights capped on more than {IMPORTANCE_CAPPED:.0%} of the tokens; sampler gap above {SAMPLER_GAP:g} nats",
     f"student and teacher the same at the first step: within {SAME_MODEL:g} nats",
-    f"gradient norm: more than {GRADIENT_SPIKE:g} times its median; values that are not finite",
+    f"gradient norm: more than {GRADIENT_SPIKE:g} times the median of the {AROUND} steps around; values that are not finite",
     f"programs compiled at {RECOMPILED_STEPS} or more steps after step {WARM_STEPS}; a run that is not finished; broken files",
 )
 
@@ -122,12 +123,13 @@ def _not_finite(run: Run) -> Iterator[Finding]:
 
 def _optimizer(run: Run) -> Iterator[Finding]:
     steps, norms = series(run, "grad_norm")
-    if len(norms) >= 10 and norms.max() > GRADIENT_SPIKE * np.median(norms) > 0:
-        worst = int(norms.argmax())
+    usual = ndimage.median_filter(norms, AROUND, mode="nearest") if len(norms) >= AROUND else norms
+    worst = int(np.argmax(norms / np.maximum(usual, np.finfo(float).tiny))) if len(norms) else 0
+    if len(norms) and norms[worst] > GRADIENT_SPIKE * usual[worst] > 0:
         yield Finding(
             "note",
             "A spike of the gradient norm",
-            f"{norms[worst]:.3g} at step {steps[worst]:.0f}; the median is {np.median(norms):.3g}.",
+            f"{norms[worst]:.3g} at step {steps[worst]:.0f}; the steps around have {usual[worst]:.3g} (median).",
             "learner.clip_norm limits what it does; look at the samples and the advantage's extremes of that step.",
         )
 

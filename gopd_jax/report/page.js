@@ -20,12 +20,12 @@ function make(namespace, tag, attributes, children) {
 const h = (tag, attributes, ...children) => make(null, tag, attributes, children);
 const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", tag, attributes, children);
 
-function show(value, unit) {
+function show(value, unit, digits = 3) {
   if (value === null || value === undefined) return "-";
   const size = Math.abs(value);
   const text = size === 0 ? "0" : size >= 1e5 && size < 1e9 ? `${Number((value / (size < 1e6 ? 1e3 : 1e6)).toPrecision(3))}${size < 1e6 ? "k" : "M"}`
     : size >= 1e9 || size < 1e-4 ? value.toExponential(1).replace("e+", "e").replace(".0e", "e")
-    : size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+    : size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
   return text.replace("-", "\u2212") + (unit === "%" ? "%" : "");
 }
 const percent = (value, digits = 1) => value === null ? "-" : (100 * value).toFixed(digits).replace("-", "\u2212");
@@ -67,6 +67,12 @@ function ticks(low, high, wanted, whole) {
   return out;
 }
 
+function tickLabels(values, unit) {  // as many digits as tell them apart
+  let labels, digits = 3;
+  do labels = values.map(v => show(v, unit, digits)); while (new Set(labels).size < values.length && digits++ < 12);
+  return labels;
+}
+
 function quantile(values, q) {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.round(q * (sorted.length - 1))];
@@ -106,7 +112,7 @@ function chart(spec) {
     const [low, high] = yRange(lines, bands, spec.robust) || [0, 1];
     const xs = [...new Set(lines.flatMap(l => l.x))].sort((a, b) => a - b);
     const first = xs[0], last = xs.length > 1 ? xs[xs.length - 1] : xs[0] + 1;
-    const yTicks = ticks(low, high, 4), labels = yTicks.map(v => show(v, spec.unit));
+    const yTicks = ticks(low, high, 4), labels = tickLabels(yTicks, spec.unit);
     const left = 12 + 6.6 * Math.max(...labels.map(t => t.length)), inside = width - left - SHAPE.right;
     const bottom = SHAPE.height - SHAPE.bottom;
     const X = x => left + 4 + (x - first) / (last - first) * (inside - 8);
@@ -146,7 +152,7 @@ const swatch = (tone, dashes) => s("svg", {class: "swatch", viewBox: "0 0 24 8",
   s("line", {class: `curve ${tone} ${dashes || ""}`, x1: 0, x2: 24, y1: 4, y2: 4, style: "stroke-width:2.5"}));
 
 function xLabels(spec, first, last, inside) {
-  if (!spec.xNames) return ticks(first, last, Math.max(2, inside / 75), true).map(x => [x, show(x)]);
+  if (!spec.xNames) return ticks(first, last, Math.max(2, inside / 55), true).map(x => [x, show(x)]);
   const widest = 12 + 7 * Math.max(...spec.xNames.slice(0, last + 1).map(name => name.length));
   const every = Math.ceil((last + 1) * widest / inside);
   return spec.xNames.slice(0, last + 1).map((name, i) => [i, name]).filter(([i]) => i % every === 0);
