@@ -7,8 +7,9 @@ student of a training run. `needs` names arms whose models must exist first.
 import dataclasses
 from typing import Any
 
-LAMBDAS = (0.0, 0.5, 1.0, 1.25, 1.5, 2.0)
+LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # the paper's, and 2
 EX = 1.25  # the paper's lambda
+LONGER = 3  # times the steps, from strong to weak: the paper doubles them, and here the student still climbs after 200
 EARLY = 5  # GRPO steps of the undertrained teacher; the embedded ones had 20
 MATH, CODE, BOTH = ("math",), ("code",), ("math", "code")
 TEACHERS = {"math": "math_teacher", "code": "code_teacher"}
@@ -19,8 +20,8 @@ class Arm:
     """One model.
 
     kind: "given", "expo", "gopd", "sft" or "grpo". domains: what it is trained on and scored by. student: arm that it starts
-    from. teachers: arm of each domain's teacher. reference: arm, or "" for the student's start. settings: config fields by
-    dotted name, or ExPO's alpha. groups: the tables it belongs to.
+    from. teachers: arm of each domain's teacher. reference: arm, or "" for the student's start. times: how often the usual
+    number of steps. settings: config fields by dotted name, or ExPO's alpha. groups: the tables it belongs to.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Arm:
     student: str = "base"
     teachers: tuple[str, ...] = ()
     reference: str = ""
+    times: int = 1
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -67,10 +69,10 @@ def _all() -> list[Arm]:
     arms += [_gopd(f"lambda_{scale:g}", scale, MATH, "figure2") for scale in LAMBDAS if scale not in (1.0, EX)]
     # Table 3 and Figure 6: from strong to weak, and with the teacher's own start as the reference.
     large = ("large_teacher",)
-    arms.append(Arm("sft_large", "sft", MATH, ("table3",), teachers=large))
-    arms.append(_gopd("opd_large", 1.0, MATH, "table3", teachers=large))
-    arms.append(_gopd("exopd_large", EX, MATH, "table3", teachers=large))
-    arms.append(_gopd("corrected_large", EX, MATH, "table3", teachers=large, reference="large_base"))
+    arms.append(Arm("sft_large", "sft", MATH, ("table3",), teachers=large, times=LONGER))
+    arms.append(_gopd("opd_large", 1.0, MATH, "table3", teachers=large, times=LONGER))
+    arms.append(_gopd("exopd_large", EX, MATH, "table3", teachers=large, times=LONGER))
+    arms.append(_gopd("corrected_large", EX, MATH, "table3", teachers=large, reference="large_base", times=LONGER))
     # Table 1: the teachers' own RL goes on for as many samples as the student was given.
     arms.append(Arm("more_rl_math", "grpo", MATH, ("table1", "strength"), student="math_teacher"))
     arms.append(Arm("more_rl_code", "grpo", CODE, ("table1",), student="code_teacher"))

@@ -110,7 +110,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Any:
     config.reference = model_folder(arm.reference, seed, out) if arm.reference else ""
     for domain, teacher in zip(arm.domains, arm.teachers, strict=False):
         config.domains[domain].teacher = model_folder(teacher, seed, out)
-    config.steps = size.steps
+    config.steps = arm.times * size.steps
     config.learner.learning_rate = 5e-4  # half of the preset's, as is the batch: at 1e-3 its noise alone sharpens the student
     samples = size.samples_per_step * len(arm.domains)
     if arm.kind == "grpo":  # as tiny.make does it: twice the samples in a step, and half the steps
@@ -119,7 +119,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Any:
         config.learner.learning_rate, config.learner.schedule = 3e-4, "constant"
     config.rollout.prompts_per_step = samples // config.rollout.samples_per_prompt
     config.rollout.slots = samples
-    config.learner.warmup_steps = size.steps // 20 if arm.kind == "sft" else 0  # 5%, as in the paper
+    config.learner.warmup_steps = config.steps // 20 if arm.kind == "sft" else 0  # 5%, as in the paper
     config.data.cache_dir = str(Path(out) / "datasets")
     config.eval.update(every=0, prompts=64, samples=1)  # a glance: every arm is scored at its end, see `_score`
     config.checkpoint.update(every=25, keep=1)
