@@ -57,7 +57,8 @@ SUITE: one or more of these, with commas between:
   code        {", ".join(SUITES["code"])}
   a name      {", ".join(NAMES[:7])},
               {", ".join(NAMES[7:])}
-  a file      .jsonl, .jsonl.gz or .parquet, each row a problem with its ground truth; or tiny:math/test, tiny:code/test
+  a file      .jsonl, .jsonl.gz or .parquet, each row a problem with its ground truth, or hf://datasets/OWNER/NAME/PATH of one
+              on the Hugging Face hub; or tiny:math/test, tiny:code/test
 Files of known names are looked for in --data: aime24.jsonl, HumanEvalPlus.jsonl and so on, also with .gz.
 
 OUT: samples.jsonl, one line for each sample: benchmark, prompt_id, sample_id, text, tokens (their number), finish_reason

@@ -13,6 +13,7 @@ from etils import epath
 
 from gopd_jax import rewards
 from gopd_jax.data import rows
+from gopd_jax.data.sources import HUB
 from gopd_jax.data.tokenizer import add_to_last_user_message
 from gopd_jax.types import Prompt
 
@@ -116,7 +117,7 @@ def _sources(suite: str, data: str) -> list[tuple[str, str]]:
         elif item in KNOWN:
             name, source = item, _look_up(item, data)
         elif item.endswith(rows.SUFFIXES) or "/" in item:
-            if not epath.Path(item).is_file():
+            if not item.startswith(HUB) and not epath.Path(item).is_file():
                 raise ValueError(f"--suite={suite}: no such file: {item}")
             file = epath.Path(item).name
             name = next((n for n, k in KNOWN.items() if file.removesuffix(".gz") in k.files), rows.stem(item))
@@ -126,7 +127,7 @@ def _sources(suite: str, data: str) -> list[tuple[str, str]]:
             nearest = difflib.get_close_matches(item, choices, n=1, cutoff=0.0)[0]
             raise ValueError(
                 f"--suite={suite}: no benchmark {item!r}; nearest: {nearest!r}; wanted a suite ({', '.join(SUITES)}), a name "
-                f"({', '.join(KNOWN)}) or a file ({', '.join(rows.SUFFIXES)}), several with commas between"
+                f"({', '.join(KNOWN)}), a file ({', '.join(rows.SUFFIXES)}) or {HUB}OWNER/NAME/PATH, several with commas between"
             )
         if found.setdefault(name, source) != source:
             raise ValueError(f"--suite={suite}: {found[name]} and {source} are both {name!r}: wanted each name once")

@@ -5,7 +5,7 @@ import json
 import huggingface_hub
 import pytest
 
-from gopd_jax import tiny
+from gopd_jax import suites, tiny
 from gopd_jax.data import __main__ as command
 from gopd_jax.data import hard_enough, hold_out, prepare, rows, sources
 from gopd_jax.data.tokenizer import with_suffix
@@ -59,6 +59,8 @@ def test_data_sets_of_the_hub(hub, tmp_path):
     assert len(prepare("hf://datasets/owner/sums/data/train-1.jsonl", tmp_path / "prepared", domain="math")) == 3
     with pytest.raises(ValueError, match="wanted hf://datasets/OWNER/NAME"):
         sources.files("hf://datasets/owner")
+    (benchmark,) = suites.load("hf://datasets/owner/sums/data/train-1.jsonl", "")
+    assert (benchmark.name, benchmark.reward, len(benchmark.prompts)) == ("sums/train-1", "math", 3)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
