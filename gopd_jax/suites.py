@@ -127,7 +127,7 @@ def _sources(suite: str, data: str) -> list[tuple[str, str]]:
             nearest = difflib.get_close_matches(item, choices, n=1, cutoff=0.0)[0]
             raise ValueError(
                 f"--suite={suite}: no benchmark {item!r}; nearest: {nearest!r}; wanted a suite ({', '.join(SUITES)}), a name "
-                f"({', '.join(KNOWN)}), a file ({', '.join(rows.SUFFIXES)}) or {HUB}OWNER/NAME/PATH, several with commas between"
+                f"({', '.join(KNOWN)}), a file ({', '.join(rows.SUFFIXES)}) or {HUB}OWNER/NAME/PATH; several with commas"
             )
         if found.setdefault(name, source) != source:
             raise ValueError(f"--suite={suite}: {found[name]} and {source} are both {name!r}: wanted each name once")
