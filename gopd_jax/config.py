@@ -182,6 +182,17 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VerifierConfig:
+    """How answers are verified. workers: processes for each kind of answer (0: half the CPU cores). timeout_s: seconds of one
+    answer, all its tests together. memory_mb: what a program under test may use on top of the interpreter.
+    """
+
+    workers: int = 0
+    timeout_s: float = 2.0
+    memory_mb: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices on each mesh axis; one may be -1 and takes what the others leave."""
 
@@ -225,6 +236,7 @@ class Config:
     learner: LearnerConfig = LearnerConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    verifier: VerifierConfig = VerifierConfig()
     mesh: MeshConfig = MeshConfig()
     log: LogConfig = LogConfig()
 
@@ -311,6 +323,9 @@ _LEAST = {
     "eval.prompts": 0,
     "eval.during_prompts": 0,
     "eval.samples": 1,
+    "verifier.workers": 0,
+    "verifier.timeout_s": 0.1,
+    "verifier.memory_mb": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
     "log.samples": 0,
@@ -321,7 +336,7 @@ _LEAST = {
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work is laid out, not the run.
 # Paths are free because the fingerprints of what they lead to are compared.
 FREE_FIELDS = (
-    "checkpoint", "log", "mesh", "data.cache_dir", "name",
+    "checkpoint", "log", "mesh", "data.cache_dir", "name", "verifier.workers",
     "rollout.slots", "rollout.steps_per_dispatch", "rollout.prefill_tokens",
     "student", "reference", "domains.*.teacher", "domains.*.train", "domains.*.test",
 )  # fmt: skip

@@ -252,7 +252,8 @@ def _parser() -> Parser:
     add = add_work_options(parser)
     workers = max(1, (os.cpu_count() or 2) // 2)
     add("--verifiers", type=int, default=workers, metavar="N", help="processes that verify (default: half the CPU cores)")
-    add("--verifier-timeout", type=float, default=10.0, metavar="S", help="seconds for one answer (default: %(default)s)")
+    limit_help = "seconds for one answer, all its tests together; LiveCodeBench has 6 for each test (default: %(default)s)"
+    add("--verifier-timeout", type=float, default=10.0, metavar="S", help=limit_help)
     return parser
 
 

@@ -95,5 +95,7 @@ def paper(student: str, teachers: Mapping[str, str], steps: int = 50) -> config_
     config.learner.weight_decay = 0.01
     config.learner.clip_norm = 1.0
     config.eval.samples = 32 if list(teachers) == ["math"] else 4
+    if "code" in teachers:
+        config.verifier.update(timeout_s=10.0, memory_mb=1024)  # as `evaluate`: dozens of tests for each program
     config.checkpoint.every = 5
     return config

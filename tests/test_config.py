@@ -177,6 +177,7 @@ def test_differing_fields_leaves_out_what_may_differ():
         "rollout__steps_per_dispatch": 8,
         "rollout__prefill_tokens": 8,
         "data__cache_dir": "/cache",
+        "verifier__workers": 3,
         "student": "elsewhere",
         "reference": "elsewhere",
         "domains__math__teacher": "elsewhere",

@@ -101,6 +101,7 @@ def test_full_size_presets_have_the_papers_values_and_trace(file, name):
         assert learner.reward_scale == (1.0 if file == "self_distillation" else 1.25)
     assert (learner.b1, learner.b2, learner.weight_decay, learner.clip_norm) == (0.9, 0.999, 0.01, 1.0)
     assert (config.rollout.temperature, config.rollout.top_p, config.data.enable_thinking) == (1.0, 1.0, False)
+    assert config.verifier.timeout_s == (10 if "code" in config.domains else 2)
     assert learner.schedule == "constant" and learner.warmup_steps == (2 if file == "sft" else 0)
     trace(config)
 

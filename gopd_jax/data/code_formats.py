@@ -19,6 +19,7 @@ import zlib
 Fields = dict[str, Any]
 
 MAX_UNPACKED_BYTES = 1 << 30
+LIVECODEBENCH_S = 6  # for each test, as its own harness has it
 ANSWER = "Answer with the complete program, imports and helper functions included, in one ```python block."
 FROM_STDIN = "The program reads its input from stdin and writes its output to stdout."
 # What the judges of LeetCode and of the official harnesses have imported before an answer runs.
@@ -93,6 +94,7 @@ def livecodebench(row: Fields) -> tuple[str, Fields]:
     if kinds == {"stdin"}:
         return f"{question.rstrip()}\n\n{FROM_STDIN} {ANSWER}", {
             "prelude": PRELUDE,
+            "seconds": LIVECODEBENCH_S,
             "stdin_stdout": {"inputs": inputs, "outputs": outputs},
         }
     if kinds != {"functional"} or not metadata.get("func_name") or not starter:
@@ -105,6 +107,7 @@ def livecodebench(row: Fields) -> tuple[str, Fields]:
     cases["outputs"] = list(map(json.loads, outputs))
     return f"{question.rstrip()}\n\nComplete this code:\n\n```python\n{starter}\n```\n\n{ANSWER}", {
         "prelude": PRELUDE,
+        "seconds": LIVECODEBENCH_S,
         "functions": cases,
     }
 

@@ -26,7 +26,7 @@ SPLIT = "prompts"
 class GopdPrompts(tfds.core.GeneratorBasedBuilder):
     """Rows of one source file, in file order. Raise VERSION when `rows.parse` reads the same file differently."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     # Nothing is downloaded, so there are no checksums beside the code to look for; and looking for them takes a package that
     # TFDS 4.9.10 uses without declaring it, importlib_resources: github.com/tensorflow/datasets/issues/11212
     code_path = None

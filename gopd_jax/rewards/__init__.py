@@ -99,9 +99,10 @@ class _Worker:
     def __call__(self, response: str, ground_truth: str) -> Verdict:
         process = self._process or self._start()
         try:
-            deadline = time.monotonic() + self._timeout_s + GRACE_S
+            replies = process.stdout.fileno()
             wire.send(process.stdin.fileno(), [response, ground_truth])
-            reward, detail = wire.receive(process.stdout.fileno(), deadline)
+            seconds = wire.receive(replies, time.monotonic() + self._timeout_s + GRACE_S)
+            reward, detail = wire.receive(replies, time.monotonic() + seconds + GRACE_S)
             return Verdict(reward, detail)
         except TimeoutError:
             self.close()
@@ -124,7 +125,7 @@ class Verifier:
 
     Args:
         workers: worker processes per kind, each started when first needed; items are spread over them.
-        timeout_s: wall-clock limit of one item, all its tests together.
+        timeout_s: wall-clock limit of one item, all its tests together; a ground truth can have one of its own for each test.
         memory_mb: address space one program may use on top of the interpreter's (math: at least 1024).
 
     Example:

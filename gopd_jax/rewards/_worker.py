@@ -1,6 +1,7 @@
 """A worker process of `Verifier`: `python -m gopd_jax.rewards._worker KIND TIMEOUT_S MEMORY_MB`.
 
-Comes in on stdin: [response, ground truth] messages; goes out on stdout: [reward, detail]. Ends when stdin closes, which is
+Comes in on stdin: [response, ground truth] messages; goes out on stdout: the seconds that this one may take, and then [reward,
+detail]. Ends when stdin closes, which is
 also what happens when the trainer is killed. Imports no jax.
 """
 
@@ -27,9 +28,14 @@ def main(kind: str, timeout_s: float, memory_mb: int) -> None:
             response, ground_truth = wire.receive(requests)
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + SELF_DESTRUCT_S)
         try:
-            verdict = judge(response, ground_truth, time.monotonic() + timeout_s)
+            seconds = judge.seconds(ground_truth, timeout_s)
+        except Exception:  # no ground truth: the judge will say so
+            seconds = timeout_s
+        wire.send(replies, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds + SELF_DESTRUCT_S)
+        try:
+            verdict = judge(response, ground_truth, time.monotonic() + seconds)
         except Exception as error:
             verdict = 0.0, f"error: {type(error).__name__}"
         signal.setitimer(signal.ITIMER_REAL, 0)

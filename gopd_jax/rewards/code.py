@@ -24,7 +24,7 @@ from typing import Any
 
 from gopd_jax.rewards import compare, sandbox, wire
 from gopd_jax.rewards.remote import Frozen, Program, ProgramRaised, Remote
-from gopd_jax.rewards.spec import check_ground_truth, values
+from gopd_jax.rewards.spec import check_ground_truth, test_seconds, values
 
 __all__ = ["Judge", "check_ground_truth", "extract_program"]
 
@@ -58,6 +58,10 @@ class Judge:
         server_end.close()
         self.guards = wire.receive(self._control.fileno())
 
+    def seconds(self, ground_truth: str, timeout_s: float) -> float:
+        """What an answer to it may take, see `spec.test_seconds`."""
+        return test_seconds(json.loads(ground_truth), timeout_s)
+
     def __call__(self, response: str, ground_truth: str, deadline: float) -> tuple[float, str]:
         spec = json.loads(ground_truth)
         cpu_s = math.ceil(max(0.0, deadline - time.monotonic())) + 1
@@ -70,14 +74,15 @@ class Judge:
         pairs = spec.get("stdin_stdout", {"inputs": [], "outputs": []})
         for stdin, wanted in zip(pairs["inputs"], pairs["outputs"], strict=True):
             if detail == "correct":
-                detail = self._script({**job, "script": True}, stdin, wanted, pairs.get("tolerance", 0.0), deadline)
+                soon = _sooner(deadline, spec)
+                detail = self._script({**job, "script": True}, stdin, wanted, pairs.get("tolerance", 0.0), soon)
         return float(detail == "correct"), detail
 
     def _functions(self, job: dict[str, Any], spec: dict[str, Any], deadline: float) -> str:
-        with Program(self._control, job, deadline) as program:
+        with Program(self._control, job, _sooner(deadline, spec)) as program:
             try:
                 program.receive()  # the program has been read and its top level run
-                passed = _run_tests(program, spec)
+                passed = _run_tests(program, spec, deadline)
             except AssertionError as error:
                 passed = program.failure or ("error: AssertionError" if isinstance(error, ProgramRaised) else "wrong")
             except MemoryError:
@@ -108,6 +113,11 @@ class Judge:
         return "correct" if compare.same_output(output, wanted, tolerance) else "wrong"
 
 
+def _sooner(deadline: float, spec: dict[str, Any]) -> float:
+    """The deadline of a test that begins now."""
+    return min(deadline, time.monotonic() + spec.get("seconds", math.inf))
+
+
 def _close(fd: int) -> None:
     try:
         os.close(fd)
@@ -115,7 +125,7 @@ def _close(fd: int) -> None:
         pass
 
 
-def _run_tests(program: Program, spec: dict[str, Any]) -> str:
+def _run_tests(program: Program, spec: dict[str, Any], deadline: float) -> str:
     """Run the test source here, against the program over there. Raises what the tests raise."""
     tests, asserts, check = [test.strip() for test in spec.get("tests", [])], spec.get("asserts", ""), spec.get("check", "")
     trees = [ast.parse(test, mode="eval") for test in tests] + [ast.parse(asserts), ast.parse(check)]
@@ -140,10 +150,11 @@ def _run_tests(program: Program, spec: dict[str, Any]) -> str:
         candidate = namespace[spec["entry_point"]]
         exec(check, namespace)
         namespace["check"](Frozen(candidate) if type(candidate) is Remote else candidate)
-    return _run_functions(program, spec["functions"]) if "functions" in spec else "correct"
+    return _run_functions(program, spec, deadline) if "functions" in spec else "correct"
 
 
-def _run_functions(program: Program, cases: dict[str, Any]) -> str:
+def _run_functions(program: Program, spec: dict[str, Any], deadline: float) -> str:
+    cases = spec["functions"]
     owner, _, name = cases["name"].rpartition(".")
     inputs, outputs = values(cases, "inputs"), values(cases, "outputs")
     reference = None
@@ -155,6 +166,7 @@ def _run_functions(program: Program, cases: dict[str, Any]) -> str:
     if method is None:
         return f"error: no {name}"
     for i, arguments in enumerate(inputs):
+        program.deadline = _sooner(deadline, spec)
         wanted = reference(*copy.deepcopy(arguments)) if reference else outputs[i] if outputs else None
         got = method()(*copy.deepcopy(arguments))  # copies: a program that sorts its list must not change ours
         if not compare.fits(got, wanted, arguments, cases):

@@ -5,6 +5,7 @@ everything here is trusted data that is never shown to the program under test, b
 
     {"entry_point": "f",                                        a name the program must define (optional; "check" needs it)
      "prelude": "from typing import *",                         source that is run before the program (optional)
+     "seconds": 6,                                              limit of each test below, not of all together (optional)
      "copies": true,                                            calls get copies of their arguments, also in asserts (optional)
      "tests": ["f(2) == 7", ...],                               each must be True
      "asserts": "assert f(2) == 7",                             source that must run through
@@ -12,7 +13,8 @@ everything here is trusted data that is never shown to the program under test, b
      "functions": {"name": "f", "inputs": [[2]], "outputs": [7]},   f(2) must be 7, see `check_functions`
      "stdin_stdout": {"inputs": ["2\\n"], "outputs": ["7\\n"]}}   stdout for each stdin, see `compare.same_output`
 
-At least one of the last five is there, and everything that is there must hold.
+At least one of the last five is there, and everything that is there must hold. "seconds" goes with the last two, whose tests
+can be counted.
 """
 
 import ast
@@ -21,7 +23,8 @@ import math
 from typing import Any
 
 TESTS = ("tests", "asserts", "check", "functions", "stdin_stdout")
-KEYS = ("entry_point", "prelude", "copies", *TESTS)
+COUNTED = ("functions", "stdin_stdout")
+KEYS = ("entry_point", "prelude", "seconds", "copies", *TESTS)
 COMPARISONS = ("equal", "as_sets", "is_none", "root")
 
 
@@ -38,6 +41,8 @@ def check_ground_truth(ground_truth: str) -> None:
         raise ValueError(f"entry_point {spec['entry_point']!r}: wanted a Python name")
     if spec.get("copies", True) not in (True, False):
         raise ValueError(f"copies {spec['copies']!r}: wanted true or false")
+    if "seconds" in spec and not (_is_number(spec["seconds"]) and spec["seconds"] > 0 and set(spec) & set(COUNTED)):
+        raise ValueError(f"seconds {spec['seconds']!r}: wanted a number above 0, beside one of {COUNTED}")
     if "prelude" in spec:
         _parse(spec["prelude"], "prelude")
     if "tests" in spec:
@@ -114,6 +119,17 @@ def values(cases: dict[str, Any], key: str) -> Any:
         return ast.literal_eval(value)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"functions {key} {value!r:.80}: wanted a Python literal as text: {error}") from None
+
+
+def test_seconds(spec: dict[str, Any], timeout_s: float) -> float:
+    """Seconds that all tests of an answer may take: `timeout_s`, or what its data set gives each of them, together."""
+    if "seconds" not in spec:
+        return timeout_s
+    return spec["seconds"] * sum(len(values(spec[key], "inputs")) for key in COUNTED if key in spec)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_pairs(pairs: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from gopd_jax import export, train
 from gopd_jax.models import abstract_params, load_config
 from gopd_jax.models.huggingface import load_params
+from gopd_jax.rewards import Verifier
 from gopd_jax.runtime.checkpoint import restore_params
 
 QUICK = {"steps": 2, "eval.prompts": 8, "eval.every": 0}
@@ -49,9 +50,13 @@ def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation)
         assert record["tokens_trained"] == record["rollout_tokens"] - 15 * record["truncated_count"]
 
 
-def test_grpo(tmp_path):
-    config = small(method="grpo", **QUICK, **{"rollout.samples_per_prompt": 4, "rollout.prompts_per_step": 8})
+def test_grpo(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(train, "Verifier", lambda *arguments: limits.append(arguments) or Verifier(*arguments))
+    verifier = {"verifier.workers": 2, "verifier.timeout_s": 3.5, "verifier.memory_mb": 300}
+    config = small(method="grpo", **QUICK, **verifier, **{"rollout.samples_per_prompt": 4, "rollout.prompts_per_step": 8})
     result = train.run(config, str(tmp_path / "run"))
+    assert limits == [(2, 3.5, 300)]
     assert "teacher" not in result["domains"]["math"]["rows"]
     for record in metrics(tmp_path / "run"):
         assert record["advantage_max"] > 0 > record["advantage_min"]

@@ -235,6 +235,23 @@ def test_a_judge_that_hangs_is_replaced():
         assert run(verify, GOOD).reward == 1.0
 
 
+SLOW = "import time\ndef f(x):\n    time.sleep(x)\n    return x\nif __name__ == '__main__': print(f(float(input())))\n"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        lambda seconds: {"functions": {"name": "f", "inputs": [[s] for s in seconds], "outputs": seconds}},
+        lambda seconds: {"stdin_stdout": {"inputs": [f"{s}\n" for s in seconds], "outputs": list(map(str, seconds))}},
+    ],
+)
+def test_a_limit_of_each_test_is_not_one_of_all(verify, spec):
+    assert run(verify, SLOW, spec([0.7] * 3)) == Verdict(0.0, "timeout")  # 2.1 s; the verifier has 1.5
+    assert run(verify, SLOW, spec([0.7] * 3) | {"seconds": 5}) == Verdict(1.0, "correct")
+    assert run(verify, SLOW, spec([0.0, 60.0, 0.0]) | {"seconds": 0.5}) == Verdict(0.0, "timeout")
+    assert run(verify, SLOW, spec([0.0] * 20) | {"seconds": 0.5}).reward == 1.0
+
+
 @pytest.mark.parametrize(
     "ground_truth, message",
     [
@@ -256,6 +273,8 @@ def test_a_judge_that_hangs_is_replaced():
         ('{"check": "assert f()", "entry_point": "f"}', r"def check\(candidate\)"),
         ('{"check": "def check(c): pass", "entry_point": "f"}', "holds no assert"),
         ('{"asserts": "assert f()", "prelude": "import"}', "prelude 'import': wanted Python source"),
+        ('{"asserts": "assert f()", "seconds": 6}', "seconds 6: wanted a number above 0, beside one of"),
+        ('{"stdin_stdout": {"inputs": ["1"], "outputs": ["1"]}, "seconds": 0}', "seconds 0: wanted a number above 0"),
         ('{"asserts": "assert f()", "copies": 2}', "copies 2: wanted true or false"),
         ('{"functions": {"inputs": [[1]], "outputs": [1]}}', "wanted an object with name, inputs"),
         ('{"functions": {"name": "A.f", "inputs": [[1]], "outputs": [1]}}', "wanted a Python name, or Solution.NAME"),
