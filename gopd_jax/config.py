@@ -4,16 +4,15 @@ A config file (configs/*.py) returns `default()` with some fields changed; `from
 unknown fields by naming the nearest one, and `Config.__post_init__` checks what no single field can.
 """
 
+from collections.abc import Iterable
 import dataclasses
-import difflib
 import fnmatch
-import types
-import typing
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
+from gopd_jax.dataclass_dicts import as_dict, build
 from gopd_jax.learner.optimizer import SCHEDULES
 from gopd_jax.objective.weights import AGGREGATIONS, TRUNCATION_RULES
 from gopd_jax.rollout import EngineOptions, SamplingRule
@@ -21,7 +20,7 @@ from gopd_jax.rollout import EngineOptions, SamplingRule
 METHODS = ("gopd", "grpo", "sft")
 
 
-def _choice(field: str, value: Any, choices: typing.Iterable[Any]) -> None:
+def _choice(field: str, value: Any, choices: Iterable[Any]) -> None:
     if value not in choices:
         raise ValueError(f"config.{field}={value!r}: wanted one of {list(choices)}")
 
@@ -344,12 +343,12 @@ FREE_FIELDS = (
 
 def default() -> ml_collections.ConfigDict:
     """A config with every field at its default and no domains: where a config file begins."""
-    return config_dict.ConfigDict(_as_dict(Config, {"name": "", "student": "", "domains": {}}))
+    return config_dict.ConfigDict(as_dict(Config, {"name": "", "student": "", "domains": {}}))
 
 
 def domain(**fields: Any) -> ml_collections.ConfigDict:
     """A `DomainConfig` for a config file, its other fields at their defaults."""
-    values = _as_dict(DomainConfig, fields)
+    values = as_dict(DomainConfig, fields)
     if values["reward_scale"] is None:
         values["reward_scale"] = config_dict.placeholder(float)
     return config_dict.ConfigDict(values)
@@ -361,58 +360,7 @@ def from_config_dict(config: ml_collections.ConfigDict) -> Config:
     Raises:
         ValueError: an unknown field (the nearest known one is named), a wrong type, or values that do not go together.
     """
-    return _build(Config, config.to_dict(), "config")
-
-
-def _as_dict(cls: type, given: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(cls)})
-    if unknown:
-        raise ValueError(_unknown(cls, unknown[0], cls.__name__))
-    values = {}
-    for f in dataclasses.fields(cls):
-        if f.name in given or f.default is dataclasses.MISSING:
-            values[f.name] = given.get(f.name, "")
-        else:
-            values[f.name] = dataclasses.asdict(f.default) if dataclasses.is_dataclass(f.default) else f.default
-    return values
-
-
-def _unknown(cls: type, key: str, where: str) -> str:
-    known = [f.name for f in dataclasses.fields(cls)]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}.{key}: no such field{hint} Known: {', '.join(known)}"
-
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}={values!r}: wanted fields of {cls.__name__}")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise ValueError(_unknown(cls, key, where))
-    missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
-    if missing:
-        raise ValueError(f"{where}.{missing[0]} must be set")
-    return cls(**{k: _convert(hints[k], v, f"{where}.{k}") for k, v in values.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    if typing.get_origin(hint) is dict:
-        return {k: _convert(typing.get_args(hint)[1], v, f"{where}.{k}") for k, v in value.items()}
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise ValueError(f"{where}={value!r}: wanted a tuple")
-        return tuple(_convert(typing.get_args(hint)[0], v, where) for v in value)
-    if isinstance(hint, types.UnionType):
-        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ValueError(f"{where}={value!r}: wanted {hint.__name__}, not {type(value).__name__}")
-    return value
+    return build(Config, config.to_dict(), "config")
 
 
 def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
