@@ -338,7 +338,7 @@ function resultSection() {
   const versus = rows.some(([, , r]) => r.versus);
   const heads = [many && "run", "domain", "lambda", "student before", "teacher", "student", "student \u2212 teacher, points", versus && "student \u2212 that of the first run", "answer length", "cut", "measured"];
   const cells = rows.map(([run, i, r]) => [
-    many && h("span", {class: "any"}, h("span", {class: "swatch " + colour(i), style: "display:inline-block;margin-right:7px"}), run.label),
+    many && h("span", {class: "named"}, h("span", {class: "swatch " + colour(i)}), h("span", {class: "any"}, run.label)),
     r.domain, r.reward_scale === null ? "-" : show(r.reward_scale), scoreCell(r.before), scoreCell(r.teacher), scoreCell(r.after),
     r.difference ? [signed(r.difference), h("small", null, verdictOf(r))] : "-", versus && (r.versus ? signed(r.versus) : "-"),
     [show(r.after.length) + " tokens", r.teacher && h("small", null, "teacher " + show(r.teacher.length))], percent(r.after.truncated) + "%",
