@@ -33,9 +33,9 @@ def t95(df: float) -> float:
     return float(special.stdtrit(df, 0.975)) if math.isfinite(df) else Z95
 
 
-def interval(by_prompt: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95% t interval; prompts are independent, the samples of one prompt are not."""
-    values = np.asarray(by_prompt, np.float64)
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of independent values (scores of prompts, each over its samples; of seeds) and half width of its 95% t interval."""
+    values = np.asarray(values, np.float64)
     if len(values) < 2:
         return float(values.mean()), float("inf")
     return float(values.mean()), float(t95(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

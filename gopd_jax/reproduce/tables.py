@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from gopd_jax.reproduce.arms import EARLY, LAMBDAS, LONGER, Arm
+from gopd_jax.statistics import interval
 
 Scores = dict[tuple[str, int], dict[str, Any]]
 
@@ -136,9 +136,8 @@ CLAIMS: list[tuple[str, str, str, str]] = [
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean and half width of its 95% interval (t over seeds)."""
-    x = np.asarray(values, np.float64)
-    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("inf")
-    return {"mean": float(x.mean()), "half_width": half, "by_seed": [round(float(v), 6) for v in x]}
+    mean, half = interval(values)
+    return {"mean": mean, "half_width": half, "by_seed": [round(float(v), 6) for v in values]}
 
 
 def summarise(scores: Scores, chosen: Sequence[Arm], groups: Sequence[str], seeds: int) -> dict[str, Any]:
