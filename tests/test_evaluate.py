@@ -12,7 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from gopd_jax import evaluate, grading, sampling_job, suites, tiny
+from gopd_jax import sampling_job, tiny
+from gopd_jax.evaluate import __main__ as evaluate
+from gopd_jax.evaluate import grading, scores, suites
 from gopd_jax.rewards import Verdict, Verifier
 from gopd_jax.statistics import accuracy, difference, majority
 from gopd_jax.tiny import tasks
@@ -178,7 +180,7 @@ def test_a_resumed_command_keeps_what_is_there_and_draws_the_rest(whole, copy):
 def test_killed_and_resumed_is_never_killed(whole, copy):
     """A real kill, without a chance to clean up."""
     shutil.rmtree(copy / "out")
-    program = "import sys; from gopd_jax.evaluate import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from gopd_jax.evaluate.__main__ import main; sys.exit(main(sys.argv[1:]))"
     arguments = [f"--model={BASE}", f"--suite={copy}/sums.jsonl,{copy}/lines.jsonl", f"--out={copy}/out", *OPTIONS]
     child = subprocess.Popen(
         [sys.executable, "-c", program, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
@@ -467,5 +469,5 @@ def test_verdicts_of_one_kind_are_counted_together():
         }
         for i, d in enumerate(details)
     ]
-    s = evaluate.score([benchmark], records, {}, lambda items: [Verdict(0.0, "wrong")])["benchmarks"]["b"]
+    s = scores.score([benchmark], records, {}, lambda items: [Verdict(0.0, "wrong")])["benchmarks"]["b"]
     assert s["verdicts"] == {"error": 2, "timeout": 1, "correct": 1}

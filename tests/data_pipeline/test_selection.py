@@ -5,10 +5,11 @@ import json
 import huggingface_hub
 import pytest
 
-from gopd_jax import suites, tiny
+from gopd_jax import tiny
 from gopd_jax.data import __main__ as command
 from gopd_jax.data import hard_enough, hold_out, prepare, rows, sources
 from gopd_jax.data.tokenizer import with_suffix
+from gopd_jax.evaluate import suites
 from gopd_jax.types import Prompt
 
 SUFFIX = "\nPut your final answer within \\boxed{}."

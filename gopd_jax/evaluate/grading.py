@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from gopd_jax.data import ChatTokenizer
+from gopd_jax.evaluate.suites import Benchmark
 from gopd_jax.rewards import Verdict, Verifier, code, math
 from gopd_jax.statistics import majority
-from gopd_jax.suites import Benchmark
 from gopd_jax.types import Rollout
 
 AT_ONCE = 64  # samples handed to the verifier together
