@@ -23,7 +23,7 @@ What is run, each with every seed (the seed decides data order, samples, and the
 
 OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json), arms.jsonl (a line for each arm
 as it finishes), results.json, results.md (tables: mean and 95% interval over seeds, the paper's numbers, claims held or
-not) and pictures. The same command again goes on where it was stopped. About two hours for 5 seeds on 2 CPU cores; it
+not) and pictures. The same command again goes on where it was stopped. An hour and a half for 5 seeds on 2 CPU cores; it
 stays on the CPU unless JAX_PLATFORMS says otherwise.
 """
 
