@@ -87,8 +87,7 @@ def run(config: Config, workdir: str) -> dict[str, Any] | None:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(contextlib.closing(StepLog(workdir, first, config, contract.tokenizer, learner.schedule)))
         stack.enter_context(contextlib.closing(checkpoints))
-        workers = config.verifier.workers or max(1, (os.cpu_count() or 2) // 2)
-        verify = stack.enter_context(Verifier(workers, config.verifier.timeout_s, config.verifier.memory_mb))
+        verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
         stop = stack.enter_context(until_sigterm())
         evaluations = summary.Evaluations(workdir, first)

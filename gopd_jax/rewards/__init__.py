@@ -124,7 +124,7 @@ class Verifier:
     """Scores responses in worker processes; a context manager.
 
     Args:
-        workers: worker processes per kind, each started when first needed; items are spread over them.
+        workers: worker processes per kind, each started when first needed; items are spread over them. 0: half the CPU cores.
         timeout_s: wall-clock limit of one item, all its tests together; a ground truth can have one of its own for each test.
         memory_mb: address space one program may use on top of the interpreter's (math: at least 1024).
 
@@ -134,6 +134,7 @@ class Verifier:
     """
 
     def __init__(self, workers: int = 1, timeout_s: float = 2.0, memory_mb: int = 256):
+        workers = workers or max(1, (os.cpu_count() or 2) // 2)
         if workers < 1 or timeout_s <= 0 or memory_mb < 1:
             raise ValueError(f"workers={workers}, timeout_s={timeout_s}, memory_mb={memory_mb}: wanted positive numbers")
         self._slots = [{kind: _Worker(kind, timeout_s, memory_mb) for kind in KINDS} for _ in range(workers)]

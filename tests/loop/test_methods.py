@@ -52,11 +52,11 @@ def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation)
 
 def test_grpo(tmp_path, monkeypatch):
     limits = []
-    monkeypatch.setattr(train, "Verifier", lambda *arguments: limits.append(arguments) or Verifier(*arguments))
+    monkeypatch.setattr(train, "Verifier", lambda **limit: limits.append(limit) or Verifier(**limit))
     verifier = {"verifier.workers": 2, "verifier.timeout_s": 3.5, "verifier.memory_mb": 300}
     config = small(method="grpo", **QUICK, **verifier, **{"rollout.samples_per_prompt": 4, "rollout.prompts_per_step": 8})
     result = train.run(config, str(tmp_path / "run"))
-    assert limits == [(2, 3.5, 300)]
+    assert limits == [{"workers": 2, "timeout_s": 3.5, "memory_mb": 300}]
     assert "teacher" not in result["domains"]["math"]["rows"]
     for record in metrics(tmp_path / "run"):
         assert record["advantage_max"] > 0 > record["advantage_min"]

@@ -84,8 +84,8 @@ def test_unknown_kinds_and_bad_settings():
         check_ground_truth("maths", "1")
     with Verifier() as verify, pytest.raises(ValueError, match="nearest: 'code'"):
         verify([("coding", "", "")])
-    with pytest.raises(ValueError, match="workers=0"):
-        Verifier(workers=0)
+    with pytest.raises(ValueError, match="workers=-1"):
+        Verifier(workers=-1)
 
 
 def test_a_killed_worker_is_replaced():
