@@ -21,6 +21,8 @@ from gopd_jax.presets import choose, embedded, paper
 def get_config(preset: str = "tiny"):
     presets = {
         "tiny": lambda: embedded({"math": "math_teacher", "code": "code_teacher"}),
-        "qwen3_4b": lambda: paper("Qwen/Qwen3-4B", {"math": "MATH_TEACHER", "code": "CODE_TEACHER"}),
+        "qwen3_4b": lambda: paper(
+            "Qwen/Qwen3-4B", {"math": "MATH_TEACHER", "code": "CODE_TEACHER"}
+        ),
     }
     return choose("multi_teacher", preset, presets)

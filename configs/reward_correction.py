@@ -20,7 +20,11 @@ from gopd_jax.presets import choose, embedded, paper
 
 
 def get_config(preset: str = "tiny"):
-    return choose("reward_correction", preset, {"tiny": _tiny, "qwen3_1_7b": _paper, "qwen3_1_7b_code": lambda: _paper("code")})
+    return choose(
+        "reward_correction",
+        preset,
+        {"tiny": _tiny, "qwen3_1_7b": _paper, "qwen3_1_7b_code": lambda: _paper("code")},
+    )
 
 
 def _tiny():

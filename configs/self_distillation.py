@@ -31,7 +31,9 @@ def _tiny():
 
 def _paper():
     config = paper("Qwen/Qwen3-4B", {"math": "Qwen/Qwen3-4B"})
-    config.domains.math.teacher_context = "\nFor your eyes only, a solution:\n{r1_solution_1}\nNow solve it in your own words."
+    config.domains.math.teacher_context = (
+        "\nFor your eyes only, a solution:\n{r1_solution_1}\nNow solve it in your own words."
+    )
     config.data.max_teacher_prompt_tokens = 2048 + 16384
     config.learner.reward_scale = 1.0
     return config

@@ -2,6 +2,8 @@
 
 import os
 
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # its advice to install PyTorch: only tokenizers are used here
+os.environ.setdefault(
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
+)  # its advice to install PyTorch: only tokenizers are used here
 
 __version__ = "0.1.0"

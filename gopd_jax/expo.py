@@ -11,8 +11,10 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from gopd_jax import models
-from gopd_jax.data import ChatTokenizer, check_same_vocabulary
+from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
+from gopd_jax.models.config import load_config
+from gopd_jax.models.decoder import abstract_params, logical_axes
+from gopd_jax.models.huggingface import load_params
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
 from gopd_jax.runtime.mesh import make_mesh, shardings
 from gopd_jax.runtime.progress import say
@@ -27,7 +29,9 @@ architecture and vocabulary. The folder has the student's tokenizer and chat tem
 """
 
 
-def extrapolate(student: str, teachers: list[str], alpha: float, out: str, dtype: str = "bfloat16") -> None:
+def extrapolate(
+    student: str, teachers: list[str], alpha: float, out: str, dtype: str = "bfloat16"
+) -> None:
     """Writes teacher + alpha (teacher - student), teachers averaged first, as the Hugging Face folder `out`.
 
     Raises:
@@ -36,23 +40,29 @@ def extrapolate(student: str, teachers: list[str], alpha: float, out: str, dtype
     if not math.isfinite(alpha):
         raise ValueError(f"--alpha={alpha}: wanted a finite number, such as 0.25 or 0.5")
     check_free(out)
-    config = models.load_config(student)
+    config = load_config(student)
     for path in teachers:
-        if (other := models.load_config(path)) != config:
-            raise ValueError(f"--teacher={path} is another architecture ({other}) than --student={student} ({config})")
+        if (other := load_config(path)) != config:
+            raise ValueError(
+                f"--teacher={path} is another architecture ({other}) than --student={student} ({config})"
+            )
     roles = {"student": student} | {f"teacher {path}": path for path in teachers}
     check_same_vocabulary({role: ChatTokenizer.load(path) for role, path in roles.items()})
-    places = shardings(make_mesh(), models.abstract_params(config), models.logical_axes(config))
+    places = shardings(make_mesh(), abstract_params(config), logical_axes(config))
 
     def load(path: str):
-        return models.load_params(path, config, jnp.float32, places)
+        return load_params(path, config, jnp.float32, places)
 
     add = jax.jit(lambda total, params: jax.tree.map(jnp.add, total, params), donate_argnums=0)
     total = load(teachers[0])
-    for path in teachers[1:]:  # one at a time: two models are in memory, however many teachers there are
+    for path in teachers[
+        1:
+    ]:  # one at a time: two models are in memory, however many teachers there are
         total = add(total, load(path))
     mix = jax.jit(
-        lambda total, start: jax.tree.map(lambda t, s: (1 + alpha) * (t / len(teachers)) - alpha * s, total, start),
+        lambda total, start: jax.tree.map(
+            lambda t, s: (1 + alpha) * (t / len(teachers)) - alpha * s, total, start
+        ),
         donate_argnums=0,
     )
     save_pretrained(out, config, mix(total, load(student)), dtype=dtype, tokenizer_from=student)
@@ -66,12 +76,26 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--student", required=True, help="where the teachers began: Hugging Face folder or hub id")
-    parser.add_argument("--teacher", required=True, action="append", help="the same model after training; may be given again")
-    parser.add_argument("--alpha", type=float, default=0.5, help="how far beyond the teacher (default: %(default)s)")
-    parser.add_argument("--out", required=True, help="folder to write; must not exist yet, or be empty")
     parser.add_argument(
-        "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the weights written (default: %(default)s)"
+        "--student", required=True, help="where the teachers began: Hugging Face folder or hub id"
+    )
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        action="append",
+        help="the same model after training; may be given again",
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="how far beyond the teacher (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder to write; must not exist yet, or be empty"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="of the weights written (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)
@@ -80,7 +104,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as e:
         say(f"error: {e}")
         return 2
-    say(f"wrote {args.out} ({args.dtype}): teacher + {args.alpha:g} (teacher - student), {len(args.teacher)} teachers averaged")
+    say(
+        f"wrote {args.out} ({args.dtype}): teacher + {args.alpha:g} (teacher - student), {len(args.teacher)} teachers averaged"
+    )
     return 0
 
 

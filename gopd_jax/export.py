@@ -10,7 +10,8 @@ from absl import logging
 from etils import epath
 import jax
 
-from gopd_jax import models
+from gopd_jax.models.config import load_config
+from gopd_jax.models.decoder import abstract_params, logical_axes
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
 from gopd_jax.runtime.mesh import make_mesh, shardings
 
@@ -29,19 +30,22 @@ def export(workdir: str, out: str, step: int | None = None, dtype: str = "bfloat
     Raises:
         ValueError: no such run, no such step, or `out` is not free.
     """
-    from gopd_jax.runtime.checkpoint import read_run_config, restore_params
+    from gopd_jax.runtime.checkpoint import restore_params
+    from gopd_jax.runtime.run_folder import read_run
 
     if not epath.Path(workdir).is_dir():
-        raise ValueError(f"no run at --workdir={workdir}: no such folder; wanted the --workdir of gopd_jax.train")
+        raise ValueError(
+            f"no run at --workdir={workdir}: no such folder; wanted the --workdir of gopd_jax.train"
+        )
     check_free(out)  # before minutes of restoring, not after
-    student = read_run_config(workdir)["student"]
-    config = models.load_config(student)
-    abstract = models.abstract_params(config)
+    student = read_run(workdir)["config"]["student"]
+    config = load_config(student)
+    abstract = abstract_params(config)
     mesh = make_mesh()
     placed = jax.tree.map(
         lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s),
         abstract,
-        shardings(mesh, abstract, models.logical_axes(config)),
+        shardings(mesh, abstract, logical_axes(config)),
     )
     step, params = restore_params(workdir, step, placed)
     save_pretrained(out, config, params, dtype=dtype, tokenizer_from=student)
@@ -56,11 +60,18 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="folder of the run: the --workdir given to gopd_jax.train")
-    parser.add_argument("--out", required=True, help="folder to write; must not exist yet, or be empty")
+    parser.add_argument(
+        "--workdir", required=True, help="folder of the run: the --workdir given to gopd_jax.train"
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder to write; must not exist yet, or be empty"
+    )
     parser.add_argument("--step", type=int, help="checkpoint to export (default: the latest)")
     parser.add_argument(
-        "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the weights written (default: %(default)s)"
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="of the weights written (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens the run read-only
@@ -70,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 1
     print(f"wrote the student of step {step} to {args.out} ({args.dtype})")
-    print(f'load it: transformers.AutoModelForCausalLM.from_pretrained("{args.out}", dtype="auto")   or: vllm serve {args.out}')
+    print(
+        f'load it: transformers.AutoModelForCausalLM.from_pretrained("{args.out}", dtype="auto")   or: vllm serve {args.out}'
+    )
     return 0
 
 

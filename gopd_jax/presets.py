@@ -24,10 +24,14 @@ PAPER_DATA = {  # your own copies: --config.domains.NAME.train=FILE and .test=FI
 }
 
 
-def choose(file: str, preset: str, presets: Mapping[str, Callable[[], config_dict.ConfigDict]]) -> config_dict.ConfigDict:
+def choose(
+    file: str, preset: str, presets: Mapping[str, Callable[[], config_dict.ConfigDict]]
+) -> config_dict.ConfigDict:
     """The preset of a config file, named FILE_PRESET; an unknown one is a ValueError with the choices."""
     if preset not in presets:
-        raise ValueError(f"configs/{file}.py:{preset}: no such preset; wanted one of {sorted(presets)}")
+        raise ValueError(
+            f"configs/{file}.py:{preset}: no such preset; wanted one of {sorted(presets)}"
+        )
     config = presets[preset]()
     config.name = f"{file}_{preset}"
     return config
@@ -44,7 +48,9 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> config_dict.
     config.student = tiny.model(student)
     for name, teacher in teachers.items():
         path = tiny.model(teacher) if teacher else ""
-        config.domains[name] = domain(train=f"tiny:{name}/train", test=f"tiny:{name}/test", reward=name, teacher=path)
+        config.domains[name] = domain(
+            train=f"tiny:{name}/train", test=f"tiny:{name}/test", reward=name, teacher=path
+        )
     config.steps = 150
     if "code" in teachers:
         config.data.max_prompt_tokens = 40
@@ -96,6 +102,8 @@ def paper(student: str, teachers: Mapping[str, str], steps: int = 50) -> config_
     config.learner.clip_norm = 1.0
     config.eval.samples = 32 if list(teachers) == ["math"] else 4
     if "code" in teachers:
-        config.verifier.update(timeout_s=10.0, memory_mb=1024)  # as `evaluate`: dozens of tests for each program
+        config.verifier.update(
+            timeout_s=10.0, memory_mb=1024
+        )  # as `evaluate`: dozens of tests for each program
     config.checkpoint.every = 5
     return config

@@ -12,7 +12,7 @@ Host records are frozen dataclasses over numpy arrays; device records are `flax.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from flax import struct
 import jax
@@ -23,11 +23,14 @@ FinishReason = Literal["stop", "length"]
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One row of a data set, before any tokenizer has seen it.
+    """One row of a data set, before it meets a tokenizer.
 
-    `prompt_id` is unique within a run and seeds the samples of this prompt; `messages` is a chat, each message a dict with
-    "role" and "content"; `domain` chooses the teacher and the verifier; `ground_truth` is what the verifier of the domain
-    reads (an answer for math, a JSON test specification for code); `extra` is carried along untouched.
+    prompt_id: unique within a run; it seeds the samples of this prompt.
+    messages: a chat; each message is a dict with "role" and "content".
+    domain: chooses the teacher and the verifier.
+    ground_truth: what the domain's verifier reads: an answer for math, a JSON test specification
+        for code.
+    extra: the other fields of the row, carried along untouched.
     """
 
     prompt_id: str
@@ -39,32 +42,50 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as token ids: `tokens` int32 [T], chat template applied, generation prompt included, no padding.
+    """A prompt as token ids.
 
-    `teacher_tokens`: the prompt that the teacher reads in its place, where it is shown more than the student; else None.
+    source: the row that it was made from.
+    tokens: int32 [T], chat template applied, generation prompt included, no padding.
+    teacher_tokens: int32, what a teacher with `teacher_context` reads in place of `tokens`; None
+        where the teacher reads the same prompt as the student.
     """
 
-    prompt: Prompt
+    source: Prompt
     tokens: np.ndarray
     teacher_tokens: np.ndarray | None = None
 
 
+class SampleKey(NamedTuple):
+    """Who a sample is: unique within a step, ordered, and the seed of the sample's draws."""
+
+    prompt_id: str
+    sample_id: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One sample to draw: `sample_id` tells apart the samples of one prompt; at most `max_tokens` response tokens."""
+    """One sample to draw.
+
+    sample_id: tells the samples of one prompt apart.
+    max_tokens: length limit of the response.
+    """
 
     prompt: EncodedPrompt
     sample_id: int
     max_tokens: int
+
+    @property
+    def key(self) -> SampleKey:
+        return SampleKey(self.prompt.source.prompt_id, self.sample_id)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
     """One finished sample.
 
-    tokens: int32 [T], the response, the stop token included when there is one.
+    tokens: int32 [T], the response, with the stop token where one was drawn.
     behaviour_logprobs: float32 [T], nats, of exactly the distribution each token was drawn from.
-    finish_reason: "stop" (a stop id was drawn) or "length" (`max_tokens` reached first: truncated).
+    finish_reason: "stop" (a stop id was drawn) or "length" (`max_tokens` was reached: truncated).
     """
 
     request: Request

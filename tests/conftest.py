@@ -17,10 +17,16 @@ def run_on_fake_devices():
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         done = subprocess.run(
-            [sys.executable, "-c", program, *map(str, args)], env=env, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", program, *map(str, args)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -38,4 +44,7 @@ def shared_compilations(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
-    del os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+    del (
+        os.environ["JAX_COMPILATION_CACHE_DIR"],
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"],
+    )

@@ -28,18 +28,36 @@ CASES = {
     "qwen3_untied": dataclasses.replace(_base, tied_embeddings=False, heads=6, head_size=8),
     "qwen2_tied": dataclasses.replace(_base, family="qwen2", head_size=8, rope_theta=1e6),
     "qwen2_untied_linear_rope": dataclasses.replace(
-        _base, family="qwen2", head_size=8, tied_embeddings=False, rope_scaling=RopeScaling("linear", 4.0)
+        _base,
+        family="qwen2",
+        head_size=8,
+        tied_embeddings=False,
+        rope_scaling=RopeScaling("linear", 4.0),
     ),
     "llama_untied_one_kv_head": dataclasses.replace(_llama, kv_heads=1),
     # Wavelengths here run from 6 to 20000 positions: some below 64/4 (kept), some above 64/1 (divided), some between.
     "llama_tied_llama3_rope": dataclasses.replace(
-        _llama, tied_embeddings=True, kv_heads=4, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 64)
+        _llama,
+        tied_embeddings=True,
+        kv_heads=4,
+        rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 64),
     ),
     "qwen3_moe_untied": dataclasses.replace(
-        _base, family="qwen3_moe", tied_embeddings=False, experts=6, experts_per_token=3, moe_mlp_width=24
+        _base,
+        family="qwen3_moe",
+        tied_embeddings=False,
+        experts=6,
+        experts_per_token=3,
+        moe_mlp_width=24,
     ),
     "qwen3_moe_one_expert": dataclasses.replace(
-        _base, family="qwen3_moe", layers=3, experts=4, experts_per_token=1, moe_mlp_width=40, norm_topk_prob=False
+        _base,
+        family="qwen3_moe",
+        layers=3,
+        experts=4,
+        experts_per_token=1,
+        moe_mlp_width=40,
+        norm_topk_prob=False,
     ),
 }
 

@@ -15,7 +15,8 @@ import pytest
 from gopd_jax import train
 from gopd_jax.config import from_config_dict
 from gopd_jax.learner.learner import Learner
-from gopd_jax.models import ModelConfig, abstract_params
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.decoder import abstract_params
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.types import PackedBatch
 
@@ -80,7 +81,9 @@ def test_every_preset_is_listed():
 @pytest.mark.parametrize("file, name", TINY_PAIRS)
 def test_tiny_presets_run(file, name, tmp_path, tmp_path_factory, shared_compilations):
     config = preset(file, name)
-    config.update_from_flattened_dict(QUICK | {"data.cache_dir": str(tmp_path_factory.getbasetemp() / "datasets")})
+    config.update_from_flattened_dict(
+        QUICK | {"data.cache_dir": str(tmp_path_factory.getbasetemp() / "datasets")}
+    )
     result = train.run(from_config_dict(config), str(tmp_path / "run"))
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     for domain in result["domains"].values():
@@ -91,16 +94,36 @@ def test_tiny_presets_run(file, name, tmp_path, tmp_path_factory, shared_compila
 def test_full_size_presets_have_the_papers_values_and_trace(file, name):
     config = from_config_dict(preset(file, name))
     tokens, learner = config.rollout.max_response_tokens, config.learner
-    assert (config.data.max_prompt_tokens, tokens) == (2048, 8192 if name.endswith("4b_code") else 16384)
+    assert (config.data.max_prompt_tokens, tokens) == (
+        2048,
+        8192 if name.endswith("4b_code") else 16384,
+    )
     if file == "grpo":
-        assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, learner.learning_rate) == (128, 8, 1e-6)
+        assert (
+            config.rollout.prompts_per_step,
+            config.rollout.samples_per_prompt,
+            learner.learning_rate,
+        ) == (128, 8, 1e-6)
         assert config.steps == (500 if name.endswith("math") else 300)
     else:
-        assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, learner.learning_rate) == (1024, 1, 1e-5)
+        assert (
+            config.rollout.prompts_per_step,
+            config.rollout.samples_per_prompt,
+            learner.learning_rate,
+        ) == (1024, 1, 1e-5)
         assert config.steps == (100 if file in ("strong_to_weak", "reward_correction") else 50)
         assert learner.reward_scale == (1.0 if file == "self_distillation" else 1.25)
-    assert (learner.b1, learner.b2, learner.weight_decay, learner.clip_norm) == (0.9, 0.999, 0.01, 1.0)
-    assert (config.rollout.temperature, config.rollout.top_p, config.data.enable_thinking) == (1.0, 1.0, False)
+    assert (learner.b1, learner.b2, learner.weight_decay, learner.clip_norm) == (
+        0.9,
+        0.999,
+        0.01,
+        1.0,
+    )
+    assert (config.rollout.temperature, config.rollout.top_p, config.data.enable_thinking) == (
+        1.0,
+        1.0,
+        False,
+    )
     assert config.verifier.timeout_s == (10 if "code" in config.domains else 2)
     assert learner.schedule == "constant" and learner.warmup_steps == (2 if file == "sft" else 0)
     trace(config)
@@ -114,28 +137,53 @@ def trace(config):
     spec = functools.partial(jax.ShapeDtypeStruct, shape)
     plain = {f: spec(jnp.int32) for f in ("tokens", "positions", "segments", "targets")}
     plain |= {f: spec(jnp.float32) for f in ("weights", "reward_scale", "advantages")}
-    batch = PackedBatch(used=jax.ShapeDtypeStruct((), jnp.int32), domains=jax.ShapeDtypeStruct(shape[:2], jnp.int32), **plain)
+    batch = PackedBatch(
+        used=jax.ShapeDtypeStruct((), jnp.int32),
+        domains=jax.ShapeDtypeStruct(shape[:2], jnp.int32),
+        **plain,
+    )
     scored = {} if config.method == "sft" else {"behaviour_logprobs": spec(jnp.float32)}
     if config.method == "gopd":
         scored |= {"teacher_logprobs": spec(jnp.float32), "reference_logprobs": spec(jnp.float32)}
-    state, metrics, logprobs = jax.eval_shape(programs._step, programs.abstract_state(), batch.replace(**scored))
-    assert logprobs.shape == shape and np.isdtype(logprobs.dtype, "real floating") and metrics["loss"].shape == ()
+    state, metrics, logprobs = jax.eval_shape(
+        programs._step, programs.abstract_state(), batch.replace(**scored)
+    )
+    assert (
+        logprobs.shape == shape
+        and np.isdtype(logprobs.dtype, "real floating")
+        and metrics["loss"].shape == ()
+    )
     assert jax.tree.structure(state.params) == jax.tree.structure(abstract_params(student))
-    frozen = {d.teacher for d in config.domains.values() if d.teacher} if config.method == "gopd" else set()
+    frozen = (
+        {d.teacher for d in config.domains.values() if d.teacher}
+        if config.method == "gopd"
+        else set()
+    )
     if config.method == "gopd" and config.learner.reward_scale != 1:
         frozen.add(config.reference or config.student)
     for path in frozen:
         model = MODELS.get(path, QWEN3_4B)  # a folder that only the user has: Qwen3-4B after GRPO
-        params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), abstract_params(model))
-        assert jax.eval_shape(programs._scorer(model), params, batch, np.ones(shape[0], bool)).shape == shape
+        params = jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), abstract_params(model)
+        )
+        assert (
+            jax.eval_shape(programs._scorer(model), params, batch, np.ones(shape[0], bool)).shape
+            == shape
+        )
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--config=configs/none.py"], "configs/none.py"),
-        (["--config=configs/math.py", "--config.learner.learning_rat=1"], 'Did you mean "learning_rate"'),
-        (["--config=configs/math.py", "--config.learner.reward_scale=-1"], "reward_scale=-1.0: wanted a number >= 0"),
+        (
+            ["--config=configs/math.py", "--config.learner.learning_rat=1"],
+            'Did you mean "learning_rate"',
+        ),
+        (
+            ["--config=configs/math.py", "--config.learner.reward_scale=-1"],
+            "reward_scale=-1.0: wanted a number >= 0",
+        ),
         (["--config=configs/math.py", "--config.mesh.tensor=3"], "tensor=3 does not fit 1 devices"),
     ],
 )

@@ -9,23 +9,3 @@
 
 Knows nothing of models, teachers or rewards; TFDS and grain do the storing and the shuffling, without TensorFlow.
 """
-
-from gopd_jax.data.datasets import DataSource, prepare
-from gopd_jax.data.prompts import EncodedPrompts, FilterReport, PromptStream, encode_all
-from gopd_jax.data.select import hard_enough, hold_out
-from gopd_jax.data.teacher_prompts import add_teacher_context
-from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
-
-__all__ = [
-    "ChatTokenizer",
-    "DataSource",
-    "EncodedPrompts",
-    "FilterReport",
-    "PromptStream",
-    "add_teacher_context",
-    "check_same_vocabulary",
-    "encode_all",
-    "hard_enough",
-    "hold_out",
-    "prepare",
-]

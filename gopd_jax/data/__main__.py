@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 import sys
 
-from gopd_jax.data import ChatTokenizer, stats
+from gopd_jax.data import stats
+from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.runtime.progress import Bar, say
 
 EPILOG = f"""
@@ -32,13 +33,33 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="data sets, see below")
     parser.add_argument(
-        "--tokenizer", metavar="MODEL", help="Hugging Face folder or hub id; without it lengths are not counted"
+        "--tokenizer",
+        metavar="MODEL",
+        help="Hugging Face folder or hub id; without it lengths are not counted",
     )
     parser.add_argument("--prompt-suffix", default="", help="as domains.NAME.prompt_suffix")
-    parser.add_argument("--max-prompt-tokens", type=int, default=2048, help="as data.max_prompt_tokens (default: %(default)s)")
-    parser.add_argument("--min-difficulty", type=float, default=0.0, help="as domains.NAME.min_difficulty")
-    parser.add_argument("--held-out", type=float, default=0.0, help="as domains.NAME.held_out: a share below 1, or a number")
-    parser.add_argument("--verify", type=int, default=0, metavar="N", help="check every ground truth, with N processes")
+    parser.add_argument(
+        "--max-prompt-tokens",
+        type=int,
+        default=2048,
+        help="as data.max_prompt_tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-difficulty", type=float, default=0.0, help="as domains.NAME.min_difficulty"
+    )
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        help="as domains.NAME.held_out: a share below 1, or a number",
+    )
+    parser.add_argument(
+        "--verify",
+        type=int,
+        default=0,
+        metavar="N",
+        help="check every ground truth, with N processes",
+    )
     parser.add_argument("--json", metavar="FILE", help="write one JSON line for each source")
     args = parser.parse_args(argv)
     try:

@@ -25,7 +25,9 @@ FROM_STDIN = "The program reads its input from stdin and writes its output to st
 # What the judges of LeetCode and of the official harnesses have imported before an answer runs.
 _NAMES = "typing string re datetime collections heapq bisect copy math random statistics itertools functools operator json"
 PRELUDE = (
-    "".join(f"from {name} import *\n" for name in [*_NAMES.split(), "builtins"])  # builtins last: math.pow is not pow
+    "".join(
+        f"from {name} import *\n" for name in [*_NAMES.split(), "builtins"]
+    )  # builtins last: math.pow is not pow
     + f"import {', '.join(_NAMES.split())}, io, sys\nsys.setrecursionlimit(50000)\n"
 )
 
@@ -37,7 +39,9 @@ def humaneval(row: Fields) -> tuple[str, Fields]:
     # HumanEval/32 of HumanEval+ calls its oracle with the arguments the wrong way round
     test = test.replace("_poly(*candidate(*inp), inp)", "abs(_poly(*inp, candidate(*inp)))")
     helpers = _before_function(prompt, name)
-    return _complete(prompt), {"entry_point": name, "check": f"{helpers}\n{test}"} | _prelude(helpers)
+    return _complete(prompt), {"entry_point": name, "check": f"{helpers}\n{test}"} | _prelude(
+        helpers
+    )
 
 
 def mbpp(row: Fields) -> tuple[str, Fields]:
@@ -48,28 +52,53 @@ def mbpp(row: Fields) -> tuple[str, Fields]:
         raise ValueError(f"test_list must be a list of assert statements, not {tests!r:.80}")
     setup = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or ""]).strip()
     asserts, more = "\n".join([setup, *tests]).strip(), row.get("test")
-    if isinstance(more, str) and "assert " in more:  # it does not in three rows of MBPP+, so that every program would pass
+    if (
+        isinstance(more, str) and "assert " in more
+    ):  # it does not in three rows of MBPP+, so that every program would pass
         asserts = more
-    _drop(row, "text", "prompt", "test_list", "test", "test_imports", "test_setup_code", "challenge_test_list")
+    _drop(
+        row,
+        "text",
+        "prompt",
+        "test_list",
+        "test",
+        "test_imports",
+        "test_setup_code",
+        "challenge_test_list",
+    )
     return _by_example(question, tests[0]), {"asserts": asserts, "copies": True} | _prelude(setup)
 
 
 def evalplus(row: Fields) -> tuple[str, Fields]:
     """EvalPlus' own files (HumanEvalPlus.jsonl, MbppPlus.jsonl): inputs, and a reference solution that gives the outputs."""
-    prompt, name, solution = (_text(row, key) for key in ("prompt", "entry_point", "canonical_solution"))
+    prompt, name, solution = (
+        _text(row, key) for key in ("prompt", "entry_point", "canonical_solution")
+    )
     inputs, atol = [*row["base_input"], *row["plus_input"]], row.get("atol") or 0
     assertion = row.get("assertion") or ""
     _drop(row, "prompt", "base_input", "plus_input", "contract", "assertion", "atol")
-    cases = {"name": name, "atol": atol or 1e-6, "literals": True}  # EvalPlus: 1e-6 where a float is wanted and nothing said
+    cases = {
+        "name": name,
+        "atol": atol or 1e-6,
+        "literals": True,
+    }  # EvalPlus: 1e-6 where a float is wanted and nothing said
     if not assertion:  # HumanEval+
         helpers = _before_function(prompt, name)
         cases |= {"compare": "root"} if name == "find_zero" else {"reference": prompt + solution}
-        return _complete(prompt), {"functions": cases | {"inputs": literal(inputs)}} | _prelude(helpers)
-    example = next((line for line in prompt.splitlines() if line.startswith("assert")), assertion.strip().splitlines()[0])
+        return _complete(prompt), {"functions": cases | {"inputs": literal(inputs)}} | _prelude(
+            helpers
+        )
+    example = next(
+        (line for line in prompt.splitlines() if line.startswith("assert")),
+        assertion.strip().splitlines()[0],
+    )
     question = prompt.replace(example, "").strip().strip('"').strip()
     if name in _SECOND_ANSWERS:
         return _by_example(question, example), {"asserts": assertion, "copies": True}
-    inputs = [[_like(*pair) for pair in zip_longest(case, _arguments(assertion, name)[: len(case)])] for case in inputs]
+    inputs = [
+        [_like(*pair) for pair in zip_longest(case, _arguments(assertion, name)[: len(case)])]
+        for case in inputs
+    ]
     how = "as_sets" if name in _SETS else "is_none" if name in _NONE_OR_NOT else "equal"
     cases |= {"reference": f"{prompt}\n{solution}", "inputs": literal(inputs), "compare": how}
     return _by_example(question, example), {"functions": cases}
@@ -79,13 +108,21 @@ def evalplus(row: Fields) -> tuple[str, Fields]:
 _SETS = ("similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
          "find_dissimilar", "Diff")  # fmt: skip
 _NONE_OR_NOT = ("check_str", "text_match_three", "text_starta_endb")
-_SECOND_ANSWERS = ("are_equivalent", "sum_div", "surface_Area", "digit_distance_nums")  # by their own asserts only
+_SECOND_ANSWERS = (
+    "are_equivalent",
+    "sum_div",
+    "surface_Area",
+    "digit_distance_nums",
+)  # by their own asserts only
 
 
 def livecodebench(row: Fields) -> tuple[str, Fields]:
     """LiveCodeBench: question_content, starter_code, public and private test cases, metadata with func_name."""
     question, starter = _text(row, "question_content"), (row.get("starter_code") or "").rstrip()
-    tests = [*_test_cases(row["public_test_cases"]), *_test_cases(row.get("private_test_cases") or "[]")]
+    tests = [
+        *_test_cases(row["public_test_cases"]),
+        *_test_cases(row.get("private_test_cases") or "[]"),
+    ]
     metadata = row.get("metadata") or "{}"
     metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
     _drop(row, "question_content", "starter_code", "public_test_cases", "private_test_cases")
@@ -118,23 +155,53 @@ def inputs_and_outputs(cases: Fields, shown: str) -> tuple[Fields, str]:
     shown: the text of the prompt.
     """
     inputs, outputs, name = cases["inputs"], cases["outputs"], cases.get("fn_name")
-    if not isinstance(inputs, list) or not isinstance(outputs, list) or not inputs or len(inputs) != len(outputs):
+    if (
+        not isinstance(inputs, list)
+        or not isinstance(outputs, list)
+        or not inputs
+        or len(inputs) != len(outputs)
+    ):
         raise ValueError("inputs and outputs must be two lists of one length, not empty")
     if name is None:
-        note = "" if re.search(r"stdin|standard input|input\(", shown, re.IGNORECASE) else FROM_STDIN
-        pairs = {"inputs": list(map(_lines, inputs)), "outputs": list(map(_lines, outputs)), "tolerance": 1e-6}
+        note = (
+            "" if re.search(r"stdin|standard input|input\(", shown, re.IGNORECASE) else FROM_STDIN
+        )
+        pairs = {
+            "inputs": list(map(_lines, inputs)),
+            "outputs": list(map(_lines, outputs)),
+            "tolerance": 1e-6,
+        }
         return {"prelude": PRELUDE, "stdin_stdout": pairs}, note
-    arguments = [_json_lines(x) if isinstance(x, str) else x if isinstance(x, list) else [x] for x in inputs]
-    wanted = [json.loads(x) if isinstance(x, str) and isinstance(inputs[0], str) else x for x in outputs]
+    arguments = [
+        _json_lines(x) if isinstance(x, str) else x if isinstance(x, list) else [x] for x in inputs
+    ]
+    wanted = [
+        json.loads(x) if isinstance(x, str) and isinstance(inputs[0], str) else x for x in outputs
+    ]
     counts = {len(x) for x in arguments}
     signature = f"{name}({', '.join(f'argument_{i + 1}' for i in range(min(counts)))})"
-    note = "" if name in shown else f"The program defines the function `{signature}`, which returns the result."
-    return {"prelude": PRELUDE, "functions": {"name": name, "inputs": arguments, "outputs": wanted, "either": True}}, note
+    note = (
+        ""
+        if name in shown
+        else f"The program defines the function `{signature}`, which returns the result."
+    )
+    return {
+        "prelude": PRELUDE,
+        "functions": {"name": name, "inputs": arguments, "outputs": wanted, "either": True},
+    }, note
 
 
 FORMATS = [
-    ("livecodebench", lambda row: {"question_content", "public_test_cases"} <= row.keys(), livecodebench),
-    ("evalplus", lambda row: {"prompt", "entry_point", "base_input", "plus_input"} <= row.keys(), evalplus),
+    (
+        "livecodebench",
+        lambda row: {"question_content", "public_test_cases"} <= row.keys(),
+        livecodebench,
+    ),
+    (
+        "evalplus",
+        lambda row: {"prompt", "entry_point", "base_input", "plus_input"} <= row.keys(),
+        evalplus,
+    ),
     ("humaneval", lambda row: {"prompt", "entry_point", "test"} <= row.keys(), humaneval),
     ("mbpp", lambda row: "test_list" in row and bool({"text", "prompt"} & row.keys()), mbpp),
 ]
@@ -185,11 +252,17 @@ def _test_cases(value: Any) -> list[Fields]:
         unpack = zlib.decompressobj()
         data = unpack.decompress(base64.b64decode(value, validate=True), MAX_UNPACKED_BYTES)
         if not unpack.eof:
-            raise ValueError(f"private_test_cases: cut short, or above {MAX_UNPACKED_BYTES >> 20} MiB")
+            raise ValueError(
+                f"private_test_cases: cut short, or above {MAX_UNPACKED_BYTES >> 20} MiB"
+            )
         value = _PlainUnpickler(io.BytesIO(data)).load()
     cases = json.loads(value) if isinstance(value, (str, bytes)) else value
-    if not isinstance(cases, list) or not all(isinstance(c, dict) and {"input", "output"} <= c.keys() for c in cases):
-        raise ValueError(f"test cases must be a list of objects with input and output, not {cases!r:.80}")
+    if not isinstance(cases, list) or not all(
+        isinstance(c, dict) and {"input", "output"} <= c.keys() for c in cases
+    ):
+        raise ValueError(
+            f"test cases must be a list of objects with input and output, not {cases!r:.80}"
+        )
     return cases
 
 
@@ -197,7 +270,9 @@ class _PlainUnpickler(pickle.Unpickler):
     """Reads text and numbers. A pickle that names any class or function is refused: loading one can run anything."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"private_test_cases: a pickle that names {module}.{name} is not read")
+        raise pickle.UnpicklingError(
+            f"private_test_cases: a pickle that names {module}.{name} is not read"
+        )
 
 
 def literal(value: Any) -> str:
@@ -235,6 +310,11 @@ def _like(value: Any, pattern: Any) -> Any:
         return set(value) if value else {}  # what EvalPlus makes of an empty one
     if not isinstance(value, list) or not isinstance(pattern, (list, tuple)):
         return value
-    nested = next((item for item in pattern if isinstance(item, (list, tuple, set, dict, complex))), None)
-    items = [_like(item, nested) if isinstance(item, (list, dict, str)) and nested is not None else item for item in value]
+    nested = next(
+        (item for item in pattern if isinstance(item, (list, tuple, set, dict, complex))), None
+    )
+    items = [
+        _like(item, nested) if isinstance(item, (list, dict, str)) and nested is not None else item
+        for item in value
+    ]
     return tuple(items) if isinstance(pattern, tuple) else items

@@ -47,9 +47,16 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
         skipped: list[str] = []
-        found = rows.read(self._source) if self._skipped is None else rows.read(self._source, skipped.append)
+        found = (
+            rows.read(self._source)
+            if self._skipped is None
+            else rows.read(self._source, skipped.append)
+        )
         for number, row in enumerate(found):
-            yield number, {**row, "messages": json.dumps(row["messages"]), "extra": json.dumps(row["extra"])}
+            yield (
+                number,
+                {**row, "messages": json.dumps(row["messages"]), "extra": json.dumps(row["extra"])},
+            )
         if self._skipped is not None:
             self._skipped.parent.mkdir(parents=True, exist_ok=True)
             self._skipped.write_text(json.dumps(skipped))
@@ -62,7 +69,13 @@ class DataSource(Sequence[Prompt]):
     skipped: bad rows that were left out, each with file, line and what is wrong.
     """
 
-    def __init__(self, records: Sequence[dict[str, bytes]], domain: str, fingerprint: str, skipped: Sequence[str] = ()):
+    def __init__(
+        self,
+        records: Sequence[dict[str, bytes]],
+        domain: str,
+        fingerprint: str,
+        skipped: Sequence[str] = (),
+    ):
         self._records = records
         self.domain = domain
         self.fingerprint = fingerprint
@@ -72,7 +85,9 @@ class DataSource(Sequence[Prompt]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Prompt:
-        record = self._records[range(len(self))[index]]  # range: negative indices, and IndexError past the end
+        record = self._records[
+            range(len(self))[index]
+        ]  # range: negative indices, and IndexError past the end
         return Prompt(
             prompt_id=record["prompt_id"].decode(),
             messages=tuple(json.loads(record["messages"])),
@@ -83,7 +98,11 @@ class DataSource(Sequence[Prompt]):
 
 
 def prepare(
-    source: str | os.PathLike[str], data_dir: str | os.PathLike[str], *, domain: str, skip_bad_rows: bool = False
+    source: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
+    *,
+    domain: str,
+    skip_bad_rows: bool = False,
 ) -> DataSource:
     """Builds `source` into `data_dir` unless it is there already, and opens it.
 
@@ -99,7 +118,9 @@ def prepare(
       ValueError: a row is malformed or has no ground truth, or two share a prompt_id; the message names file and line.
     """
     source = os.fspath(source)
-    fingerprint = rows.fingerprint(source, version=f"{GopdPrompts.VERSION}{'-skip' * skip_bad_rows}")
+    fingerprint = rows.fingerprint(
+        source, version=f"{GopdPrompts.VERSION}{'-skip' * skip_bad_rows}"
+    )
     name = re.sub(r"[^A-Za-z0-9._-]", "_", rows.stem(source))
     folder = epath.Path(data_dir) / f"{name}-{fingerprint[:16]}"
     skipped = folder / "skipped.json" if skip_bad_rows else None
@@ -107,9 +128,13 @@ def prepare(
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
         _build(builder)
-        builder = _builder(source, folder, skipped)  # afresh: another process may have been the one that wrote it
+        builder = _builder(
+            source, folder, skipped
+        )  # afresh: another process may have been the one that wrote it
     records = builder.as_data_source(SPLIT)
-    return DataSource(records, domain, fingerprint, json.loads(skipped.read_text()) if skipped else ())
+    return DataSource(
+        records, domain, fingerprint, json.loads(skipped.read_text()) if skipped else ()
+    )
 
 
 def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> GopdPrompts:
@@ -119,8 +144,12 @@ def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> Gop
 def _build(builder: GopdPrompts) -> None:
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints "Downloading ...", and nothing is downloaded
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # TFDS prints "Downloading ...", and nothing is downloaded
             builder.download_and_prepare()
     except OSError:
-        if not builder.data_path.exists():  # it exists: another process finished the same build first
+        if (
+            not builder.data_path.exists()
+        ):  # it exists: another process finished the same build first
             raise

@@ -49,7 +49,9 @@ def read(raw: Fields) -> Parsed:
             except ValueError:
                 raise
             except Exception as error:  # a field of a type or form that its format does not have
-                raise ValueError(f"not a row of format {name}: {type(error).__name__}: {error}") from error
+                raise ValueError(
+                    f"not a row of format {name}: {type(error).__name__}: {error}"
+                ) from error
             return Parsed(name, prompt, ground_truth, extra)
     found = ", ".join(raw) or "an empty row"
     if not any(key in row for key in PROMPT_KEYS):
@@ -72,10 +74,15 @@ def _verl(extra: Fields) -> tuple[list[dict[str, str]], str]:
 
 def _eurus(extra: Fields) -> tuple[list[dict[str, str]], str]:
     messages, ground_truth = _verl(extra)
-    spec, note = code_formats.inputs_and_outputs(json.loads(ground_truth), " ".join(m["content"] for m in messages))
+    spec, note = code_formats.inputs_and_outputs(
+        json.loads(ground_truth), " ".join(m["content"] for m in messages)
+    )
     if note:
         last = max(i for i, message in enumerate(messages) if message["role"] == "user")
-        messages[last] = {**messages[last], "content": messages[last]["content"].rstrip() + "\n\n" + note}
+        messages[last] = {
+            **messages[last],
+            "content": messages[last]["content"].rstrip() + "\n\n" + note,
+        }
     return messages, json.dumps(spec)
 
 
@@ -98,20 +105,27 @@ def _is_verl(row: Fields) -> bool:
 
 
 def _deepmath(extra: Fields) -> tuple[list[dict[str, str]], str]:
-    for key in ("r1_solution_2", "r1_solution_3"):  # two thirds of 5 GB; one solution is enough for a teacher_context
+    for key in (
+        "r1_solution_2",
+        "r1_solution_3",
+    ):  # two thirds of 5 GB; one solution is enough for a teacher_context
         extra.pop(key, None)
     return _prompt(extra), text_of(extra.pop("final_answer"), "final_answer")
 
 
 def _gsm8k(extra: Fields) -> tuple[list[dict[str, str]], str]:
     value = extra["answer"].rsplit("####", 1)[1].strip()  # the reasoning stays in `answer`
-    return _prompt(extra), text_of(value.replace(",", "") if _THOUSANDS.fullmatch(value) else value, "answer")
+    return _prompt(extra), text_of(
+        value.replace(",", "") if _THOUSANDS.fullmatch(value) else value, "answer"
+    )
 
 
 def _math(extra: Fields) -> tuple[list[dict[str, str]], str]:
     answer = last_boxed(text_of(extra["solution"], "solution"))
     if answer is None:
-        raise ValueError(f"solution has no \\boxed{{}}, so there is no ground truth: {extra['solution'][-80:]!r}")
+        raise ValueError(
+            f"solution has no \\boxed{{}}, so there is no ground truth: {extra['solution'][-80:]!r}"
+        )
     return _prompt(extra), text_of(answer, "the last \\boxed{} of solution")
 
 
@@ -123,7 +137,9 @@ def _has_prompt(row: Fields) -> bool:
     return any(key in row for key in PROMPT_KEYS)
 
 
-def _code(take: Callable[[Fields], tuple[str, Fields]]) -> Callable[[Fields], tuple[list[dict[str, str]], str]]:
+def _code(
+    take: Callable[[Fields], tuple[str, Fields]],
+) -> Callable[[Fields], tuple[list[dict[str, str]], str]]:
     def convert(extra: Fields) -> tuple[list[dict[str, str]], str]:
         prompt, spec = take(extra)
         return [{"role": "user", "content": text_of(prompt, "prompt")}], json.dumps(spec)
@@ -131,13 +147,21 @@ def _code(take: Callable[[Fields], tuple[str, Fields]]) -> Callable[[Fields], tu
     return convert
 
 
-FORMATS: list[tuple[str, Callable[[Fields], bool], Callable[[Fields], tuple[list[dict[str, str]], str]]]] = [
+FORMATS: list[
+    tuple[str, Callable[[Fields], bool], Callable[[Fields], tuple[list[dict[str, str]], str]]]
+] = [
     ("own", lambda row: "ground_truth" in row and _has_prompt(row), _own),
     ("eurus-code", _is_eurus, _eurus),
     ("verl", _is_verl, _verl),
     *((name, fits, _code(take)) for name, fits, take in code_formats.FORMATS),
     ("deepmath", lambda row: {"question", "final_answer"} <= row.keys(), _deepmath),
-    ("gsm8k", lambda row: "question" in row and isinstance(row.get("answer"), str) and "####" in row["answer"], _gsm8k),
+    (
+        "gsm8k",
+        lambda row: (
+            "question" in row and isinstance(row.get("answer"), str) and "####" in row["answer"]
+        ),
+        _gsm8k,
+    ),
     ("math", lambda row: {"problem", "solution"} <= row.keys() and "answer" not in row, _math),
     ("plain", lambda row: "answer" in row and _has_prompt(row), _plain),
 ]
@@ -150,18 +174,35 @@ def _prompt(extra: Fields) -> list[dict[str, str]]:
     if isinstance(value, str) and key != "messages":
         return [{"role": "user", "content": text_of(value, key)}]
     if not isinstance(value, list):
-        raise ValueError(f"{key} must be a list of messages{'' if key == 'messages' else ' or a string'}, not {value!r}")
+        raise ValueError(
+            f"{key} must be a list of messages{'' if key == 'messages' else ' or a string'}, not {value!r}"
+        )
     messages = []
     for index, message in enumerate(value):
         if not isinstance(message, dict):
-            raise ValueError(f"{key}[{index}] must be an object with role and content, not {message!r}")
-        unknown = [name for name, field in message.items() if name not in ("role", "content") and field is not None]
+            raise ValueError(
+                f"{key}[{index}] must be an object with role and content, not {message!r}"
+            )
+        unknown = [
+            name
+            for name, field in message.items()
+            if name not in ("role", "content") and field is not None
+        ]
         if unknown:
-            raise ValueError(f"{key}[{index}] has {', '.join(unknown)}: only role and content can be carried")
-        messages.append({name: text_of(message.get(name), f"{key}[{index}].{name}", False) for name in ("role", "content")})
+            raise ValueError(
+                f"{key}[{index}] has {', '.join(unknown)}: only role and content can be carried"
+            )
+        messages.append(
+            {
+                name: text_of(message.get(name), f"{key}[{index}].{name}", False)
+                for name in ("role", "content")
+            }
+        )
     roles = [message["role"] for message in messages]
     if "user" not in roles or roles[-1] == "assistant":
-        raise ValueError(f"{key} must hold a user message and not end with the assistant's, its roles are {roles}")
+        raise ValueError(
+            f"{key} must hold a user message and not end with the assistant's, its roles are {roles}"
+        )
     return messages
 
 
@@ -169,7 +210,12 @@ def text_of(value: Any, name: str, convert: bool = True) -> str:
     """`value` as text that is not blank; with `convert` numbers are written out and lists and dicts become JSON."""
     if convert and isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
-    elif convert and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    elif (
+        convert
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    ):
         value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a string, not {value!r}")

@@ -37,7 +37,11 @@ class EncodedPrompts(Sequence[EncodedPrompt]):
     """The kept prompts in order: ids and tokens in memory, the rest read from `prompts` when asked for."""
 
     def __init__(
-        self, prompts: Sequence[Prompt], indices: Sequence[int], tokens: Sequence[np.ndarray], names: Sequence[tuple[str, str]]
+        self,
+        prompts: Sequence[Prompt],
+        indices: Sequence[int],
+        tokens: Sequence[np.ndarray],
+        names: Sequence[tuple[str, str]],
     ):
         self._prompts, self._indices, self._tokens = prompts, indices, tokens
         self.names = names  # (prompt id, domain) of each
@@ -72,7 +76,9 @@ def encode_all(
                     f"prompt {prompt.prompt_id!r} says domain {prompt.extra['domain']!r}, its file is for {prompt.domain!r}; "
                     "split the file by domain, or its teacher would be the wrong one"
                 )
-        for i, ids in enumerate(tokenizer.encode_prompts([prompt.messages for prompt in batch], suffix)):
+        for i, ids in enumerate(
+            tokenizer.encode_prompts([prompt.messages for prompt in batch], suffix)
+        ):
             if len(ids) > max_prompt_tokens:
                 too_long.append((batch[i].prompt_id, len(ids)))
             else:
@@ -84,7 +90,9 @@ def encode_all(
         raise ValueError(
             f"none of {len(prompts)} prompts fits max_prompt_tokens={max_prompt_tokens}: the shortest has {shortest} tokens"
         )
-    return EncodedPrompts(prompts, indices, tokens, names), FilterReport(len(prompts), len(indices), tuple(too_long))
+    return EncodedPrompts(prompts, indices, tokens, names), FilterReport(
+        len(prompts), len(indices), tuple(too_long)
+    )
 
 
 class PromptStream:
@@ -119,7 +127,9 @@ class PromptStream:
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, not {size}")
-        domains = dict(sorted(domains.items()))  # the order in which a config names its domains changes nothing
+        domains = dict(
+            sorted(domains.items())
+        )  # the order in which a config names its domains changes nothing
         weights = _whole_weights(domains, shares)
         self._samples_per_prompt = samples_per_prompt
         self._max_response_tokens = max_response_tokens
@@ -146,10 +156,12 @@ class PromptStream:
         requests: list[Request] = []
         drawn: dict[str, int] = {}
         for encoded in self._batches[self._step]:
-            first = drawn.get(encoded.prompt.prompt_id, 0)
-            drawn[encoded.prompt.prompt_id] = first + self._samples_per_prompt
+            first = drawn.get(encoded.source.prompt_id, 0)
+            drawn[encoded.source.prompt_id] = first + self._samples_per_prompt
             ids = range(first, first + self._samples_per_prompt)
-            requests.extend(Request(encoded, sample_id, self._max_response_tokens) for sample_id in ids)
+            requests.extend(
+                Request(encoded, sample_id, self._max_response_tokens) for sample_id in ids
+            )
         self._step += 1
         return requests
 
@@ -164,8 +176,12 @@ class PromptStream:
             raise ValueError(f"not a state of a PromptStream: {state!r}")
         differ = [key for key in self._identity if stream.get(key) != self._identity[key]]
         if differ:
-            pairs = "; ".join(f"{key}: {stream.get(key)!r} then, {self._identity[key]!r} now" for key in differ)
-            raise ValueError(f"the state belongs to another prompt stream, it cannot be continued exactly: {pairs}")
+            pairs = "; ".join(
+                f"{key}: {stream.get(key)!r} then, {self._identity[key]!r} now" for key in differ
+            )
+            raise ValueError(
+                f"the state belongs to another prompt stream, it cannot be continued exactly: {pairs}"
+            )
         self._step = step
 
 
@@ -176,7 +192,11 @@ class _Turns(grain.transforms.DatasetSelectionMap):
     """
 
     def __init__(self, weights: Sequence[int]):
-        turns = sorted((Fraction(2 * turn + 1, 2 * weight), d) for d, weight in enumerate(weights) for turn in range(weight))
+        turns = sorted(
+            (Fraction(2 * turn + 1, 2 * weight), d)
+            for d, weight in enumerate(weights)
+            for turn in range(weight)
+        )
         self._weights, seen, self._cycle = weights, [0] * len(weights), []
         for _, d in turns:
             self._cycle.append((d, seen[d]))
@@ -195,7 +215,9 @@ def _whole_weights(domains: Mapping[str, Any], shares: Mapping[str, float] | Non
     """Shares -> the smallest whole numbers in the same proportion, in the order of `domains`."""
     shares = dict.fromkeys(domains, 1) if shares is None else shares
     if not domains or shares.keys() != domains.keys():
-        raise ValueError(f"shares are for {sorted(shares)}, the domains are {sorted(domains)}: name the same, at least one")
+        raise ValueError(
+            f"shares are for {sorted(shares)}, the domains are {sorted(domains)}: name the same, at least one"
+        )
     if not all(math.isfinite(share) and share > 0 for share in shares.values()):
         raise ValueError(f"shares must be above 0, leave a domain out instead: {dict(shares)}")
     smallest = min(shares.values())
@@ -217,7 +239,9 @@ def _fingerprint(domains: Mapping[str, Sequence[EncodedPrompt]]) -> str:
             raise ValueError(f"domain {name!r} has no prompts")
         for prompt_id, domain, tokens in _identities(prompts):
             if domain != name:
-                raise ValueError(f"prompt {prompt_id!r} given under domain {name!r} says its domain is {domain!r}")
+                raise ValueError(
+                    f"prompt {prompt_id!r} given under domain {name!r} says its domain is {domain!r}"
+                )
             if prompt_id in owner:
                 raise ValueError(
                     f"prompt_id {prompt_id!r} is in domain {owner[prompt_id]!r} and again in {name!r}: ids must be unique in a "
@@ -231,9 +255,11 @@ def _fingerprint(domains: Mapping[str, Sequence[EncodedPrompt]]) -> str:
 def _identities(prompts: Sequence[EncodedPrompt]) -> Iterator[tuple[str, str, np.ndarray]]:
     """(prompt id, domain, tokens) of each; from memory where they are there: reading 16,000 rows takes seconds."""
     if isinstance(prompts, EncodedPrompts):
-        yield from ((*name, tokens) for name, tokens in zip(prompts.names, prompts._tokens, strict=True))
+        yield from (
+            (*name, tokens) for name, tokens in zip(prompts.names, prompts._tokens, strict=True)
+        )
     else:
-        yield from ((e.prompt.prompt_id, e.prompt.domain, e.tokens) for e in prompts)
+        yield from ((e.source.prompt_id, e.source.domain, e.tokens) for e in prompts)
 
 
 def _seed32(seed: int, domain: str) -> int:

@@ -39,7 +39,11 @@ def fingerprint(source: str, version: str) -> str:
         try:
             with _open(file) as stream:
                 contents.append(hashlib.file_digest(stream, "sha256").hexdigest())
-        except (EOFError, zlib.error, gzip.BadGzipFile):  # cut short: what that means for its rows is `scan`'s to say
+        except (
+            EOFError,
+            zlib.error,
+            gzip.BadGzipFile,
+        ):  # cut short: what that means for its rows is `scan`'s to say
             with epath.Path(file).open("rb") as stream:
                 contents.append(hashlib.file_digest(stream, "sha256").hexdigest())
     content = contents[0] if len(contents) == 1 else contents
@@ -85,7 +89,9 @@ def scan(source: str) -> Iterator[Scanned]:
                 continue
             first = taken.setdefault(row["prompt_id"], where)
             if first != where:
-                yield Scanned(where, name, error=f"prompt_id {row['prompt_id']!r} is already taken by {first}")
+                yield Scanned(
+                    where, name, error=f"prompt_id {row['prompt_id']!r} is already taken by {first}"
+                )
             else:
                 yield Scanned(where, name, row)
 
@@ -104,14 +110,21 @@ def _parse(raw: Any, default_id: str) -> tuple[str, dict[str, Any]]:
     try:
         json.dumps(parsed.extra)
     except TypeError as error:
-        raise ValueError(f"a field beside prompt and ground truth has no JSON form: {error}") from error
-    row = {"prompt_id": prompt_id, "messages": parsed.messages, "ground_truth": parsed.ground_truth, "extra": parsed.extra}
+        raise ValueError(
+            f"a field beside prompt and ground truth has no JSON form: {error}"
+        ) from error
+    row = {
+        "prompt_id": prompt_id,
+        "messages": parsed.messages,
+        "ground_truth": parsed.ground_truth,
+        "extra": parsed.extra,
+    }
     return parsed.format, row
 
 
 def _open(file: str) -> BinaryIO:
     if file.startswith("tiny:"):
-        from gopd_jax.tiny import tasks  # only the embedded world needs it
+        from gopd_jax.data import embedded as tasks
 
         name, _, split = file.removeprefix("tiny:").partition("/")
         return io.BytesIO(tasks.json_lines(name, split))
@@ -133,7 +146,10 @@ def _json_rows(stream: BinaryIO, file: str) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 raw = json.loads(line)
-            except (ValueError, RecursionError) as error:  # malformed JSON, or bytes that are not UTF-8
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # malformed JSON, or bytes that are not UTF-8
                 raw = ValueError(f"not valid JSON: {error}")
             yield f"{file}:{number}", raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -146,10 +162,15 @@ def _parquet_rows(stream: BinaryIO, file: str) -> Iterator[tuple[str, Any]]:
 
     number = 0
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=1024):  # some rows hold megabytes
+        for batch in pq.ParquetFile(stream).iter_batches(
+            batch_size=1024
+        ):  # some rows hold megabytes
             for row in batch.to_pylist():
                 # pandas writes its index as a column; it says nothing about the prompt
-                yield f"{file} row {number}", {k: v for k, v in row.items() if not k.startswith("__index_level_")}
+                yield (
+                    f"{file} row {number}",
+                    {k: v for k, v in row.items() if not k.startswith("__index_level_")},
+                )
                 number += 1
     except (pa.ArrowException, OSError) as error:
         where = f"{file} row {number}" if number else file

@@ -38,7 +38,9 @@ def difficulty(prompt: Prompt) -> float | None:
     return None
 
 
-def hard_enough(prompts: Sequence[Prompt], least: float) -> tuple[Sequence[Prompt], tuple[tuple[str, str], ...]]:
+def hard_enough(
+    prompts: Sequence[Prompt], least: float
+) -> tuple[Sequence[Prompt], tuple[tuple[str, str], ...]]:
     """The prompts of at least this difficulty, and (prompt id, reason) of the others. 0 keeps all, those without one too.
 
     Raises:
@@ -53,18 +55,27 @@ def hard_enough(prompts: Sequence[Prompt], least: float) -> tuple[Sequence[Promp
         if value is not None and value >= least:
             indices.append(i)
         else:
-            dropped.append((prompt.prompt_id, "no difficulty" if value is None else f"difficulty below {least:g}"))
+            dropped.append(
+                (
+                    prompt.prompt_id,
+                    "no difficulty" if value is None else f"difficulty below {least:g}",
+                )
+            )
     if not found:
         raise ValueError(
             f'min_difficulty={least:g}: none of {len(prompts)} prompts has a number in "difficulty" (nor in extra_info); the '
             f"first, {prompts[0].prompt_id!r}, has {', '.join(prompts[0].extra) or 'no further fields'}"
         )
     if not indices:
-        raise ValueError(f"min_difficulty={least:g}: none of {len(prompts)} prompts is that difficult")
+        raise ValueError(
+            f"min_difficulty={least:g}: none of {len(prompts)} prompts is that difficult"
+        )
     return Subset(prompts, indices), tuple(dropped)
 
 
-def hold_out(prompts: Sequence[Prompt], how_many: float) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+def hold_out(
+    prompts: Sequence[Prompt], how_many: float
+) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """(train, test): the test prompts are those whose questions have the lowest hashes.
 
     A question, white space aside, is on one side only, however often it comes and whatever else it is asked with. With a share,

@@ -15,9 +15,7 @@ from etils import epath
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 HUB = "hf://datasets/"
-_WANTED = (
-    f"wanted a file ending in {', '.join(SUFFIXES)}, a folder or pattern of them, {HUB}OWNER/NAME/PATH, or tiny:NAME/SPLIT"
-)
+_WANTED = f"wanted a file ending in {', '.join(SUFFIXES)}, a folder or pattern of them, {HUB}OWNER/NAME/PATH, or tiny:NAME/SPLIT"
 
 
 def stem(source: str) -> str:
@@ -71,7 +69,9 @@ def _hub_parts(source: str) -> tuple[str, str, str | None, str]:
     name, _, path = rest.partition("/")
     name, _, revision = name.partition("@")
     if not owner or not name:
-        raise ValueError(f"{source!r}: wanted {HUB}OWNER/NAME[@REVISION]/PATH, PATH a file, folder or pattern of the data set")
+        raise ValueError(
+            f"{source!r}: wanted {HUB}OWNER/NAME[@REVISION]/PATH, PATH a file, folder or pattern of the data set"
+        )
     return owner, name, revision or None, path.strip("/")
 
 
@@ -83,9 +83,13 @@ def _from_hub(source: str) -> list[str]:
     repo = f"{owner}/{name}"
     try:
         if path.endswith(SUFFIXES) and not _is_pattern(path):
-            return [huggingface_hub.hf_hub_download(repo, path, repo_type="dataset", revision=revision)]
+            return [
+                huggingface_hub.hf_hub_download(repo, path, repo_type="dataset", revision=revision)
+            ]
         pattern = path if _is_pattern(path) else f"{path}/*" if path else "*"
-        folder = huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=[pattern])
+        folder = huggingface_hub.snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns=[pattern]
+        )
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -94,7 +98,11 @@ def _from_hub(source: str) -> list[str]:
     found = []
     for place, _, names in os.walk(folder):  # the cache may hold files of earlier downloads too
         found += [os.path.join(place, n) for n in names if n.endswith(SUFFIXES)]
-    found = sorted(file for file in found if fnmatch.fnmatchcase(os.path.relpath(file, folder), pattern))
+    found = sorted(
+        file for file in found if fnmatch.fnmatchcase(os.path.relpath(file, folder), pattern)
+    )
     if not found:
-        raise ValueError(f"{source}: the data set {repo} has no such file that ends in {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"{source}: the data set {repo} has no such file that ends in {', '.join(SUFFIXES)}"
+        )
     return found

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gopd_jax import rewards
 from gopd_jax.data import rows
 from gopd_jax.data.select import difficulty, hard_enough, hold_out, question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.rewards.verifier import check_ground_truth
 from gopd_jax.types import Prompt
 
 SHOWN = 20  # bad rows that are named
@@ -75,10 +75,16 @@ def examine(
             row = scanned.row
             formats[scanned.format] += 1
             kinds[_kind(row["ground_truth"])] += 1
-            prompts.append(Prompt(row["prompt_id"], tuple(row["messages"]), "", row["ground_truth"], row["extra"]))
+            prompts.append(
+                Prompt(
+                    row["prompt_id"], tuple(row["messages"]), "", row["ground_truth"], row["extra"]
+                )
+            )
         advance(1)
     if not prompts:
-        raise ValueError(f"{source}: no rows that can be read{f'; the first: {bad[0]}' if bad else ''}")
+        raise ValueError(
+            f"{source}: no rows that can be read{f'; the first: {bad[0]}' if bad else ''}"
+        )
     hashes = Counter(map(question_hash, prompts))
     kept, easy = hard_enough(prompts, min_difficulty)
     dropped = Counter(reason for _, reason in easy)
@@ -87,7 +93,9 @@ def examine(
     if tokenizer is not None:
         ids = tokenizer.encode_prompts([p.messages for p in prompts], suffix)
         lengths = np.array([len(x) for x in ids])
-        too_long = {p.prompt_id for p, n in zip(prompts, lengths, strict=True) if n > max_prompt_tokens}
+        too_long = {
+            p.prompt_id for p, n in zip(prompts, lengths, strict=True) if n > max_prompt_tokens
+        }
         over = sum(p.prompt_id in too_long for p in kept)
         dropped |= Counter({f"over {max_prompt_tokens} tokens": over} if over else {})
     return Report(
@@ -110,7 +118,7 @@ def _kind(ground_truth: str) -> str:
     if not ground_truth.lstrip().startswith("{"):  # most rows: no need to parse them
         return "math"
     try:
-        rewards.check_ground_truth("code", ground_truth)
+        check_ground_truth("code", ground_truth)
     except ValueError:
         return "math"
     return "code"
@@ -136,7 +144,7 @@ def _check(item: tuple[str, str, str]) -> str:
     signal.signal(signal.SIGALRM, _too_slow)
     signal.alarm(VERIFY_S)
     try:
-        rewards.check_ground_truth(kind, ground_truth)
+        check_ground_truth(kind, ground_truth)
     except (ValueError, TimeoutError) as error:
         return f"{prompt_id}: {error}"
     finally:
@@ -160,7 +168,9 @@ def record(report: Report) -> dict[str, Any]:
 
 def _quantiles(lengths: np.ndarray) -> dict[str, float]:
     named = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
-    return {name: float(np.percentile(lengths, q)) for name, q in named.items()} | {"mean": float(lengths.mean())}
+    return {name: float(np.percentile(lengths, q)) for name, q in named.items()} | {
+        "mean": float(lengths.mean())
+    }
 
 
 def text(report: Report) -> str:
@@ -180,11 +190,16 @@ def text(report: Report) -> str:
         lines += [f"    {line}" for line in report.unverifiable[:SHOWN]]
     if report.lengths is not None:
         q = _quantiles(report.lengths)
-        lines.append("  tokens       " + ", ".join(f"{name} {value:,.0f}" for name, value in q.items()))
+        lines.append(
+            "  tokens       " + ", ".join(f"{name} {value:,.0f}" for name, value in q.items())
+        )
         lines += _bars(report.lengths)
     lines.append(f"  left out     {counted(report.dropped) or 'none'}")
     lines += [f"    {line}" for line in report.bad[:SHOWN]]
-    lines.append(f"  to train on  {report.train:,}" + (f", held out {report.held_out:,}" if report.held_out else ""))
+    lines.append(
+        f"  to train on  {report.train:,}"
+        + (f", held out {report.held_out:,}" if report.held_out else "")
+    )
     return "\n".join(lines)
 
 
@@ -194,7 +209,10 @@ def _bars(lengths: np.ndarray, width: int = 40) -> list[str]:
     counts = np.bincount(powers - powers.min())
     bars = np.ceil(width * counts / counts.max()).astype(int)
     edges = [2 ** (i + int(powers.min())) for i in range(len(counts))]
-    return [f"    {e:>6}-{2 * e - 1:<6} {n:>7,} {'#' * b}" for e, n, b in zip(edges, counts, bars, strict=True)]
+    return [
+        f"    {e:>6}-{2 * e - 1:<6} {n:>7,} {'#' * b}"
+        for e, n, b in zip(edges, counts, bars, strict=True)
+    ]
 
 
 @functools.cache

@@ -17,7 +17,12 @@ from gopd_jax.types import EncodedPrompt, Prompt
 class TeacherPrompts(Sequence[EncodedPrompt]):
     """The kept prompts in order, each with the ids that its teacher reads."""
 
-    def __init__(self, prompts: Sequence[EncodedPrompt], indices: Sequence[int], teacher_tokens: Sequence[np.ndarray]):
+    def __init__(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        indices: Sequence[int],
+        teacher_tokens: Sequence[np.ndarray],
+    ):
         self._prompts, self._indices, self._teacher_tokens = prompts, indices, teacher_tokens
 
     def __len__(self) -> int:
@@ -29,7 +34,11 @@ class TeacherPrompts(Sequence[EncodedPrompt]):
 
 
 def add_teacher_context(
-    prompts: Sequence[EncodedPrompt], tokenizer: ChatTokenizer, suffix: str, context: str, max_tokens: int
+    prompts: Sequence[EncodedPrompt],
+    tokenizer: ChatTokenizer,
+    suffix: str,
+    context: str,
+    max_tokens: int,
 ) -> tuple[TeacherPrompts, FilterReport]:
     """Encodes every prompt once more, with `context` after the last user message, and leaves out those that become too long.
 
@@ -43,7 +52,7 @@ def add_teacher_context(
     """
     indices, tokens, too_long = [], [], []
     for start in range(0, len(prompts), ENCODE_BATCH):
-        batch = [prompts[i].prompt for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
+        batch = [prompts[i].source for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
         chats = [_with_context(prompt, suffix, context) for prompt in batch]
         for i, ids in enumerate(tokenizer.encode_prompts(chats, "")):
             if len(ids) > max_tokens:
@@ -52,8 +61,12 @@ def add_teacher_context(
                 indices.append(start + i)
                 tokens.append(ids)
     if not indices:
-        raise ValueError(f"none of {len(prompts)} prompts fits {max_tokens} tokens with teacher_context={context!r}")
-    return TeacherPrompts(prompts, indices, tokens), FilterReport(len(prompts), len(indices), tuple(too_long))
+        raise ValueError(
+            f"none of {len(prompts)} prompts fits {max_tokens} tokens with teacher_context={context!r}"
+        )
+    return TeacherPrompts(prompts, indices, tokens), FilterReport(
+        len(prompts), len(indices), tuple(too_long)
+    )
 
 
 def _with_context(prompt: Prompt, suffix: str, context: str) -> list[dict[str, str]]:

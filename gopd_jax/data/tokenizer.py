@@ -56,7 +56,9 @@ class ChatTokenizer:
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         if not tokenizer.chat_template:
-            raise ValueError(f"the tokenizer at {path!r} has no chat template: pass chat_template, or use the instruct model's")
+            raise ValueError(
+                f"the tokenizer at {path!r} has no chat template: pass chat_template, or use the instruct model's"
+            )
         stop_ids = {*_generation_stop_ids(path), *extra_stop_ids}
         if tokenizer.eos_token_id is not None:
             stop_ids.add(tokenizer.eos_token_id)
@@ -66,7 +68,9 @@ class ChatTokenizer:
             )
         outside = [i for i in stop_ids if not 0 <= i < len(tokenizer)]
         if outside:
-            raise ValueError(f"stop ids {sorted(outside)} of {path!r} are outside its vocabulary of {len(tokenizer)} ids")
+            raise ValueError(
+                f"stop ids {sorted(outside)} of {path!r} are outside its vocabulary of {len(tokenizer)} ids"
+            )
         return cls(tokenizer, path, enable_thinking, tuple(sorted(stop_ids)))
 
     def encode_prompt(self, messages: Messages, suffix: str = "") -> np.ndarray:
@@ -89,7 +93,9 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
         """Ids -> text, spaces untouched."""
         ids = np.asarray(ids).tolist()
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
 
     @functools.cached_property
     def vocabulary_fingerprint(self) -> str:
@@ -108,7 +114,9 @@ def check_same_vocabulary(named: dict[str, ChatTokenizer]) -> None:
     for name, other in others:
         if first.vocabulary_fingerprint == other.vocabulary_fingerprint:
             continue
-        ours, theirs = ({i: token for token, i in t.tokenizer.get_vocab().items()} for t in (first, other))
+        ours, theirs = (
+            {i: token for token, i in t.tokenizer.get_vocab().items()} for t in (first, other)
+        )
         i = min(i for i in ours.keys() | theirs.keys() if ours.get(i) != theirs.get(i))
         raise ValueError(
             f"{first_name} ({first.path}) and {name} ({other.path}) do not share their vocabulary: the first difference is "
@@ -126,9 +134,13 @@ def with_suffix(messages: Messages, suffix: str) -> list[dict[str, str]]:
 def add_to_last_user_message(messages: Messages, suffix: str) -> list[dict[str, str]]:
     messages = list(messages)
     if suffix:
-        last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
+        last = max(
+            (i for i, message in enumerate(messages) if message["role"] == "user"), default=None
+        )
         if last is None:
-            raise ValueError(f"no user message to append the prompt suffix to: roles are {[m['role'] for m in messages]}")
+            raise ValueError(
+                f"no user message to append the prompt suffix to: roles are {[m['role'] for m in messages]}"
+            )
         messages[last] = {**messages[last], "content": messages[last]["content"] + suffix}
     return messages
 
@@ -136,7 +148,9 @@ def add_to_last_user_message(messages: Messages, suffix: str) -> list[dict[str, 
 def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
     if os.path.isdir(path):
         where = "this folder holds no tokenizer that transformers can load"
-    elif path.startswith((".", "/")) or path.count("/") > 1:  # never a hub id; asking the hub would retry for 45 s first
+    elif (
+        path.startswith((".", "/")) or path.count("/") > 1
+    ):  # never a hub id; asking the hub would retry for 45 s first
         raise ValueError(f"no tokenizer at {path!r}: there is no such folder")
     else:
         where = "there is no such folder, and the Hugging Face hub did not give it"
@@ -150,7 +164,9 @@ def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
 def _generation_stop_ids(path: str) -> list[int]:
     """eos_token_id of generation_config.json: an int, a list, or absent."""
     try:
-        file = cached_file(path, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+        file = cached_file(
+            path, "generation_config.json", _raise_exceptions_for_missing_entries=False
+        )
     except OSError as error:  # the hub cannot be asked: going on without its stop ids would let every response run on
         raise ValueError(
             f"cannot tell whether {path!r} has a generation_config.json: {' '.join(str(error).split())}"
@@ -161,7 +177,9 @@ def _generation_stop_ids(path: str) -> list[int]:
         value = json.load(stream).get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise ValueError(f"eos_token_id in generation_config.json of {path!r} must be an id or a list of ids, not {value!r}")
+        raise ValueError(
+            f"eos_token_id in generation_config.json of {path!r} must be an id or a list of ids, not {value!r}"
+        )
     return ids
 
 

@@ -16,10 +16,7 @@ from gopd_jax.evaluate.grading import Grader
 from gopd_jax.evaluate.scores import check_comparable, compare, read_results, score
 from gopd_jax.evaluate.suites import KNOWN, SUITES
 from gopd_jax.evaluate.table import table
-from gopd_jax.rewards import Verifier
-from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import say
-from gopd_jax.sampling_job import (
+from gopd_jax.generate.job import (
     Output,
     Parser,
     Wanted,
@@ -31,11 +28,25 @@ from gopd_jax.sampling_job import (
     run,
     speed_of,
 )
+from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.processes import start_processes
+from gopd_jax.runtime.progress import say
 
 MAX_TOKENS = 16384  # default: the paper's
 VERIFIER_MEMORY_MB = 1024  # of a program; tests of LiveCodeBench want more than those of training
 # What may change when a command is resumed; paths and prompts have fingerprints beside them.
-FREE = ("model", "suite", "data", "samples", "reward", "prompt_suffix", "compare", "verifiers", "slots", "tensor")
+FREE = (
+    "model",
+    "suite",
+    "data",
+    "samples",
+    "reward",
+    "prompt_suffix",
+    "compare",
+    "verifiers",
+    "slots",
+    "tensor",
+)
 
 NAMES = [name for name in KNOWN if not name.startswith("tiny:")]
 
@@ -86,7 +97,10 @@ def evaluate(args: argparse.Namespace) -> None:
     wanted = [Wanted(prompt, b.samples) for b in benchmarks for prompt in b.prompts]
     job = make_job(args, wanted, f"--suite={args.suite}", MAX_TOKENS)
     effective = {
-        "benchmarks": {b.name: {"source": Path(b.source).name, "reward": b.reward, "samples": b.samples} for b in benchmarks},
+        "benchmarks": {
+            b.name: {"source": Path(b.source).name, "reward": b.reward, "samples": b.samples}
+            for b in benchmarks
+        },
         "problems_fingerprint": suites.fingerprint(benchmarks),
     }
     job = dataclasses.replace(job, settings=job.settings | effective)
@@ -95,26 +109,44 @@ def evaluate(args: argparse.Namespace) -> None:
 
     records: list[dict[str, Any]] = []
     folder, drawn = Path(args.out), {}
-    output = Output(folder / "samples.jsonl", folder / "results.json", job, FREE, lambda r: records.append(_light(r)))
-    with contextlib.closing(output), Verifier(args.verifiers, args.verifier_timeout, VERIFIER_MEMORY_MB) as verify:
+    output = Output(
+        folder / "samples.jsonl",
+        folder / "results.json",
+        job,
+        FREE,
+        lambda r: records.append(_light(r)),
+    )
+    with (
+        contextlib.closing(output),
+        Verifier(args.verifiers, args.verifier_timeout, VERIFIER_MEMORY_MB) as verify,
+    ):
         if not output.complete:
             output.open({"complete": False, "skipped": job.skipped})
         if output.missing:
             with Grader(verify, job.tokenizer, benchmarks, output.write) as grader:
-                drawn = draw(job, output.missing, "evaluate", grader.take if output.on else lambda rollout: None)
+                drawn = draw(
+                    job,
+                    output.missing,
+                    "evaluate",
+                    grader.take if output.on else lambda rollout: None,
+                )
         if not output.on:
             return
         if output.complete:
             results = read_results(args.out)
         else:
-            results = {"complete": True, "model": args.model} | score(benchmarks, records, job.skipped, verify)
+            results = {"complete": True, "model": args.model} | score(
+                benchmarks, records, job.skipped, verify
+            )
             results |= {"skipped": job.skipped, "drawn": drawn}
         if other is not None:
             results["comparison"] = compare(results, other, args.compare)
         if other is not None or not output.complete:
             output.summarise(results)
     print(table(results))
-    say(f"{folder}: {len(records)} samples, {sum(r['tokens'] for r in records)} tokens; {speed_of(drawn)}")
+    say(
+        f"{folder}: {len(records)} samples, {sum(r['tokens'] for r in records)} tokens; {speed_of(drawn)}"
+    )
 
 
 def _light(record: dict[str, Any]) -> dict[str, Any]:
@@ -133,21 +165,58 @@ def _parser() -> Parser:
     add = parser.add_argument_group("what is scored").add_argument
     add("--model", required=True, help="Hugging Face folder or hub id")
     add("--suite", required=True, help="benchmarks by name or file, see below")
-    add("--data", default="", metavar="FOLDER", help="where the files of benchmarks given by name are")
+    add(
+        "--data",
+        default="",
+        metavar="FOLDER",
+        help="where the files of benchmarks given by name are",
+    )
     add("--out", required=True, metavar="FOLDER", help="results to write, or to go on with")
-    add("--compare", default="", metavar="FOLDER", help="--out of an earlier evaluation of the same problems")
-    add("--samples", type=int, metavar="K", help="samples of each problem (default: the paper's, math 32, code 4)")
-    add("--max-tokens", type=int, metavar="N", help=f"response limit (default: {MAX_TOKENS}, or half what the model takes)")
-    add("--max-prompt-tokens", type=int, metavar="N", help="prompt limit, template included (default: the longest prompt's)")
+    add(
+        "--compare",
+        default="",
+        metavar="FOLDER",
+        help="--out of an earlier evaluation of the same problems",
+    )
+    add(
+        "--samples",
+        type=int,
+        metavar="K",
+        help="samples of each problem (default: the paper's, math 32, code 4)",
+    )
+    add(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help=f"response limit (default: {MAX_TOKENS}, or half what the model takes)",
+    )
+    add(
+        "--max-prompt-tokens",
+        type=int,
+        metavar="N",
+        help="prompt limit, template included (default: the longest prompt's)",
+    )
     suffix_help = "appended to each prompt (default: for math, unless the prompt does, asks for steps and a \\boxed{} answer)"
     add("--prompt-suffix", metavar="TEXT", help=suffix_help)
     reward_help = "how a file of no known name is verified (default: code where the ground truth is a test specification)"
     add("--reward", choices=["auto", "math", "code"], default="auto", help=reward_help)
-    add("--seed", type=int, default=0, metavar="N", help="another seed, other samples (default: %(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="another seed, other samples (default: %(default)s)",
+    )
     add_sampling_options(parser)
     add = add_work_options(parser)
     workers = max(1, (os.cpu_count() or 2) // 2)
-    add("--verifiers", type=int, default=workers, metavar="N", help="processes that verify (default: half the CPU cores)")
+    add(
+        "--verifiers",
+        type=int,
+        default=workers,
+        metavar="N",
+        help="processes that verify (default: half the CPU cores)",
+    )
     limit_help = "seconds for one answer, all its tests together; LiveCodeBench has 6 for each test (default: %(default)s)"
     add("--verifier-timeout", type=float, default=10.0, metavar="S", help=limit_help)
     return parser

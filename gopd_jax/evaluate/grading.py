@@ -14,10 +14,11 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from gopd_jax.data import ChatTokenizer
+from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.evaluate.statistics import majority
 from gopd_jax.evaluate.suites import Benchmark
-from gopd_jax.rewards import Verdict, Verifier, code, math
-from gopd_jax.statistics import majority
+from gopd_jax.rewards import code, math
+from gopd_jax.rewards.verifier import Verdict, Verifier
 from gopd_jax.types import Rollout
 
 AT_ONCE = 64  # samples handed to the verifier together
@@ -62,7 +63,9 @@ class Grader:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._queue.put(None)
         self._thread.join()
         if self._error is not None and kind is None:
@@ -87,7 +90,7 @@ class Grader:
     def _grade(self, part: Sequence[Rollout]) -> None:
         records, items = [], {}
         for rollout in part:
-            prompt = rollout.request.prompt.prompt
+            prompt = rollout.request.prompt.source
             text, kind = self._tokenizer.decode(rollout.tokens), self._kinds[prompt.domain]
             answer = answer_of(kind, text)
             if answer is not None:
@@ -122,7 +125,11 @@ def vote(correct: int, wrong: Sequence[str], verify: Verifier) -> float:
     counts = Counter(_key(answer) for answer in wrong)
     if correct == 0 or correct > len(wrong) or correct < max(counts.values()):
         return majority(correct, list(counts.values()))
-    pairs = [(a, b) for a, b in itertools.combinations(counts, 2) if isinstance(a, str) or isinstance(b, str)]
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations(counts, 2)
+        if isinstance(a, str) or isinstance(b, str)
+    ]
     verdicts = verify([("math", rf"\boxed{{{written[a]}}}", written[b]) for a, b in pairs])
     group = {key: key for key in counts}
     for (a, b), verdict in zip(pairs, verdicts, strict=True):
@@ -137,11 +144,15 @@ def vote(correct: int, wrong: Sequence[str], verify: Verifier) -> float:
 
 def _key(answer: str) -> str | Fraction:
     """An exact number where the answer is plainly one, else its text without what does not show."""
-    text = _LATEX_NOISE.sub("", answer).replace("dfrac", "frac").replace("tfrac", "frac").rstrip(".")
+    text = (
+        _LATEX_NOISE.sub("", answer).replace("dfrac", "frac").replace("tfrac", "frac").rstrip(".")
+    )
     if len(text) > LONGEST_NUMBER:
         return text
     if _PLAIN.fullmatch(text):
         return Fraction(text.replace(",", ""))
     if (match := _FRACTION.fullmatch(text)) and int(match[3] or match[6]):
-        return Fraction(int((match[1] or match[4] or "") + (match[2] or match[5])), int(match[3] or match[6]))
+        return Fraction(
+            int((match[1] or match[4] or "") + (match[2] or match[5])), int(match[3] or match[6])
+        )
     return text

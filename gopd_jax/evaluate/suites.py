@@ -11,10 +11,10 @@ import json
 
 from etils import epath
 
-from gopd_jax import rewards
 from gopd_jax.data import rows
 from gopd_jax.data.sources import HUB
 from gopd_jax.data.tokenizer import add_to_last_user_message
+from gopd_jax.rewards.verifier import check_ground_truth
 from gopd_jax.types import Prompt
 
 MATH_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -78,7 +78,12 @@ class Benchmark:
 
 
 def load(
-    suite: str, data: str, *, reward: str = "auto", samples: int | None = None, suffix: str | None = None
+    suite: str,
+    data: str,
+    *,
+    reward: str = "auto",
+    samples: int | None = None,
+    suffix: str | None = None,
 ) -> list[Benchmark]:
     """The benchmarks of a comma-separated list of suites, names and files.
 
@@ -105,13 +110,17 @@ def load(
 
 def fingerprint(benchmarks: Sequence[Benchmark]) -> str:
     """sha256 hex of names, kinds of reward, problems and ground truths, in order."""
-    return hashlib.sha256(json.dumps([[b.name, b.reward, b.hashes] for b in benchmarks]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([[b.name, b.reward, b.hashes] for b in benchmarks]).encode()
+    ).hexdigest()
 
 
 def _sources(suite: str, data: str) -> list[tuple[str, str]]:
     """Name and source of each benchmark, each once."""
     found: dict[str, str] = {}
-    for item in [part for word in suite.split(",") for part in SUITES.get(word.strip(), (word.strip(),))]:
+    for item in [
+        part for word in suite.split(",") for part in SUITES.get(word.strip(), (word.strip(),))
+    ]:
         if item.startswith("tiny:"):
             name, source = item, item
         elif item in KNOWN:
@@ -120,7 +129,10 @@ def _sources(suite: str, data: str) -> list[tuple[str, str]]:
             if not item.startswith(HUB) and not epath.Path(item).is_file():
                 raise ValueError(f"--suite={suite}: no such file: {item}")
             file = epath.Path(item).name
-            name = next((n for n, k in KNOWN.items() if file.removesuffix(".gz") in k.files), rows.stem(item))
+            name = next(
+                (n for n, k in KNOWN.items() if file.removesuffix(".gz") in k.files),
+                rows.stem(item),
+            )
             source = item
         else:
             choices = [*SUITES, *KNOWN]
@@ -130,28 +142,36 @@ def _sources(suite: str, data: str) -> list[tuple[str, str]]:
                 f"({', '.join(KNOWN)}), a file ({', '.join(rows.SUFFIXES)}) or {HUB}OWNER/NAME/PATH; several with commas"
             )
         if found.setdefault(name, source) != source:
-            raise ValueError(f"--suite={suite}: {found[name]} and {source} are both {name!r}: wanted each name once")
+            raise ValueError(
+                f"--suite={suite}: {found[name]} and {source} are both {name!r}: wanted each name once"
+            )
     return list(found.items())
 
 
 def _look_up(name: str, data: str) -> str:
     if not data:
-        raise ValueError(f"{name}: wanted --data=FOLDER, the folder that holds {KNOWN[name].files[0]}")
+        raise ValueError(
+            f"{name}: wanted --data=FOLDER, the folder that holds {KNOWN[name].files[0]}"
+        )
     paths = [epath.Path(data) / (file + end) for file in KNOWN[name].files for end in ("", ".gz")]
     for path in paths:
         if path.is_file():
             return str(path)
-    raise ValueError(f"{name}: no such file: {paths[0]}; looked for {', '.join(p.name for p in paths)} in --data={data}")
+    raise ValueError(
+        f"{name}: no such file: {paths[0]}; looked for {', '.join(p.name for p in paths)} in --data={data}"
+    )
 
 
-def _read(name: str, source: str, reward: str, samples: int | None, suffix: str | None) -> Benchmark:
+def _read(
+    name: str, source: str, reward: str, samples: int | None, suffix: str | None
+) -> Benchmark:
     read = list(rows.read(source))
     known = KNOWN.get(name)
     kind = known.reward if known else _kind(read[0]["ground_truth"]) if reward == "auto" else reward
     prompts, hashes = [], {}
     for row in read:
         try:
-            rewards.check_ground_truth(kind, row["ground_truth"])
+            check_ground_truth(kind, row["ground_truth"])
         except ValueError as error:
             raise ValueError(f"{source}: prompt {row['prompt_id']!r}: {error}") from error
         messages = row["messages"]
@@ -169,7 +189,7 @@ def _read(name: str, source: str, reward: str, samples: int | None, suffix: str 
 
 def _kind(ground_truth: str) -> str:
     try:
-        rewards.check_ground_truth("code", ground_truth)
+        check_ground_truth("code", ground_truth)
     except ValueError:
         return "math"
     return "code"

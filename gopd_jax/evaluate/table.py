@@ -27,9 +27,14 @@ def table(results: dict[str, Any]) -> str:
     if empty and results["averages"]:
         lines.append(f"the averages are without {', '.join(empty)}")
     if comparison := results.get("comparison"):
-        lines += ["", f"difference to {comparison['model']} ({comparison['with']}), in points, paired by problem"]
+        lines += [
+            "",
+            f"difference to {comparison['model']} ({comparison['with']}), in points, paired by problem",
+        ]
         for label, d in comparison["differences"].items():
-            lines.append(f"{label:18}{d['n']:9}{'':4}{100 * d['mean']:+8.2f}  [{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]")
+            lines.append(
+                f"{label:18}{d['n']:9}{'':4}{100 * d['mean']:+8.2f}  [{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]"
+            )
     return "\n".join(lines)
 
 
@@ -48,7 +53,8 @@ def _line(name: str, s: dict[str, Any]) -> str:
 
 def _pass_lines(benchmarks: dict[str, dict[str, Any]]) -> list[str]:
     return [
-        f"pass@k of {name}: " + ", ".join(f"{k}: {100 * p['mean']:.1f}" for k, p in s["pass"].items())
+        f"pass@k of {name}: "
+        + ", ".join(f"{k}: {100 * p['mean']:.1f}" for k, p in s["pass"].items())
         for name, s in benchmarks.items()
         if s["problems"] and len(s["pass"]) > 2
     ]

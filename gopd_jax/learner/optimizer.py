@@ -21,18 +21,27 @@ def make_schedule(kind: str, peak: float, steps: int, warmup_steps: int) -> opta
     }[kind]()
     if not warmup_steps:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps]
+    )
 
 
 def make_optimizer(
-    schedule: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
 ) -> optax.GradientTransformation:
     """Clip by global norm (0: no clipping), then AdamW; weight decay applies to every parameter, as in the paper's runs."""
     adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
 
 
-def opt_state_shardings(optimizer: optax.GradientTransformation, abstract, param_shardings, mesh: Mesh):
+def opt_state_shardings(
+    optimizer: optax.GradientTransformation, abstract, param_shardings, mesh: Mesh
+):
     """Moments are sharded like their parameters, counters are replicated."""
     return optax.tree.map_params(
         optimizer,

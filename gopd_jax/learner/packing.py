@@ -44,7 +44,9 @@ class Place:
     start: int
 
 
-def micro_batches_needed(sequences: int, longest: int, rows: int, row_length: int, domains: int) -> int:
+def micro_batches_needed(
+    sequences: int, longest: int, rows: int, row_length: int, domains: int
+) -> int:
     """Micro-batches that hold any such batch, whatever the lengths: the M that one compile is made for.
 
     First-fit opens a row only when every other row of the domain holds at least row_length // longest sequences.
@@ -57,7 +59,9 @@ def micro_batches_needed(sequences: int, longest: int, rows: int, row_length: in
             f"row_length={row_length} is shorter than the longest sequence, {longest} tokens (prompt + response): raise it"
         )
     in_micro_batch = rows * (row_length // longest)
-    return -(-sequences // in_micro_batch) + domains - 1  # the last micro-batch of each domain may be partly empty
+    return (
+        -(-sequences // in_micro_batch) + domains - 1
+    )  # the last micro-batch of each domain may be partly empty
 
 
 def pack(
@@ -77,10 +81,14 @@ def pack(
     for domain in sorted({s.domain for s in sequences}):
         row_domains += [row_domains[-1]] * (-len(row_domains) % rows) if row_domains else []
         first, free = len(row_domains), np.zeros(0, np.int64)
-        for s in sorted((s for s in sequences if s.domain == domain), key=lambda s: (-len(s), s.name)):
+        for s in sorted(
+            (s for s in sequences if s.domain == domain), key=lambda s: (-len(s), s.name)
+        ):
             fits = np.flatnonzero(free >= len(s))
             if len(s) > row_length:
-                raise ValueError(f"sequence {s.name} has {len(s)} tokens, more than row_length={row_length}")
+                raise ValueError(
+                    f"sequence {s.name} has {len(s)} tokens, more than row_length={row_length}"
+                )
             if not len(fits):
                 free, fits = np.append(free, row_length), np.array([len(free)])
                 row_domains.append(domain)
@@ -93,8 +101,13 @@ def pack(
         )
 
     shape = (micro_batches * rows, row_length)
-    integers = {k: np.zeros(shape, np.int32) for k in ("tokens", "positions", "segments", "targets")}
-    floats = {k: np.zeros(shape, np.float32) for k in ("weights", "reward_scale", "advantages", "behaviour_logprobs")}
+    integers = {
+        k: np.zeros(shape, np.int32) for k in ("tokens", "positions", "segments", "targets")
+    }
+    floats = {
+        k: np.zeros(shape, np.float32)
+        for k in ("weights", "reward_scale", "advantages", "behaviour_logprobs")
+    }
     domains = np.zeros(shape[0], np.int32)
     domains[: len(row_domains)] = row_domains
     places, segments_in_row = {}, np.zeros(shape[0], np.int32)
@@ -123,11 +136,18 @@ def pack(
 
 def as_teachers_read(sequences: Seq[Sequence]) -> list[Sequence]:
     """The sequences that have a prompt of their own for the teacher, with that prompt."""
-    return [dataclasses.replace(s, prompt=s.teacher_prompt) for s in sequences if s.teacher_prompt is not None]
+    return [
+        dataclasses.replace(s, prompt=s.teacher_prompt)
+        for s in sequences
+        if s.teacher_prompt is not None
+    ]
 
 
 def gather_index(
-    sequences: Seq[Sequence], places: dict[tuple, Place], teacher_places: dict[tuple, Place], shape: tuple[int, int, int]
+    sequences: Seq[Sequence],
+    places: dict[tuple, Place],
+    teacher_places: dict[tuple, Place],
+    shape: tuple[int, int, int],
 ) -> np.ndarray:
     """Where, in a batch packed for the teacher, each token of the student's batch was predicted.
 
@@ -139,7 +159,12 @@ def gather_index(
         if s.teacher_prompt is None:
             continue
         ours, theirs = places[s.name], teacher_places[s.name]
-        begin, begin_there = ours.start + len(s.prompt) - 1, theirs.start + len(s.teacher_prompt) - 1
+        begin, begin_there = (
+            ours.start + len(s.prompt) - 1,
+            theirs.start + len(s.teacher_prompt) - 1,
+        )
         first = np.ravel_multi_index((theirs.micro, theirs.row, begin_there), shape)
-        index[ours.micro, ours.row, begin : begin + len(s.response)] = first + np.arange(len(s.response))
+        index[ours.micro, ours.row, begin : begin + len(s.response)] = first + np.arange(
+            len(s.response)
+        )
     return index

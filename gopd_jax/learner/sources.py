@@ -10,13 +10,14 @@ import numpy as np
 
 from gopd_jax.config import Config
 from gopd_jax.learner.packing import Sequence
-from gopd_jax.objective import group_normalised, token_weights
+from gopd_jax.objective.gopd import group_normalised
+from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import Request, Rollout
 
 
 def order(rollouts: Seq[Rollout]) -> list[Rollout]:
     """Rollouts in an order of their own, whatever the order in which they finished."""
-    return sorted(rollouts, key=lambda r: (r.request.prompt.prompt.prompt_id, r.request.sample_id))
+    return sorted(rollouts, key=lambda r: r.request.key)
 
 
 def given_answers(requests: Seq[Request], answers: Seq[np.ndarray]) -> list[Rollout]:
@@ -29,7 +30,9 @@ def given_answers(requests: Seq[Request], answers: Seq[np.ndarray]) -> list[Roll
     return rollouts
 
 
-def to_sequences(rollouts: Seq[Rollout], advantages: np.ndarray, config: Config, step: int) -> list[list[Sequence]]:
+def to_sequences(
+    rollouts: Seq[Rollout], advantages: np.ndarray, config: Config, step: int
+) -> list[list[Sequence]]:
     """Splits one rollout batch into the sequences of each update.
 
     Every update has its own token weights: they sum over its own rollouts. Rollouts of weight 0 (masked or dropped because
@@ -47,9 +50,15 @@ def to_sequences(rollouts: Seq[Rollout], advantages: np.ndarray, config: Config,
     for members in np.split(shuffled, updates):
         lengths = np.array([len(rollouts[i].tokens) for i in members])
         truncated = np.array([rollouts[i].truncated for i in members])
-        weights = token_weights(lengths, truncated, config.learner.aggregation, config.learner.truncation)
+        weights = token_weights(
+            lengths, truncated, config.learner.aggregation, config.learner.truncation
+        )
         out.append(
-            [_sequence(rollouts[i], w, advantages[i], config, index_of) for i, w in zip(members, weights, strict=True) if w]
+            [
+                _sequence(rollouts[i], w, advantages[i], config, index_of)
+                for i, w in zip(members, weights, strict=True)
+                if w
+            ]
         )
     return out
 
@@ -57,20 +66,22 @@ def to_sequences(rollouts: Seq[Rollout], advantages: np.ndarray, config: Config,
 def outside_advantages(method: str, rollouts: Seq[Rollout], rewards: Seq[float]) -> np.ndarray:
     """The advantage that does not come from a teacher: 0 for gopd, 1 for sft, the group-normalised reward for grpo."""
     if method == "grpo":
-        _, groups = np.unique([r.request.prompt.prompt.prompt_id for r in rollouts], return_inverse=True)
+        _, groups = np.unique([r.request.key.prompt_id for r in rollouts], return_inverse=True)
         return group_normalised(np.asarray(rewards), groups)
     return np.full(len(rollouts), {"gopd": 0.0, "sft": 1.0}[method], np.float32)
 
 
-def _sequence(rollout: Rollout, weight: float, advantage: float, config: Config, index_of: dict[str, int]) -> Sequence:
+def _sequence(
+    rollout: Rollout, weight: float, advantage: float, config: Config, index_of: dict[str, int]
+) -> Sequence:
     prompt = rollout.request.prompt
     return Sequence(
-        name=(prompt.prompt.prompt_id, rollout.request.sample_id),
-        domain=index_of[prompt.prompt.domain],
+        name=rollout.request.key,
+        domain=index_of[prompt.source.domain],
         prompt=prompt.tokens,
         response=rollout.tokens,
         weight=float(weight),
-        reward_scale=config.reward_scale(prompt.prompt.domain),
+        reward_scale=config.reward_scale(prompt.source.domain),
         advantage=float(advantage),
         behaviour_logprobs=None if config.method == "sft" else rollout.behaviour_logprobs,
         teacher_prompt=prompt.teacher_tokens if config.method == "gopd" else None,

@@ -4,73 +4,18 @@ step: (state, batch with teacher and reference log-probs in it) -> (state, diagn
 score: (frozen parameters, batch, which micro-batches) -> log-probs.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gopd_jax.learner.logprobs import PLAIN, token_logprobs
-from gopd_jax.models import Decoder, output_head
-from gopd_jax.objective import Diagnostics, gopd_advantage, importance_weight, policy_loss, token_diagnostics
-from gopd_jax.rollout import SamplingRule
+from gopd_jax.models.decoder import Decoder, output_head
+from gopd_jax.models.heads import token_logprobs
+from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.objective.loss import weighted_loss
+from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Clipping:
-    """Limits of the policy loss: PPO clip, dual clip, cap of the importance weight."""
-
-    low: float = 0.2
-    high: float = 0.28
-    dual: float = 3.0
-    importance_cap: float = 5.0
-
-
-def weighted_loss(
-    logprobs: jax.Array,
-    entropy: jax.Array,
-    batch: PackedBatch,
-    clipping: Clipping,
-    num_domains: int,
-    sampler_logprobs: jax.Array | None = None,
-) -> tuple[jax.Array, Diagnostics]:
-    """The loss of one micro-batch from the student's token log-probs [R, S]: sum of weight * importance * policy loss.
-
-    The advantage is the one from outside plus, where a teacher scored, the G-OPD one (`gopd_advantage`). `sampler_logprobs`:
-    the student's under the sampling rule, for diagnostics; None where that is the plain distribution.
-    """
-    fixed = jax.lax.stop_gradient(logprobs)
-    old = fixed if batch.old_logprobs is None else batch.old_logprobs
-    advantages = batch.advantages
-    if batch.teacher_logprobs is not None:
-        # Without a reference every lambda is 1 (the contract sees to it), and any finite number is multiplied by an exact 0.
-        reference = batch.teacher_logprobs if batch.reference_logprobs is None else batch.reference_logprobs
-        advantages = advantages + gopd_advantage(old, batch.teacher_logprobs, reference, batch.reward_scale)
-    loss, clipped = policy_loss(logprobs, old, advantages, clipping.low, clipping.high, clipping.dual)
-    importance = None
-    if batch.behaviour_logprobs is not None:
-        importance = importance_weight(old, batch.behaviour_logprobs, clipping.importance_cap)
-        loss = loss * importance
-    trained = batch.weights > 0
-    diagnostics = token_diagnostics(
-        batch.domains,
-        num_domains,
-        trained,
-        logprobs=fixed,
-        advantages=advantages,
-        entropy=entropy,
-        clipped=clipped,
-        importance=importance,
-        importance_cap=clipping.importance_cap,
-        behaviour_logprobs=batch.behaviour_logprobs,
-        sampler_logprobs=fixed if sampler_logprobs is None else sampler_logprobs,
-        teacher_logprobs=batch.teacher_logprobs,
-        reference_logprobs=batch.reference_logprobs,
-        reward_scale=batch.reward_scale,
-    )
-    return jnp.sum(jnp.where(trained, batch.weights * loss, 0.0)), diagnostics
 
 
 def train_step(
@@ -100,7 +45,9 @@ def train_step(
 
     def micro_loss(params, micro):
         hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
-        logprobs, entropy = token_logprobs(hidden_RSD, output_head(params), micro.targets, devices=devices)
+        logprobs, entropy = token_logprobs(
+            hidden_RSD, output_head(params), micro.targets, devices=devices
+        )
         ruled = None
         if rule != PLAIN:
             fixed = jax.lax.stop_gradient((hidden_RSD, output_head(params)))
@@ -109,8 +56,13 @@ def train_step(
         return loss, (diagnostics, logprobs)
 
     def accumulate(total, micro):
-        (loss, (diagnostics, logprobs)), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.params, micro)
-        return (jax.tree.map(jnp.add, total[0], (loss, grads)), total[1].merge(diagnostics)), logprobs
+        (loss, (diagnostics, logprobs)), grads = jax.value_and_grad(micro_loss, has_aux=True)(
+            state.params, micro
+        )
+        return (
+            jax.tree.map(jnp.add, total[0], (loss, grads)),
+            total[1].merge(diagnostics),
+        ), logprobs
 
     def skip(total, micro):
         return total, jnp.zeros(micro.targets.shape, jnp.float32)
@@ -119,7 +71,9 @@ def train_step(
         index, micro = indexed
         return jax.lax.cond(index < batch.used, accumulate, skip, total, micro)
 
-    micros = batch.replace(used=jnp.arange(batch.tokens.shape[0]))  # scanned along with the rest: the index of each
+    micros = batch.replace(
+        used=jnp.arange(batch.tokens.shape[0])
+    )  # scanned along with the rest: the index of each
     shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))[1][0]
     start = (
         (jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)),
@@ -133,7 +87,13 @@ def train_step(
 
 
 def score(
-    params: Any, batch: PackedBatch, active_M: jax.Array, *, model: Decoder, rule: SamplingRule = PLAIN, devices: int = 1
+    params: Any,
+    batch: PackedBatch,
+    active_M: jax.Array,
+    *,
+    model: Decoder,
+    rule: SamplingRule = PLAIN,
+    devices: int = 1,
 ) -> jax.Array:
     """Log-probs, float32 [M, R, S], that a model gives the targets of the active micro-batches; exact zeros elsewhere.
 
@@ -144,11 +104,15 @@ def score(
 
     def forward(tokens, positions, segments, targets):
         hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
-        return token_logprobs(hidden_RSD, output_head(params), targets, rule=rule, devices=devices)[0]
+        return token_logprobs(hidden_RSD, output_head(params), targets, rule=rule, devices=devices)[
+            0
+        ]
 
     def body(_, args):
         active, *micro = args
         zeros = jnp.zeros(micro[-1].shape, jnp.float32)
         return None, jax.lax.cond(active, forward, lambda *_: zeros, *micro)
 
-    return jax.lax.scan(body, None, (active_M, batch.tokens, batch.positions, batch.segments, batch.targets))[1]
+    return jax.lax.scan(
+        body, None, (active_M, batch.tokens, batch.positions, batch.segments, batch.targets)
+    )[1]

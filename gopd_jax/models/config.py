@@ -75,7 +75,11 @@ class ModelConfig:
         if self.experts:
             mlp = self.experts * (3 * self.width * self.moe_mlp_width + self.width)
         layer = attention + mlp + 2 * self.width
-        return self.layers * layer + self.width + self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
+        return (
+            self.layers * layer
+            + self.width
+            + self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
+        )
 
 
 def load_config(path: str) -> ModelConfig:
@@ -129,7 +133,11 @@ def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelCo
 def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
     """The transformers config of an architecture made here, `extra` (token ids, dtype) added to it."""
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": config.rope_scaling.kind}
-    extra = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | extra  # Llama's class invents 1 and 2
+    extra = {
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    } | extra  # Llama's class invents 1 and 2
     if config.rope_scaling.kind != "default":
         rope["factor"] = config.rope_scaling.factor
     if config.rope_scaling.kind == "llama3":
@@ -173,13 +181,19 @@ def _rope_parameters(raw: transformers.PretrainedConfig) -> dict[str, Any]:
 def _rope_scaling(rope: dict[str, Any], path: str) -> RopeScaling:
     kind = rope.get("rope_type", "default")
     if kind not in ROPE_TYPES:
-        raise UnsupportedModel(f"{path}: unsupported rope_type={kind!r}; supported: {list(ROPE_TYPES)}")
+        raise UnsupportedModel(
+            f"{path}: unsupported rope_type={kind!r}; supported: {list(ROPE_TYPES)}"
+        )
     if kind == "default":
         return RopeScaling()
     if kind == "linear":
         return RopeScaling(kind, rope["factor"])
     return RopeScaling(
-        kind, rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        kind,
+        rope["factor"],
+        rope["low_freq_factor"],
+        rope["high_freq_factor"],
+        rope["original_max_position_embeddings"],
     )
 
 
@@ -206,12 +220,19 @@ def _experts(raw: transformers.PretrainedConfig, path: str) -> dict[str, Any]:
 
 def _refuse_family(family: str | None, path: str) -> None:
     if family not in FAMILIES:
-        raise UnsupportedModel(f"{path}: unsupported architecture model_type={family!r}; supported: {sorted(FAMILIES)}")
+        raise UnsupportedModel(
+            f"{path}: unsupported architecture model_type={family!r}; supported: {sorted(FAMILIES)}"
+        )
 
 
 def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:
     # Not here: use_sliding_window (layer_types says which layers do) and pretraining_tp (changes no number).
-    wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None}
+    wanted = {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "quantization_config": None,
+    }
     if raw.model_type == "qwen2":
         del wanted["attention_bias"]  # its block has q, k, v biases whatever a stray field says
     found = {field: getattr(raw, field, value) for field, value in wanted.items()}
@@ -221,7 +242,9 @@ def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:
     found["layer_types"] = sorted(set(getattr(raw, "layer_types", None) or ["full_attention"]))
     for field, value in wanted.items():
         if found[field] != value:
-            raise UnsupportedModel(f"{path}: unsupported config field {field}={found[field]!r}; supported: {value!r}")
+            raise UnsupportedModel(
+                f"{path}: unsupported config field {field}={found[field]!r}; supported: {value!r}"
+            )
     heads, kv_heads = raw.num_attention_heads, raw.num_key_value_heads or raw.num_attention_heads
     if heads % kv_heads:
         raise UnsupportedModel(

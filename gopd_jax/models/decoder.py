@@ -38,7 +38,9 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],))
+        scale = self.param(
+            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],)
+        )
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
@@ -53,7 +55,9 @@ class Attention(nn.Module):
         dtype = x_BTD.dtype
 
         def project(name, heads, axis):
-            kernel = _matrix(self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size"))
+            kernel = _matrix(
+                self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size")
+            )
             kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
             out = linear(x_BTD, kernel).reshape(*x_BTD.shape[:2], heads, c.head_size)
             if c.qkv_bias:
@@ -70,7 +74,9 @@ class Attention(nn.Module):
         query_BTNH = rotate(query_BTNH, layout.cos, layout.sin)
         key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
         out_BTNH, cache = layout.attend(query_BTNH, key_BTKH, value_BTKH, cache)
-        kernel = _matrix(self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed"))
+        kernel = _matrix(
+            self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed")
+        )
         kernel = kernel if kernel.ndim == 2 else kernel.reshape(-1, c.width)
         return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel), cache
 
@@ -94,7 +100,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, layout, cache=None):
         eps = self.config.norm_eps
-        attended, cache = Attention(self.config, name="attention")(RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache)
+        attended, cache = Attention(self.config, name="attention")(
+            RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache
+        )
         x_BTD = x_BTD + attended
         mlp = Moe if self.config.experts else Mlp
         x_BTD = x_BTD + mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD))
@@ -118,10 +126,14 @@ class Decoder(nn.Module):
         table = nn.with_logical_partitioning(_normal, ("vocab", "embed"))
         embedding_VD = self.param("embedding", table, (c.vocab_size, c.width))
         if not c.tied_embeddings:
-            self.param("head", table, (c.vocab_size, c.width))  # read by output_head; declared here with the rest
+            self.param(
+                "head", table, (c.vocab_size, c.width)
+            )  # read by output_head; declared here with the rest
         index_S = jnp.arange(tokens_RS.shape[1])
         layout = Layout(*rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S)
-        x_RSD = constrain(jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype), ("batch", None, None))
+        x_RSD = constrain(
+            jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype), ("batch", None, None)
+        )
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         layers = nn.scan(
             block,
@@ -176,7 +188,10 @@ def unstack(params: Any, dtype: Any) -> Any:
 
     def layer(i):
         one = jax.tree.map(lambda p: p[i], params["layers"])
-        flat = {k: one["attention"][k].reshape(one["attention"][k].shape[0], -1).T for k in ("query", "key", "value")}
+        flat = {
+            k: one["attention"][k].reshape(one["attention"][k].shape[0], -1).T
+            for k in ("query", "key", "value")
+        }
         flat["out"] = one["attention"]["out"].reshape(-1, one["attention"]["out"].shape[-1])
         return one | {"attention": one["attention"] | flat}
 
@@ -193,7 +208,9 @@ def unstacked_axes(config: ModelConfig) -> Any:
             kept = [a for a in kept if a not in ("head_size", "embed")] + ["embed"]
         return type(spec)(*kept)
 
-    layer = jax.tree_util.tree_map_with_path(one, axes["layers"], is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+    layer = jax.tree_util.tree_map_with_path(
+        one, axes["layers"], is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+    )
     return {**axes, "layers": (layer,) * config.layers}
 
 

@@ -32,8 +32,15 @@ def local_folder(path: str | Path, patterns: tuple[str, ...] = WEIGHT_FILES) -> 
     if Path(path).is_dir():
         return Path(path)
     try:
-        return Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(patterns), ignore_patterns=["*/*"]))
-    except (OSError, ValueError) as e:  # no network, no such repository, no permission, not shaped like a hub id
+        return Path(
+            huggingface_hub.snapshot_download(
+                str(path), allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            )
+        )
+    except (
+        OSError,
+        ValueError,
+    ) as e:  # no network, no such repository, no permission, not shaped like a hub id
         reason = " ".join(str(e).split())
         raise ValueError(
             f"cannot find model {str(path)!r}: not a folder here, nor a hub id that can be downloaded ({reason})"
@@ -60,10 +67,17 @@ def load_params(path: str | Path, config: ModelConfig, dtype: Any, shardings: An
     with contextlib.ExitStack() as stack:
         tensors = {name: handle.get_slice(name) for name, handle in _open(folder, stack).items()}
         _check(rows, tensors, config, folder)
-        return _tree({row.path: _load(row, tensors, np.dtype(dtype), _at(shardings, row.path)) for row in rows})
+        return _tree(
+            {
+                row.path: _load(row, tensors, np.dtype(dtype), _at(shardings, row.path))
+                for row in rows
+            }
+        )
 
 
-def _load(row: Row, tensors: dict[str, Any], dtype: np.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
+def _load(
+    row: Row, tensors: dict[str, Any], dtype: np.dtype, sharding: jax.sharding.Sharding
+) -> jax.Array:
     parts: dict[Any, np.ndarray] = {}  # replicas of one part are read once
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
@@ -90,7 +104,9 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         try:
             handle = stack.enter_context(safe_open(folder / file, framework="np"))
         except (OSError, SafetensorError) as e:
-            raise ValueError(f"{folder}: cannot read {file}, wanted a safetensors file ({e})") from e
+            raise ValueError(
+                f"{folder}: cannot read {file}, wanted a safetensors file ({e})"
+            ) from e
         twice = [name for name in handle.keys() if name in holders]
         if twice:
             where = _some(f"{name} (in {holders[name]} and {file})" for name in twice)
@@ -103,7 +119,9 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
 def _files(folder: Path) -> list[str]:
     single, index = (folder / SINGLE).is_file(), (folder / INDEX).is_file()
     if single and index:
-        raise ValueError(f"{folder}: both {SINGLE} and {INDEX}: every tensor would be a duplicate, remove one of the two")
+        raise ValueError(
+            f"{folder}: both {SINGLE} and {INDEX}: every tensor would be a duplicate, remove one of the two"
+        )
     if index:
         return sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     if single:
@@ -116,12 +134,18 @@ def _files(folder: Path) -> list[str]:
 def _check(rows: list[Row], tensors: dict[str, Any], config: ModelConfig, folder: Path) -> None:
     wanted = {name: row for row in rows for name in row.tensor_names()}
     missing = [
-        f"{name} {list(row.tensor_shape)} (our {'/'.join(row.path)})" for name, row in wanted.items() if name not in tensors
+        f"{name} {list(row.tensor_shape)} (our {'/'.join(row.path)})"
+        for name, row in wanted.items()
+        if name not in tensors
     ]
-    unexpected = [name for name in tensors if name not in wanted and not _ignorable(name, tensors, config)]
+    unexpected = [
+        name for name in tensors if name not in wanted and not _ignorable(name, tensors, config)
+    ]
     if missing:
         others = f"; the files hold, mapped to nothing: {_some(unexpected)}" if unexpected else ""
-        raise ValueError(f"{folder}: missing tensors, wanted by a {config.family}: {_some(missing)}{others}")
+        raise ValueError(
+            f"{folder}: missing tensors, wanted by a {config.family}: {_some(missing)}{others}"
+        )
     if unexpected:
         raise ValueError(
             f"{folder}: unexpected tensors, nothing in a {config.family} (tied_embeddings={config.tied_embeddings}) "
@@ -162,7 +186,11 @@ def weights_fingerprint(path: str | Path) -> str:
         with open(folder / file, "rb") as f:
             header_size = int.from_bytes(f.read(8), "little")
             header = json.loads(f.read(header_size))
-        where |= {name: (folder / file, 8 + header_size, entry) for name, entry in header.items() if name != "__metadata__"}
+        where |= {
+            name: (folder / file, 8 + header_size, entry)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
     digest = hashlib.sha256()
     for name in sorted(where):
         file, base, entry = where[name]
@@ -193,4 +221,6 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
 
 def _some(names: Any, limit: int = 4) -> str:
     names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )

@@ -40,10 +40,14 @@ TOKENIZER_FILES = (
 def check_free(out: str | Path) -> Path:
     """The folder to write, or the ValueError that `save_pretrained` raises about it."""
     if "://" in str(out):  # Path would take it for a local folder named "gs:"
-        raise ValueError(f"cannot write to {out}: wanted a folder of this machine, to be copied from there")
+        raise ValueError(
+            f"cannot write to {out}: wanted a folder of this machine, to be copied from there"
+        )
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"will not overwrite {out}: wanted a folder that does not exist yet, or an empty one")
+        raise ValueError(
+            f"will not overwrite {out}: wanted a folder that does not exist yet, or an empty one"
+        )
     return out
 
 
@@ -72,8 +76,14 @@ def save_pretrained(
     """
     out = check_free(out)
     if not all(getattr(p, "is_fully_addressable", True) for p in jax.tree.leaves(params)):
-        raise ValueError("parameters are spread over several processes: save a Hugging Face folder from a single process")
-    source = None if tokenizer_from is None else local_folder(tokenizer_from, (*TOKENIZER_FILES, "*config.json"))
+        raise ValueError(
+            "parameters are spread over several processes: save a Hugging Face folder from a single process"
+        )
+    source = (
+        None
+        if tokenizer_from is None
+        else local_folder(tokenizer_from, (*TOKENIZER_FILES, "*config.json"))
+    )
     ids = (_token_ids(source) if source else {}) | (token_ids or {})
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +109,10 @@ def save_pretrained(
 
 def _token_ids(source: Path) -> dict[str, Any]:
     ids: dict[str, Any] = {}
-    for name in ("generation_config.json", "config.json"):  # the second wins: vLLM and old transformers read it alone
+    for name in (
+        "generation_config.json",
+        "config.json",
+    ):  # the second wins: vLLM and old transformers read it alone
         if (source / name).is_file():
             found = json.loads((source / name).read_text())
             ids |= {key: found[key] for key in TOKEN_IDS if found.get(key) is not None}
@@ -114,20 +127,30 @@ def _write_config(folder: Path, config: ModelConfig, dtype: str, ids: dict[str, 
     written["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     written["torch_dtype"] = dtype
     if config.experts:
-        written["num_experts"] = config.experts  # transformers 5 writes num_local_experts, which the others do not know
+        written["num_experts"] = (
+            config.experts
+        )  # transformers 5 writes num_local_experts, which the others do not know
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     again = from_hf(transformers.AutoConfig.from_pretrained(folder), str(folder))
     assert again == config, f"config.json does not say what was meant: {again} is not {config}"
 
 
-def _write_weights(folder: Path, config: ModelConfig, params: Any, dtype: str, shard_bytes: int) -> None:
+def _write_weights(
+    folder: Path, config: ModelConfig, params: Any, dtype: str, shard_bytes: int
+) -> None:
     shards = _plan(config, jnp.dtype(dtype).itemsize, shard_bytes)
     weight_map, total = {}, 0
     for number, shard in enumerate(shards, start=1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = (
+            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
         tensors = {name: row.write(_value(params, row, index, dtype)) for name, row, index in shard}
-        save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers refuses a file without this
-        (folder / file).chmod((folder / "config.json").stat().st_mode)  # safetensors makes files that only the owner may read
+        save_file(
+            tensors, folder / file, metadata={"format": "pt"}
+        )  # transformers refuses a file without this
+        (folder / file).chmod(
+            (folder / "config.json").stat().st_mode
+        )  # safetensors makes files that only the owner may read
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(t.nbytes for t in tensors.values())
         del tensors  # before the next one is gathered
@@ -136,7 +159,9 @@ def _write_weights(folder: Path, config: ModelConfig, params: Any, dtype: str, s
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _plan(config: ModelConfig, itemsize: int, shard_bytes: int) -> list[list[tuple[str, Row, tuple[int, ...]]]]:
+def _plan(
+    config: ModelConfig, itemsize: int, shard_bytes: int
+) -> list[list[tuple[str, Row, tuple[int, ...]]]]:
     """Tensors of each file, layer after layer as Hugging Face orders them, none above `shard_bytes` unless one tensor is."""
     shards: list[list[tuple[str, Row, tuple[int, ...]]]] = [[]]
     size = 0

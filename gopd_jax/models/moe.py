@@ -39,9 +39,14 @@ class Moe(nn.Module):
         gate_EDF = matrix("gate", (c.experts, c.width, c.moe_mlp_width), into)
         up_EDF = matrix("up", (c.experts, c.width, c.moe_mlp_width), into)
         down_EFD = matrix("down", (c.experts, c.moe_mlp_width, c.width), out)
-        run = functools.partial(_mixture, experts_per_token=c.experts_per_token, renormalise=c.norm_topk_prob)
+        run = functools.partial(
+            _mixture, experts_per_token=c.experts_per_token, renormalise=c.norm_topk_prob
+        )
         mesh = jax.sharding.get_abstract_mesh()
-        if not mesh.empty and x_BTD.shape[0] % math.prod(mesh.shape[a] for a in RULES["batch"]) == 0:
+        if (
+            not mesh.empty
+            and x_BTD.shape[0] % math.prod(mesh.shape[a] for a in RULES["batch"]) == 0
+        ):
             # Each device sorts its own tokens: a sort over all of them would gather the whole batch on every device.
             rows, tensor = P(RULES["batch"]), RULES["mlp"]
             run = jax.shard_map(
@@ -52,11 +57,15 @@ class Moe(nn.Module):
         return run(x_BTD, router_DE, gate_EDF, up_EDF, down_EFD)
 
 
-def _mixture(x_BTD, router_DE, gate_EDF, up_EDF, down_EFD, *, experts_per_token, renormalise, tensor=None):
+def _mixture(
+    x_BTD, router_DE, gate_EDF, up_EDF, down_EFD, *, experts_per_token, renormalise, tensor=None
+):
     """The mixture of one device's tokens. tensor: mesh axis over which the experts' width is cut, or None."""
     E, D = router_DE.shape[1], x_BTD.shape[-1]
     x_nD = x_BTD.reshape(-1, D)
-    logits_nE = jnp.matmul(x_nD.astype(jnp.float32), router_DE.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    logits_nE = jnp.matmul(
+        x_nD.astype(jnp.float32), router_DE.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
     share_nk, expert_nk = jax.lax.top_k(jax.nn.softmax(logits_nE, axis=-1), experts_per_token)
     if renormalise:
         share_nk = share_nk / jnp.sum(share_nk, axis=-1, keepdims=True)

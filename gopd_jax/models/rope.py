@@ -24,7 +24,9 @@ def inverse_frequencies(config: ModelConfig) -> np.ndarray:
         wavelength = 2 * math.pi / frequencies
         smooth = scaling.original_length / wavelength - scaling.low_freq_factor
         smooth = np.clip(smooth / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0)
-        return ((1 - smooth) * frequencies / scaling.factor + smooth * frequencies).astype(np.float32)
+        return ((1 - smooth) * frequencies / scaling.factor + smooth * frequencies).astype(
+            np.float32
+        )
     return frequencies
 
 

@@ -60,7 +60,9 @@ class Row:
         order = [a for group in self.groups for a in group]
         part = tensor[tuple(cuts)].reshape(sizes).transpose(np.argsort(order))
         whole = {a for group in self.groups for a in group[1:]}  # read in full above, cut only now
-        return part[tuple(slice(*bounds[a]) if a in whole else slice(None) for a in range(len(self.shape)))]
+        return part[
+            tuple(slice(*bounds[a]) if a in whole else slice(None) for a in range(len(self.shape)))
+        ]
 
     def write(self, value: np.ndarray) -> np.ndarray:
         """The tensor of one value. Contiguous: safetensors writes the memory behind an array and ignores strides."""
@@ -83,9 +85,15 @@ def table(config: ModelConfig) -> list[Row]:
         ("attention_norm", "scale"): ("input_layernorm.weight", PLAIN_VECTOR),
         ("mlp_norm", "scale"): ("post_attention_layernorm.weight", PLAIN_VECTOR),
     }
-    block |= {("attention", *path): (f"self_attn.{name}", groups) for path, (name, groups) in attention.items()}
+    block |= {
+        ("attention", *path): (f"self_attn.{name}", groups)
+        for path, (name, groups) in attention.items()
+    }
     where = "mlp.experts.{}" if config.experts else "mlp"
-    block |= {("mlp", part): (f"{where}.{part}_proj.weight", TRANSPOSED) for part in ("gate", "up", "down")}
+    block |= {
+        ("mlp", part): (f"{where}.{part}_proj.weight", TRANSPOSED)
+        for part in ("gate", "up", "down")
+    }
     if config.experts:
         block[("mlp", "router")] = ("mlp.gate.weight", TRANSPOSED)
 
@@ -93,7 +101,10 @@ def table(config: ModelConfig) -> list[Row]:
         ("embedding",): ("model.embed_tokens.weight", PLAIN_MATRIX),
         ("final_norm", "scale"): ("model.norm.weight", PLAIN_VECTOR),
     }
-    rules |= {("layers", *path): ("model.layers.{}." + name, groups) for path, (name, groups) in block.items()}
+    rules |= {
+        ("layers", *path): ("model.layers.{}." + name, groups)
+        for path, (name, groups) in block.items()
+    }
     if not config.tied_embeddings:
         rules[("head",)] = ("lm_head.weight", PLAIN_MATRIX)
 

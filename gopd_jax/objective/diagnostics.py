@@ -29,7 +29,11 @@ class Diagnostics:
         def filled(tree, value):
             return jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), tree)
 
-        zeros, lowest, highest = filled(self.sums, 0.0), filled(self.largest, -jnp.inf), filled(self.smallest, jnp.inf)
+        zeros, lowest, highest = (
+            filled(self.sums, 0.0),
+            filled(self.largest, -jnp.inf),
+            filled(self.smallest, jnp.inf),
+        )
         return Diagnostics(zeros, lowest, highest, filled(self.by_position, 0.0))
 
     def merge(self, other: "Diagnostics") -> "Diagnostics":
@@ -47,21 +51,31 @@ class Diagnostics:
         `tokens_by_position` and `NAME_by_position`, the means, are lists: one number for each bin up to the last that holds a
         token (an empty bin before it has mean 0).
         """
-        sums, largest, smallest, bins = jax.tree.map(np.asarray, (self.sums, self.largest, self.smallest, self.by_position))
+        sums, largest, smallest, bins = jax.tree.map(
+            np.asarray, (self.sums, self.largest, self.smallest, self.by_position)
+        )
         out: dict[str, float | list[float]] = {}
-        slices = [("", slice(None))] + [(f"/{d}", slice(i, i + 1)) for i, d in enumerate(domains) if len(domains) > 1]
+        slices = [("", slice(None))] + [
+            (f"/{d}", slice(i, i + 1)) for i, d in enumerate(domains) if len(domains) > 1
+        ]
         for suffix, part in slices:
             tokens = sums["tokens"][part].sum()
             out[f"tokens_trained{suffix}"] = float(tokens)
             if tokens == 0:
                 continue
-            out |= {f"{k}{suffix}": float(v[part].sum() / tokens) for k, v in sums.items() if k != "tokens"}
+            out |= {
+                f"{k}{suffix}": float(v[part].sum() / tokens)
+                for k, v in sums.items()
+                if k != "tokens"
+            }
             out |= {f"{k}{suffix}": float(v[part].max()) for k, v in largest.items()}
             out |= {f"{k}{suffix}": float(v[part].min()) for k, v in smallest.items()}
             counts = bins["tokens"][part].sum(0)
             counts = counts[: np.flatnonzero(counts)[-1] + 1]
             for k, v in bins.items():
-                values = v[part].sum(0)[: len(counts)] / (1 if k == "tokens" else np.maximum(counts, 1))
+                values = v[part].sum(0)[: len(counts)] / (
+                    1 if k == "tokens" else np.maximum(counts, 1)
+                )
                 out[f"{k}_by_position{suffix}"] = values.tolist()
         return out
 
@@ -73,7 +87,9 @@ def response_positions(trained_RS: jax.Array) -> jax.Array:
     a run of trained tokens is one response. Elsewhere the number means nothing.
     """
     index = jnp.arange(trained_RS.shape[1], dtype=jnp.int32)
-    before = jax.lax.cummax(jnp.where(trained_RS, -1, index), axis=1)  # the last token that is not trained on
+    before = jax.lax.cummax(
+        jnp.where(trained_RS, -1, index), axis=1
+    )  # the last token that is not trained on
     return index - before - 1
 
 
@@ -127,8 +143,12 @@ def token_diagnostics(
     def reduce(x_RS, reduction, empty):
         return reduction(jnp.where(keep, x_RS[:, None, :], empty), axis=(0, 2))
 
-    bins_RS = jnp.minimum(31 - jax.lax.clz(response_positions(trained_RS) | 1), POSITION_BINS - 1)  # floor(log2), exactly
-    in_bin = trained_RS[:, None, :] & (bins_RS[:, None, :] == jnp.arange(POSITION_BINS)[:, None])  # [R, bins, S]
+    bins_RS = jnp.minimum(
+        31 - jax.lax.clz(response_positions(trained_RS) | 1), POSITION_BINS - 1
+    )  # floor(log2), exactly
+    in_bin = trained_RS[:, None, :] & (
+        bins_RS[:, None, :] == jnp.arange(POSITION_BINS)[:, None]
+    )  # [R, bins, S]
 
     def reduce_bins(x_RS):
         of_rows = jnp.sum(jnp.where(in_bin, x_RS[:, None, :], 0.0), axis=2)

@@ -6,7 +6,10 @@ import numpy as np
 
 
 def gopd_advantage(
-    student_logprobs: jax.Array, teacher_logprobs: jax.Array, reference_logprobs: jax.Array, reward_scale: jax.Array
+    student_logprobs: jax.Array,
+    teacher_logprobs: jax.Array,
+    reference_logprobs: jax.Array,
+    reward_scale: jax.Array,
 ) -> jax.Array:
     """Token advantage: the teacher's implicit reward, scaled, minus the log-ratio to the reference.
 
@@ -23,17 +26,26 @@ def gopd_advantage(
     Returns:
         Advantages in nats, same shape. Source: section 3 of the paper (its eq. 14 prints the opposite sign; its code has this).
     """
-    advantage = reward_scale * teacher_logprobs - student_logprobs + (1 - reward_scale) * reference_logprobs
+    advantage = (
+        reward_scale * teacher_logprobs - student_logprobs + (1 - reward_scale) * reference_logprobs
+    )
     return jax.lax.stop_gradient(advantage)
 
 
-def importance_weight(train_logprobs: jax.Array, behaviour_logprobs: jax.Array, cap: float) -> jax.Array:
+def importance_weight(
+    train_logprobs: jax.Array, behaviour_logprobs: jax.Array, cap: float
+) -> jax.Array:
     """min(pi_train / pi_behaviour, cap): corrects for a sampler that is not quite the trained model. No gradient."""
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(train_logprobs - behaviour_logprobs), cap))
 
 
 def policy_loss(
-    logprobs: jax.Array, old_logprobs: jax.Array, advantages: jax.Array, clip_low: float, clip_high: float, dual_clip: float
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
 ) -> tuple[jax.Array, jax.Array]:
     """Clipped policy-gradient loss of each token (PPO with the dual clip of Ye et al., arXiv 1912.09729).
 
@@ -70,6 +82,10 @@ def group_normalised(rewards: np.ndarray, groups: np.ndarray) -> np.ndarray:
     out = np.zeros(len(rewards), np.float32)
     for group in np.unique(groups):
         member = groups == group
-        mean, std = (rewards[member].mean(), rewards[member].std(ddof=1)) if member.sum() > 1 else (0.0, 1.0)
+        mean, std = (
+            (rewards[member].mean(), rewards[member].std(ddof=1))
+            if member.sum() > 1
+            else (0.0, 1.0)
+        )
         out[member] = (rewards[member] - mean) / (std + 1e-6)
     return out

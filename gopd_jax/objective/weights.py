@@ -3,13 +3,19 @@
 The loss is then a plain weighted sum, the same for any split into micro-batches, any packing and any padding.
 """
 
+from typing import get_args
+
 import numpy as np
 
-AGGREGATIONS = ("token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum")
-TRUNCATION_RULES = ("keep", "mask", "drop")
+from gopd_jax.objective.settings import Aggregation, Truncation
+
+AGGREGATIONS = get_args(Aggregation)
+TRUNCATION_RULES = get_args(Truncation)
 
 
-def token_weights(lengths: np.ndarray, truncated: np.ndarray, aggregation: str, truncation: str) -> np.ndarray:
+def token_weights(
+    lengths: np.ndarray, truncated: np.ndarray, aggregation: str, truncation: str
+) -> np.ndarray:
     """The weight that each token of a rollout has in the loss.
 
         token-mean                 1 / (tokens of all counted rollouts)

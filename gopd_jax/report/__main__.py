@@ -30,10 +30,15 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run; several are compared (2 to 6 read best)")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="folder of a run; several are compared (2 to 6 read best)",
+    )
     parser.add_argument("--out", default="report.html", help="page to write (default: %(default)s)")
     args = parser.parse_args(argv)
-    from gopd_jax.report import page, read  # seconds of imports, not before --help
+    from gopd_jax.report import page, read
 
     try:
         runs = read.read_runs(args.runs)

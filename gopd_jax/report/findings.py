@@ -14,18 +14,33 @@ from scipy import ndimage
 from gopd_jax.report.read import Run
 
 # Each threshold is far from what the embedded runs and the papers' runs show when all is well.
-TRUNCATED_MUCH = 0.2  # of the answers cut: rewards and the advantage of the last tokens no longer mean much
+TRUNCATED_MUCH = (
+    0.2  # of the answers cut: rewards and the advantage of the last tokens no longer mean much
+)
 TRUNCATED_RISE = 0.05  # more of them than at the start: how length blow-up begins
 LENGTH_RATIO = 2.0  # twice as long, or half as long, as at the start; teachers rarely differ more from the student
 REPETITION = 0.05  # of the answers end in a loop; near 0 in healthy runs
-KL_GROWTH, KL_LEAST = 2.0, 0.02  # KL to the teacher twice its lowest; below 0.02 nats a token that is noise
+KL_GROWTH, KL_LEAST = (
+    2.0,
+    0.02,
+)  # KL to the teacher twice its lowest; below 0.02 nats a token that is noise
 KL_REFERENCE = 1.0  # nats a token: the student has left what the reference can judge
 ENTROPY_SHARE = 0.1  # of the entropy at the start is left: samples of one prompt are nearly alike
-IMPORTANCE_CAPPED = 0.01  # of the tokens: the sampler disagrees with the learner, and the correction is cut
+IMPORTANCE_CAPPED = (
+    0.01  # of the tokens: the sampler disagrees with the learner, and the correction is cut
+)
 SAMPLER_GAP = 0.05  # nats a token; float32 shows 1e-6, bfloat16 about 0.01
-SAME_MODEL = 1e-3  # nats a token at the first step: rounding in bfloat16, far below any two trained models
-GRADIENT_SPIKE, AROUND = 10.0, 21  # times the median of so many steps around; over a run the norm falls by itself
-WARM_STEPS, RECOMPILED_STEPS = 10, 3  # slots shrink through sizes for some steps; after that nothing should compile
+SAME_MODEL = (
+    1e-3  # nats a token at the first step: rounding in bfloat16, far below any two trained models
+)
+GRADIENT_SPIKE, AROUND = (
+    10.0,
+    21,
+)  # times the median of so many steps around; over a run the norm falls by itself
+WARM_STEPS, RECOMPILED_STEPS = (
+    10,
+    3,
+)  # slots shrink through sizes for some steps; after that nothing should compile
 
 Level = Literal["bad", "look", "note"]
 LEVELS = ("bad", "look", "note")
@@ -66,7 +81,11 @@ def findings(run: Run) -> list[Finding]:
 
 def number(value: Any) -> float:
     """A metric as a float; what is no number, and what is not there, as NaN."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return (
+        float(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else math.nan
+    )
 
 
 def series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +98,11 @@ def series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
 def _ends(values: np.ndarray) -> tuple[float, float] | None:
     """Means at the start and at the end, or None for runs too short to have both."""
     part = max(3, len(values) // 10)
-    return (float(values[:part].mean()), float(values[-part:].mean())) if len(values) >= 2 * part else None
+    return (
+        (float(values[:part].mean()), float(values[-part:].mean()))
+        if len(values) >= 2 * part
+        else None
+    )
 
 
 def _files(run: Run) -> Iterator[Finding]:
@@ -100,7 +123,12 @@ def _files(run: Run) -> Iterator[Finding]:
             "The same training command goes on from the last checkpoint.",
         )
     if not run.metrics:
-        yield Finding("note", "No steps yet", "There is no line in metrics.jsonl: no curves to show.", "Look again later.")
+        yield Finding(
+            "note",
+            "No steps yet",
+            "There is no line in metrics.jsonl: no curves to show.",
+            "Look again later.",
+        )
 
 
 def _not_finite(run: Run) -> Iterator[Finding]:

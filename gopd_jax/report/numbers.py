@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gopd_jax.evaluate.statistics import interval
 from gopd_jax.objective.diagnostics import POSITION_BINS
 from gopd_jax.report.findings import number
 from gopd_jax.report.read import Run
-from gopd_jax.statistics import interval
 
 # A page is at most 5 MB: about 2.5 MB of curves at 9 bytes a number, 1.5 MB of samples at 50 bytes a token.
 CURVE_NUMBERS, SAMPLE_TOKENS = 280_000, 30_000
@@ -55,8 +55,21 @@ CHARTS = (
         half="reward_half_width",
         percent=True,
     ),
-    Chart("Answers", "response_length", "Response length", "tokens", "Mean. Doubling without a better score is a blow-up."),
-    Chart("Answers", "truncated", "Cut at the limit", "%", "Share of answers that never stopped.", percent=True),
+    Chart(
+        "Answers",
+        "response_length",
+        "Response length",
+        "tokens",
+        "Mean. Doubling without a better score is a blow-up.",
+    ),
+    Chart(
+        "Answers",
+        "truncated",
+        "Cut at the limit",
+        "%",
+        "Share of answers that never stopped.",
+        percent=True,
+    ),
     Chart(
         "Answers",
         "repetition_rate",
@@ -73,12 +86,41 @@ CHARTS = (
         "Falls while the student learns; with lambda above 1 it ends above 0.",
     ),
     Chart(
-        "Distances", "kl_reference", "KL to the reference", "nats a token", "How far the student has moved from the reference."
+        "Distances",
+        "kl_reference",
+        "KL to the reference",
+        "nats a token",
+        "How far the student has moved from the reference.",
     ),
-    Chart("Distances", "entropy", "Entropy", "nats a token", "Towards 0 the samples of a prompt become alike."),
-    Chart("Advantage", "advantage_mean", "Mean advantage", "nats", "Goes to 0 at lambda = 1, to a positive constant above."),
-    Chart("Advantage", "advantage_abs", "Mean size of the advantage", "nats", "How strong the signal is."),
-    Chart("Advantage", "advantage_positive", "Share positive", "%", "Tokens that the update makes likelier.", percent=True),
+    Chart(
+        "Distances",
+        "entropy",
+        "Entropy",
+        "nats a token",
+        "Towards 0 the samples of a prompt become alike.",
+    ),
+    Chart(
+        "Advantage",
+        "advantage_mean",
+        "Mean advantage",
+        "nats",
+        "Goes to 0 at lambda = 1, to a positive constant above.",
+    ),
+    Chart(
+        "Advantage",
+        "advantage_abs",
+        "Mean size of the advantage",
+        "nats",
+        "How strong the signal is.",
+    ),
+    Chart(
+        "Advantage",
+        "advantage_positive",
+        "Share positive",
+        "%",
+        "Tokens that the update makes likelier.",
+        percent=True,
+    ),
     Chart(
         "Advantage",
         "",
@@ -95,7 +137,13 @@ CHARTS = (
         "nats a token",
         "Mean |log student - log behaviour|: 0 is right.",
     ),
-    Chart("Sampler against learner", "importance_mean", "Importance weight, mean", "", "1 where sampler and learner agree."),
+    Chart(
+        "Sampler against learner",
+        "importance_mean",
+        "Importance weight, mean",
+        "",
+        "1 where sampler and learner agree.",
+    ),
     Chart(
         "Sampler against learner",
         "",
@@ -106,11 +154,31 @@ CHARTS = (
         high="importance_max",
     ),
     Chart(
-        "Sampler against learner", "importance_capped", "Importance capped", "%", "Share of tokens at the cap.", percent=True
+        "Sampler against learner",
+        "importance_capped",
+        "Importance capped",
+        "%",
+        "Share of tokens at the cap.",
+        percent=True,
     ),
-    Chart("Optimizer", "grad_norm", "Gradient norm", "", "Before clipping.", by_slice=False, robust=True),
+    Chart(
+        "Optimizer",
+        "grad_norm",
+        "Gradient norm",
+        "",
+        "Before clipping.",
+        by_slice=False,
+        robust=True,
+    ),
     Chart("Optimizer", "learning_rate", "Learning rate", "", "", by_slice=False),
-    Chart("Optimizer", "clip_fraction", "Clipped by PPO", "%", "0 where one update follows a batch of rollouts.", percent=True),
+    Chart(
+        "Optimizer",
+        "clip_fraction",
+        "Clipped by PPO",
+        "%",
+        "0 where one update follows a batch of rollouts.",
+        percent=True,
+    ),
     Chart(
         "Speed",
         "tokens_per_second",
@@ -120,9 +188,33 @@ CHARTS = (
         by_slice=False,
     ),
     Chart("Speed", "seconds", "Seconds a step", "s", "", by_slice=False, robust=True),
-    Chart("Speed", "seconds_rollout", "of it: rollout", "s", "Drawing the samples.", by_slice=False, robust=True),
-    Chart("Speed", "seconds_score", "of it: score", "s", "Teacher and reference log-probs.", by_slice=False, robust=True),
-    Chart("Speed", "seconds_update", "of it: update", "s", "Gradients and optimizer.", by_slice=False, robust=True),
+    Chart(
+        "Speed",
+        "seconds_rollout",
+        "of it: rollout",
+        "s",
+        "Drawing the samples.",
+        by_slice=False,
+        robust=True,
+    ),
+    Chart(
+        "Speed",
+        "seconds_score",
+        "of it: score",
+        "s",
+        "Teacher and reference log-probs.",
+        by_slice=False,
+        robust=True,
+    ),
+    Chart(
+        "Speed",
+        "seconds_update",
+        "of it: update",
+        "s",
+        "Gradients and optimizer.",
+        by_slice=False,
+        robust=True,
+    ),
 )
 POSITION_CHARTS = (
     ("advantage_mean_by_position", "Mean advantage", "nats"),
@@ -131,7 +223,9 @@ POSITION_CHARTS = (
     ("tokens_by_position", "Tokens a step", "tokens"),
 )
 BIN_LABELS = (
-    ["0-1"] + [f"{2**b:,}-{2 ** (b + 1) - 1:,}" for b in range(1, POSITION_BINS - 1)] + [f"{2 ** (POSITION_BINS - 1):,}+"]
+    ["0-1"]
+    + [f"{2**b:,}-{2 ** (b + 1) - 1:,}" for b in range(1, POSITION_BINS - 1)]
+    + [f"{2 ** (POSITION_BINS - 1):,}+"]
 )
 
 
@@ -147,7 +241,9 @@ def slices(run: Run) -> list[str]:
 
 def points_for(runs: list[Run]) -> int:
     """How many points a curve may have."""
-    curves = sum(len(c.keys) * (len(slices(run)) if c.by_slice else 1) for run in runs for c in CHARTS)
+    curves = sum(
+        len(c.keys) * (len(slices(run)) if c.by_slice else 1) for run in runs for c in CHARTS
+    )
     return int(np.clip(CURVE_NUMBERS // max(1, curves), LEAST_POINTS, MOST_POINTS))
 
 
@@ -166,7 +262,15 @@ def curves(run: Run, points: int) -> dict[str, Any]:
                 values = np.array([number(m.get(name)) for m in run.metrics])
                 values[~np.isfinite(values)] = np.nan
                 if np.isfinite(values).any():
-                    kind = "half" if key == chart.half else "low" if key == chart.low else "high" if key == chart.high else ""
+                    kind = (
+                        "half"
+                        if key == chart.half
+                        else "low"
+                        if key == chart.low
+                        else "high"
+                        if key == chart.high
+                        else ""
+                    )
                     out["values"][name] = [short(_one(values[p], kind)) for p in parts if len(p)]
     return out
 
@@ -183,8 +287,13 @@ def _one(values: np.ndarray, kind: str) -> float:
 def by_position(run: Run) -> dict[str, Any]:
     """For each slice and chart, curves over bins for the first, middle and last third of the steps (weighted by tokens)."""
     third = -(-len(run.metrics) // 3)
-    periods = [run.metrics[i : i + third] for i in range(0, len(run.metrics), third)] if third else []
-    out: dict[str, Any] = {"periods": [[p[0]["step"], p[-1]["step"]] for p in periods], "values": {}}
+    periods = (
+        [run.metrics[i : i + third] for i in range(0, len(run.metrics), third)] if third else []
+    )
+    out: dict[str, Any] = {
+        "periods": [[p[0]["step"], p[-1]["step"]] for p in periods],
+        "values": {},
+    }
     for slice_ in slices(run):
         suffix = f"/{slice_}" if slice_ else ""
         tokens = [_stacked(p, f"tokens_by_position{suffix}") for p in periods]
@@ -192,8 +301,16 @@ def by_position(run: Run) -> dict[str, Any]:
         for key, _, _ in POSITION_CHARTS:
             lines = []
             for period, count in zip(periods, tokens, strict=True):
-                values = count if key == "tokens_by_position" else _stacked(period, f"{key}{suffix}") * count
-                divisor = len(period) if key == "tokens_by_position" else np.where(count.sum(0) > 0, count.sum(0), np.nan)
+                values = (
+                    count
+                    if key == "tokens_by_position"
+                    else _stacked(period, f"{key}{suffix}") * count
+                )
+                divisor = (
+                    len(period)
+                    if key == "tokens_by_position"
+                    else np.where(count.sum(0) > 0, count.sum(0), np.nan)
+                )
                 lines.append([short(v) for v in (values.sum(0) / divisor)[:filled]])
             if any(v for line in lines for v in line):
                 out["values"][f"{key}{suffix}"] = lines
@@ -213,7 +330,9 @@ def _stacked(metrics: list[dict[str, Any]], name: str) -> np.ndarray:
 def phases(run: Run) -> dict[str, float]:
     """Median seconds of each phase of a step, in the order of the step."""
     names = [k for m in run.metrics[-1:] for k in m if k.startswith("seconds_")]
-    medians = {n[len("seconds_") :]: np.nanmedian([number(m.get(n)) for m in run.metrics]) for n in names}
+    medians = {
+        n[len("seconds_") :]: np.nanmedian([number(m.get(n)) for m in run.metrics]) for n in names
+    }
     return {n: v for n, s in medians.items() if (v := short(float(s))) is not None}
 
 
@@ -223,7 +342,9 @@ def scores(run: Run) -> dict[str, Any]:
     for e in run.evaluations:
         mean, half = interval(e["by_prompt"])
         point = [e["step"], short(mean), short(half), len(e["by_prompt"])]
-        out.setdefault(e["domain"], {"student": [], "teacher": []}).setdefault(e["model"], []).append(point)
+        out.setdefault(e["domain"], {"student": [], "teacher": []}).setdefault(
+            e["model"], []
+        ).append(point)
     return out
 
 
@@ -235,7 +356,9 @@ def results(run: Run, first: Run) -> list[dict[str, Any]]:
     out = []
     for domain in dict.fromkeys(e["domain"] for e in run.evaluations):
         student = [e for e in run.evaluations if e["domain"] == domain and e["model"] == "student"]
-        teacher = next((e for e in run.evaluations if e["domain"] == domain and e["model"] == "teacher"), None)
+        teacher = next(
+            (e for e in run.evaluations if e["domain"] == domain and e["model"] == "teacher"), None
+        )
         if not student:
             continue
         last, scale = student[-1], run.reward_scale(domain)
@@ -271,7 +394,12 @@ def _score(e: dict[str, Any]) -> dict[str, Any]:
     mean, half = interval(e["by_prompt"])
     drawn = len(e["by_prompt"]) * number(e.get("samples"))
     length = short(number(e.get("tokens")) / drawn) if drawn else None
-    return {"mean": short(mean), "half": short(half), "length": length, "truncated": short(number(e.get("truncated")))}
+    return {
+        "mean": short(mean),
+        "half": short(half),
+        "length": length,
+        "truncated": short(number(e.get("truncated"))),
+    }
 
 
 def samples(run: Run, tokens: int) -> list[dict[str, Any]]:
@@ -280,7 +408,9 @@ def samples(run: Run, tokens: int) -> list[dict[str, Any]]:
     chosen = sorted({round(i) for i in np.linspace(0, len(run.samples) - 1, wanted)})
     out: list[dict[str, Any]] = []
     for place, index in enumerate(chosen):
-        sample = _sample(run.samples[index], min(TOKENS_OF_A_SAMPLE, tokens // (len(chosen) - place)))
+        sample = _sample(
+            run.samples[index], min(TOKENS_OF_A_SAMPLE, tokens // (len(chosen) - place))
+        )
         tokens -= len(sample["tokens"])
         out.append(sample)
     return out
@@ -289,18 +419,28 @@ def samples(run: Run, tokens: int) -> list[dict[str, Any]]:
 def _sample(record: dict[str, Any], most: int) -> dict[str, Any]:
     texts = [str(t) for t in record["tokens"]] if isinstance(record["tokens"], list) else []
     left_out = max(0, len(texts) - most)
-    kept = list(range(len(texts))) if not left_out else [*range(most // 2), *range(len(texts) - most // 2, len(texts))]
-    numbers = {"advantage": record.get("advantages")} | {name: record.get(f"{name}_logprobs") for name in LOGPROBS}
+    kept = (
+        list(range(len(texts)))
+        if not left_out
+        else [*range(most // 2), *range(len(texts) - most // 2, len(texts))]
+    )
+    numbers = {"advantage": record.get("advantages")} | {
+        name: record.get(f"{name}_logprobs") for name in LOGPROBS
+    }
     columns = {k: v for k, v in numbers.items() if isinstance(v, list) and len(v) == len(texts)}
     shown = {k: record.get(k) for k in ("step", "domain", "sample_id", "reward", "finish_reason")}
-    long = {k: _cut(str(record.get(k, ""))) for k in ("prompt_id", "prompt", "ground_truth", "verdict")}
+    long = {
+        k: _cut(str(record.get(k, ""))) for k in ("prompt_id", "prompt", "ground_truth", "verdict")
+    }
     return (
         shown
         | long
         | {
             "reward": short(number(record.get("reward"))),
             "tokens": [texts[i] for i in kept],
-            "left_out": [most // 2, len(texts) - len(kept)] if left_out else None,  # after which token, how many
+            "left_out": [most // 2, len(texts) - len(kept)]
+            if left_out
+            else None,  # after which token, how many
             **{k: [_thousandths(v[i]) for i in kept] for k, v in columns.items()},
         }
     )
@@ -311,4 +451,8 @@ def _thousandths(value: Any) -> float | None:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ... ({len(text) - CHARACTERS:,} more characters)"
+    return (
+        text
+        if len(text) <= CHARACTERS
+        else f"{text[:CHARACTERS]} ... ({len(text) - CHARACTERS:,} more characters)"
+    )

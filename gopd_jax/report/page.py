@@ -21,7 +21,10 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 def html(runs: Sequence[Run]) -> str:
     """The report of these runs as one HTML page."""
-    part = {name: (importlib.resources.files(__package__) / name).read_text("utf-8") for name in ("page.css", "page.js")}
+    part = {
+        name: (importlib.resources.files(__package__) / name).read_text("utf-8")
+        for name in ("page.css", "page.js")
+    }
     data = json.dumps(content(list(runs)), allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c")  # neither </script> nor <!-- can end or open anything
     return f"""<!doctype html>
@@ -47,13 +50,19 @@ def content(runs: list[Run]) -> dict[str, Any]:
     tokens = numbers.SAMPLE_TOKENS // len(runs)
     long = sorted({len(run.metrics) for run in runs if len(run.metrics) > points})
     mean = "each is the mean of its steps (of extremes, the extreme)"
-    notes = [f"{', '.join(f'{n:,}' for n in long)} steps are drawn as {points} points; {mean}."] if long else []
+    notes = (
+        [f"{', '.join(f'{n:,}' for n in long)} steps are drawn as {points} points; {mean}."]
+        if long
+        else []
+    )
     return {
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "notes": notes,
         "checks": findings.CHECKS,
         "charts": [dataclasses.asdict(c) for c in numbers.CHARTS],
-        "positionCharts": [dict(zip(("key", "title", "unit"), c, strict=True)) for c in numbers.POSITION_CHARTS],
+        "positionCharts": [
+            dict(zip(("key", "title", "unit"), c, strict=True)) for c in numbers.POSITION_CHARTS
+        ],
         "bins": numbers.BIN_LABELS,
         "logprobs": numbers.LOGPROBS,
         "differences": differences(runs),
@@ -88,9 +97,16 @@ def facts(run: Run) -> list[tuple[str, str]]:
     for name, domain in c.get("domains", {}).items():
         scale = run.reward_scale(name)
         if domain.get("teacher"):
-            teachers.append((f"teacher of {name}", domain["teacher"] + (f"   lambda {scale:g}" if scale is not None else "")))
+            teachers.append(
+                (
+                    f"teacher of {name}",
+                    domain["teacher"] + (f"   lambda {scale:g}" if scale is not None else ""),
+                )
+            )
     rollout = c.get("rollout", {})
-    commit = str(last.get("git_commit") or "unknown")[:12] + (" + uncommitted changes" if last.get("git_changed") else "")
+    commit = str(last.get("git_commit") or "unknown")[:12] + (
+        " + uncommitted changes" if last.get("git_changed") else ""
+    )
     batch = f"{rollout.get('prompts_per_step', '?')} prompts x {rollout.get('samples_per_prompt', '?')} samples a step"
     pairs = [
         ("folder", run.path),
@@ -100,15 +116,35 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("student", c.get("student")),
         *teachers,
         ("reference", c.get("reference") or "the student's start"),
-        ("devices", _counted(last.get("devices", [])) + _several(last.get("processes", 1), ", {} processes")),
+        (
+            "devices",
+            _counted(last.get("devices", []))
+            + _several(last.get("processes", 1), ", {} processes"),
+        ),
         (
             "started",
-            ", ".join(str(s.get("time", "?")) for s in run.starts[-3:]) + _several(len(run.starts), " ({} starts: resumed)"),
+            ", ".join(str(s.get("time", "?")) for s in run.starts[-3:])
+            + _several(len(run.starts), " ({} starts: resumed)"),
         ),
-        ("training", f"{run.summary['training_seconds']:,.0f} s" if "training_seconds" in run.summary else None),
-        ("response tokens", f"{run.summary['rollout_tokens']:,}" if "rollout_tokens" in run.summary else None),
+        (
+            "training",
+            f"{run.summary['training_seconds']:,.0f} s"
+            if "training_seconds" in run.summary
+            else None,
+        ),
+        (
+            "response tokens",
+            f"{run.summary['rollout_tokens']:,}" if "rollout_tokens" in run.summary else None,
+        ),
         ("gopd_jax", f"{last.get('gopd_jax', '?')}, git {commit}" if last else None),
-        ("versions", ", ".join(f"{k} {v}" for k, v in {"python": last.get("python"), **last.get("packages", {})}.items() if v)),
+        (
+            "versions",
+            ", ".join(
+                f"{k} {v}"
+                for k, v in {"python": last.get("python"), **last.get("packages", {})}.items()
+                if v
+            ),
+        ),
         *((f"sha256 of {k}", str(v)[:16]) for k, v in run.fingerprints.get("weights", {}).items()),
     ]
     return [(k, str(v)) for k, v in pairs if v not in (None, "")]
@@ -126,14 +162,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested config as {"part.field": value}."""
     out: dict[str, Any] = {}
     for key, value in values.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
     return out
 
 
 def changed(run: Run) -> list[tuple[str, str, str]]:
     """Fields of the config that are not at their defaults: name, value, default ("" where there is none)."""
     known = config.default().to_dict() | {"domains": {}}
-    known["domains"] = dict.fromkeys(run.config.get("domains", {}), config.domain(train="", test="").to_dict())
+    known["domains"] = dict.fromkeys(
+        run.config.get("domains", {}), config.domain(train="", test="").to_dict()
+    )
     defaults, ours = flat(known), flat(run.config)
     texts = [(k, _text(v), _text(defaults.get(k, ""))) for k, v in ours.items()]
     return [row for row in texts if row[0] not in defaults or row[1] != row[2]]
@@ -149,4 +189,8 @@ def differences(runs: list[Run]) -> list[list[str]]:
 
 def _text(value: Any) -> str:
     """Lists and tuples look the same, empty as nothing."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value) if value not in ("", None) else ""
+    return (
+        json.dumps(list(value) if isinstance(value, tuple) else value)
+        if value not in ("", None)
+        else ""
+    )

@@ -44,7 +44,9 @@ class Run:
     @property
     def domains(self) -> list[str]:
         """Of the config, or where it is lost, of the evaluations."""
-        return list(self.config.get("domains") or dict.fromkeys(e["domain"] for e in self.evaluations))
+        return list(
+            self.config.get("domains") or dict.fromkeys(e["domain"] for e in self.evaluations)
+        )
 
     def reward_scale(self, domain: str) -> float | None:
         """lambda of a domain's teacher; None without one."""
@@ -60,11 +62,19 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     Raises:
         ValueError: a folder that does not exist or holds no run.
     """
-    runs = [read_run(path) for path in dict.fromkeys(os.path.normpath(p) if "://" not in p else p.rstrip("/") for p in paths)]
+    runs = [
+        read_run(path)
+        for path in dict.fromkeys(
+            os.path.normpath(p) if "://" not in p else p.rstrip("/") for p in paths
+        )
+    ]
     parts = [run.path.split("/") for run in runs]
     for run, mine in zip(runs, parts, strict=True):
         ends = range(1, len(mine) + 1)  # as much of the end of the path as tells it apart
-        run.label = next(("/".join(mine[-n:]) for n in ends if sum(p[-n:] == mine[-n:] for p in parts) == 1), run.path)
+        run.label = next(
+            ("/".join(mine[-n:]) for n in ends if sum(p[-n:] == mine[-n:] for p in parts) == 1),
+            run.path,
+        )
     return runs
 
 
@@ -76,24 +86,40 @@ def read_run(path: str) -> Run:
     """
     folder = epath.Path(path)
     if not folder.is_dir():
-        raise ValueError(f"no run at {path}: no such folder; wanted the --workdir of gopd_jax.train")
+        raise ValueError(
+            f"no run at {path}: no such folder; wanted the --workdir of gopd_jax.train"
+        )
     if not any((folder / name).exists() for name in ("run.json", "metrics.jsonl")):
-        raise ValueError(f"no run at {path}: neither run.json nor metrics.jsonl in it; wanted the --workdir of gopd_jax.train")
+        raise ValueError(
+            f"no run at {path}: neither run.json nor metrics.jsonl in it; wanted the --workdir of gopd_jax.train"
+        )
     run = Run(str(path))
     about = _object(folder / "run.json", run.problems, "what was run, and with what, is unknown")
     run.config, run.fingerprints = _dict(about, "config"), _dict(about, "fingerprints")
     run.starts = [s for s in about.get("starts", []) if isinstance(s, dict)]
-    wanted = {"metrics.jsonl": (), "evaluations.jsonl": ("model", "domain", "by_prompt"), "samples.jsonl": ("tokens",)}
-    metrics, evaluations, run.samples = (_lines(folder / name, keys, run.problems) for name, keys in wanted.items())
+    wanted = {
+        "metrics.jsonl": (),
+        "evaluations.jsonl": ("model", "domain", "by_prompt"),
+        "samples.jsonl": ("tokens",),
+    }
+    metrics, evaluations, run.samples = (
+        _lines(folder / name, keys, run.problems) for name, keys in wanted.items()
+    )
     run.metrics = sorted({m["step"]: m for m in metrics}.values(), key=lambda m: m["step"])
-    run.evaluations = sorted((e for e in evaluations if _numbers(e["by_prompt"])), key=lambda e: e["step"])
+    run.evaluations = sorted(
+        (e for e in evaluations if _numbers(e["by_prompt"])), key=lambda e: e["step"]
+    )
     if (folder / "summary.json").exists():
         run.summary = _object(folder / "summary.json", run.problems, "the run counts as unfinished")
     return run
 
 
 def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(v, (int, float)) for v in values)
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(v, (int, float)) for v in values)
+    )
 
 
 def _dict(record: dict[str, Any], key: str) -> dict[str, Any]:
@@ -127,11 +153,15 @@ def _lines(path: epath.Path, keys: Sequence[str], problems: list[str]) -> list[d
             record = json.loads(line)
         except ValueError as e:
             cut = number == len(lines)  # no line end after it
-            bad.append(f"{path.name} line {number}: {'cut short, as by a kill' if cut else f'not JSON ({e})'}")
+            bad.append(
+                f"{path.name} line {number}: {'cut short, as by a kill' if cut else f'not JSON ({e})'}"
+            )
             continue
         missing = [k for k in ("step", *keys) if not isinstance(record, dict) or k not in record]
         if missing or not isinstance(record["step"], int):
-            bad.append(f"{path.name} line {number}: no {missing[0] if missing else 'whole number as step'} in it")
+            bad.append(
+                f"{path.name} line {number}: no {missing[0] if missing else 'whole number as step'} in it"
+            )
             continue
         records.append(record)
     problems += bad[:MOST_PROBLEMS]

@@ -37,15 +37,36 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--out", default="runs/reproduce", help="folder to write, or to go on with (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="how many: 0, 1, ... (default: %(default)s)")
-    parser.add_argument("--only", default=",".join(arms.GROUPS), help="groups, comma-separated (default: %(default)s)")
     parser.add_argument(
-        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes, one core each (default: all cores)"
+        "--out",
+        default="runs/reproduce",
+        help="folder to write, or to go on with (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=size.steps, help="training steps of an arm (default: %(default)s)")
     parser.add_argument(
-        "--samples-per-step", type=int, default=size.samples_per_step, help="of each domain (default: %(default)s)"
+        "--seeds", type=int, default=5, help="how many: 0, 1, ... (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only",
+        default=",".join(arms.GROUPS),
+        help="groups, comma-separated (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes, one core each (default: all cores)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=size.steps,
+        help="training steps of an arm (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--samples-per-step",
+        type=int,
+        default=size.samples_per_step,
+        help="of each domain (default: %(default)s)",
     )
     parser.add_argument(
         "--prompts",
@@ -54,14 +75,26 @@ def main(argv: list[str] | None = None) -> int:
         help="held-out math prompts; a quarter as many of code (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    if "JAX_PLATFORMS" not in os.environ:  # several processes cannot share an accelerator, and these models want none
+    if (
+        "JAX_PLATFORMS" not in os.environ
+    ):  # several processes cannot share an accelerator, and these models want none
         os.environ["JAX_PLATFORMS"] = "cpu"  # of the worker processes
         jax.config.update("jax_platforms", "cpu")
     try:
-        for name, least in (("seeds", 2), ("jobs", 1), ("steps", 1), ("samples_per_step", 8), ("prompts", 2)):
+        for name, least in (
+            ("seeds", 2),
+            ("jobs", 1),
+            ("steps", 1),
+            ("samples_per_step", 8),
+            ("prompts", 2),
+        ):
             if getattr(args, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')}={getattr(args, name)}: wanted at least {least}")
-        size = work.Size(args.steps, args.samples_per_step, (args.prompts, 2), (max(1, args.prompts // 4), 2))
+                raise ValueError(
+                    f"--{name.replace('_', '-')}={getattr(args, name)}: wanted at least {least}"
+                )
+        size = work.Size(
+            args.steps, args.samples_per_step, (args.prompts, 2), (max(1, args.prompts // 4), 2)
+        )
         results = reproduce(args.out, args.seeds, args.only.split(","), args.jobs, size)
     except (ValueError, RuntimeError, OSError) as e:
         say(f"error: {e}")

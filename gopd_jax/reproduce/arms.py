@@ -36,14 +36,31 @@ class Arm:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return () if self.kind == "given" else tuple({self.student, *self.teachers, self.reference} - {""})
+        return (
+            ()
+            if self.kind == "given"
+            else tuple({self.student, *self.teachers, self.reference} - {""})
+        )
 
 
 def _gopd(
-    name: str, scale: float, domains: tuple[str, ...], *groups: str, teachers: tuple[str, ...] = (), **fields: Any
+    name: str,
+    scale: float,
+    domains: tuple[str, ...],
+    *groups: str,
+    teachers: tuple[str, ...] = (),
+    **fields: Any,
 ) -> Arm:
     teachers = teachers or tuple(TEACHERS[d] for d in domains)
-    return Arm(name, "gopd", domains, groups, teachers=teachers, settings=(("learner.reward_scale", scale),), **fields)
+    return Arm(
+        name,
+        "gopd",
+        domains,
+        groups,
+        teachers=teachers,
+        settings=(("learner.reward_scale", scale),),
+        **fields,
+    )
 
 
 def _all() -> list[Arm]:
@@ -61,18 +78,39 @@ def _all() -> list[Arm]:
         arms.append(Arm(f"sft_{label}", "sft", domains, ("table2",), teachers=teachers))
         for alpha in (0.25, 0.5):
             arms.append(
-                Arm(f"expo_{label}_{alpha:g}", "expo", domains, ("table2",), teachers=teachers, settings=(("alpha", alpha),))
+                Arm(
+                    f"expo_{label}_{alpha:g}",
+                    "expo",
+                    domains,
+                    ("table2",),
+                    teachers=teachers,
+                    settings=(("alpha", alpha),),
+                )
             )
         arms.append(_gopd(f"opd_{label}", 1.0, domains, "table2", *also))
         arms.append(_gopd(f"exopd_{label}", EX, domains, "table2", *also))
     # Figure 2: lambda, single teacher, math.
-    arms += [_gopd(f"lambda_{scale:g}", scale, MATH, "figure2") for scale in LAMBDAS if scale not in (1.0, EX)]
+    arms += [
+        _gopd(f"lambda_{scale:g}", scale, MATH, "figure2")
+        for scale in LAMBDAS
+        if scale not in (1.0, EX)
+    ]
     # Table 3 and Figure 6: from strong to weak, and with the teacher's own start as the reference.
     large = ("large_teacher",)
     arms.append(Arm("sft_large", "sft", MATH, ("table3",), teachers=large, times=LONGER))
     arms.append(_gopd("opd_large", 1.0, MATH, "table3", teachers=large, times=LONGER))
     arms.append(_gopd("exopd_large", EX, MATH, "table3", teachers=large, times=LONGER))
-    arms.append(_gopd("corrected_large", EX, MATH, "table3", teachers=large, reference="large_base", times=LONGER))
+    arms.append(
+        _gopd(
+            "corrected_large",
+            EX,
+            MATH,
+            "table3",
+            teachers=large,
+            reference="large_base",
+            times=LONGER,
+        )
+    )
     # Table 1: the teachers' own RL goes on for as many samples as the student was given.
     arms.append(Arm("more_rl_math", "grpo", MATH, ("table1", "strength"), student="math_teacher"))
     arms.append(Arm("more_rl_code", "grpo", CODE, ("table1",), student="code_teacher"))

@@ -9,9 +9,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from gopd_jax.picture import COLOURS  # noqa: E402
 from gopd_jax.reproduce.arms import LAMBDAS  # noqa: E402
 from gopd_jax.reproduce.tables import TABLES  # noqa: E402
+from gopd_jax.train.curves import COLOURS  # noqa: E402
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[str]:
@@ -33,7 +33,12 @@ def _points(results: dict[str, Any], title: str, rows: list[tuple[str, str]]) ->
     domains = [d for d in ("math", "code") if any(d in results["arms"][arm] for _, arm in rows)]
     height = 1.2 + 0.3 * len(rows)
     figure, axes = plt.subplots(
-        1, len(domains), figsize=(5 + 3.5 * len(domains), height), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(domains),
+        figsize=(5 + 3.5 * len(domains), height),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     places = np.arange(len(rows))[::-1]
     for axis, domain in zip(axes[0], domains, strict=True):
@@ -42,9 +47,21 @@ def _points(results: dict[str, Any], title: str, rows: list[tuple[str, str]]) ->
                 score = row["score"]
                 colour = COLOURS[1] if arm.startswith(("exopd", "corrected")) else COLOURS[0]
                 axis.errorbar(
-                    100 * score["mean"], place, xerr=100 * score["half_width"], fmt="o", color=colour, capsize=3, markersize=4
+                    100 * score["mean"],
+                    place,
+                    xerr=100 * score["half_width"],
+                    fmt="o",
+                    color=colour,
+                    capsize=3,
+                    markersize=4,
                 )
-                axis.plot(100 * np.array(score["by_seed"]), np.full(len(score["by_seed"]), place), "|", color=colour, alpha=0.4)
+                axis.plot(
+                    100 * np.array(score["by_seed"]),
+                    np.full(len(score["by_seed"]), place),
+                    "|",
+                    color=colour,
+                    alpha=0.4,
+                )
         axis.set_title(f"{domain}, % right", fontsize=10, loc="left")
         axis.set_yticks(places, [label for label, _ in rows], fontsize=8)
         axis.grid(alpha=0.25)
@@ -66,14 +83,31 @@ def _sweep(results: dict[str, Any], title: str) -> plt.Figure:
         (axes[0], "score", 100, "score, % right"),
         (axes[1], "length", 1, "response length, tokens"),
     ):
-        mean, half = (scale * np.array([r[field][k] for r in rows.values()]) for k in ("mean", "half_width"))
-        axis.errorbar(list(rows), mean, half, color=COLOURS[0], marker="o", markersize=4, capsize=3, label="student")
+        mean, half = (
+            scale * np.array([r[field][k] for r in rows.values()]) for k in ("mean", "half_width")
+        )
+        axis.errorbar(
+            list(rows),
+            mean,
+            half,
+            color=COLOURS[0],
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label="student",
+        )
         for arm, style in (("math_teacher", "--"), ("base", ":")):
             if arm in results["arms"]:
                 value = results["arms"][arm]["math"][field]
                 low, high = (scale * (value["mean"] + s * value["half_width"]) for s in (-1, 1))
                 axis.axhspan(low, high, color=COLOURS[1], alpha=0.15, linewidth=0)
-                axis.axhline(scale * value["mean"], color=COLOURS[1], linestyle=style, linewidth=1, label=arm.replace("_", " "))
+                axis.axhline(
+                    scale * value["mean"],
+                    color=COLOURS[1],
+                    linestyle=style,
+                    linewidth=1,
+                    label=arm.replace("_", " "),
+                )
         axis.set_title(label, fontsize=10, loc="left")
         axis.set_xlabel("lambda", fontsize=9)
         axis.grid(alpha=0.25)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gopd_jax.evaluate.statistics import interval
 from gopd_jax.reproduce.arms import EARLY, LAMBDAS, LONGER, Arm
-from gopd_jax.statistics import interval
 
 Scores = dict[tuple[str, int], dict[str, Any]]
 
@@ -140,7 +140,9 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "half_width": half, "by_seed": [round(float(v), 6) for v in values]}
 
 
-def summarise(scores: Scores, chosen: Sequence[Arm], groups: Sequence[str], seeds: int) -> dict[str, Any]:
+def summarise(
+    scores: Scores, chosen: Sequence[Arm], groups: Sequence[str], seeds: int
+) -> dict[str, Any]:
     """Everything that the tables and pictures show, as plain numbers; scores are shares, not percent."""
     by_arm: dict[str, Any] = {}
     for arm in chosen:
@@ -155,7 +157,9 @@ def summarise(scores: Scores, chosen: Sequence[Arm], groups: Sequence[str], seed
         if domain in by_arm.get(above, ()) and domain in by_arm.get(below, ()):
             pair = [by_arm[name][domain]["score"]["by_seed"] for name in (above, below)]
             difference = over_seeds(np.subtract(*pair))
-            claims.append({"claim": claim, "domain": domain, "above": above, "below": below} | difference)
+            claims.append(
+                {"claim": claim, "domain": domain, "above": above, "below": below} | difference
+            )
             claims[-1]["verdict"] = verdict(difference)
     return {"seeds": seeds, "groups": list(groups), "arms": by_arm, "claims": claims}
 
@@ -167,7 +171,11 @@ def verdict(difference: dict[str, Any]) -> str:
 
 
 def _shown(value: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
-    return "" if value is None else f"{scale * value['mean']:.{digits}f} ± {scale * value['half_width']:.{digits}f}"
+    return (
+        ""
+        if value is None
+        else f"{scale * value['mean']:.{digits}f} ± {scale * value['half_width']:.{digits}f}"
+    )
 
 
 def _rows(results: dict[str, Any], table: str) -> list[list[str]]:
@@ -205,15 +213,26 @@ def markdown(results: dict[str, Any], drawn: Sequence[str]) -> str:
         if table in results["groups"]:
             rows = _rows(results, table)
             lines += ["", f"## {title}", ""]
-            used = [i for i in range(len(HEADER)) if sum(bool(r[i]) for r in rows) > 1]  # one alone: the start's other domain
+            used = [
+                i for i in range(len(HEADER)) if sum(bool(r[i]) for r in rows) > 1
+            ]  # one alone: the start's other domain
             lines.append("| " + " | ".join(HEADER[i] for i in used) + " |")
             lines.append("|" + "---|" * len(used))
             lines += ["| " + " | ".join(r[i] for i in used) + " |" for r in rows]
             lines += ["", NOTES[table]] if table in NOTES else []
             lines += ["", f"![{title}]({table}.png)"] if f"{table}.png" in drawn else []
-    lines += ["", "## Claims", "", "Differences within a seed, in points; held: the whole interval is above 0.", ""]
+    lines += [
+        "",
+        "## Claims",
+        "",
+        "Differences within a seed, in points; held: the whole interval is above 0.",
+        "",
+    ]
     lines += ["| claim | domain | difference | |", "|---|---|---|---|"]
-    lines += [f"| {c['claim']} | {c['domain']} | {_signed(c)} | {c['verdict']} |" for c in results["claims"]]
+    lines += [
+        f"| {c['claim']} | {c['domain']} | {_signed(c)} | {c['verdict']} |"
+        for c in results["claims"]
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -230,5 +249,8 @@ def text(results: dict[str, Any]) -> str:
             lines += ["", title]
             lines += [f"  {r[0].replace('**', ''):52}{r[1]:>14}{r[2]:>14}" for r in [HEADER, *rows]]
     lines += ["", "claims (difference within a seed, points)"]
-    lines += [f"  {c['claim']:49}{c['domain']:6}{_signed(c):>16}  {c['verdict']}" for c in results["claims"]]
+    lines += [
+        f"  {c['claim']:49}{c['domain']:6}{_signed(c):>16}  {c['verdict']}"
+        for c in results["claims"]
+    ]
     return "\n".join(lines)

@@ -72,7 +72,9 @@ def run_quietly(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:
         try:
             return run(arm, seed, out, size)
         except Exception as e:
-            raise RuntimeError(f"arm {arm.name}, seed {seed}: {e!r}; its log is {folder}/log.txt") from e
+            raise RuntimeError(
+                f"arm {arm.name}, seed {seed}: {e!r}; its log is {folder}/log.txt"
+            ) from e
 
 
 def model_folder(name: str, seed: int, out: str) -> str:
@@ -80,7 +82,11 @@ def model_folder(name: str, seed: int, out: str) -> str:
     from gopd_jax import tiny
     from gopd_jax.reproduce.arms import ARMS
 
-    return tiny.model(name) if ARMS[name].kind == "given" else str(Path(out) / f"seed{seed}" / name / "model")
+    return (
+        tiny.model(name)
+        if ARMS[name].kind == "given"
+        else str(Path(out) / f"seed{seed}" / name / "model")
+    )
 
 
 def _make(arm: Arm, seed: int, out: str, size: Size) -> None:
@@ -91,7 +97,13 @@ def _make(arm: Arm, seed: int, out: str, size: Size) -> None:
 
     teachers = [model_folder(t, seed, out) for t in arm.teachers]
     if arm.kind == "expo":
-        expo.extrapolate(model_folder(arm.student, seed, out), teachers, dict(arm.settings)["alpha"], folder, "float32")
+        expo.extrapolate(
+            model_folder(arm.student, seed, out),
+            teachers,
+            dict(arm.settings)["alpha"],
+            folder,
+            "float32",
+        )
         return
     workdir = str(Path(folder).parent)
     if train.run(to_config(arm, seed, out, size), workdir) is None:
@@ -111,7 +123,9 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Any:
     for domain, teacher in zip(arm.domains, arm.teachers, strict=False):
         config.domains[domain].teacher = model_folder(teacher, seed, out)
     config.steps = arm.times * size.steps
-    config.learner.learning_rate = 5e-4  # half of the preset's, as is the batch: at 1e-3 its noise alone sharpens the student
+    config.learner.learning_rate = (
+        5e-4  # half of the preset's, as is the batch: at 1e-3 its noise alone sharpens the student
+    )
     samples = size.samples_per_step * len(arm.domains)
     if arm.kind == "grpo":  # as tiny.make does it: twice the samples in a step, and half the steps
         samples, config.steps = 2 * samples, max(1, size.steps // 2)
@@ -119,9 +133,13 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Any:
         config.learner.learning_rate, config.learner.schedule = 3e-4, "constant"
     config.rollout.prompts_per_step = samples // config.rollout.samples_per_prompt
     config.rollout.slots = samples
-    config.learner.warmup_steps = config.steps // 20 if arm.kind == "sft" else 0  # 5%, as in the paper
+    config.learner.warmup_steps = (
+        config.steps // 20 if arm.kind == "sft" else 0
+    )  # 5%, as in the paper
     config.data.cache_dir = str(Path(out) / "datasets")
-    config.eval.update(every=0, prompts=64, samples=1)  # a glance: every arm is scored at its end, see `_score`
+    config.eval.update(
+        every=0, prompts=64, samples=1
+    )  # a glance: every arm is scored at its end, see `_score`
     config.checkpoint.update(every=25, keep=1)
     config.log.update(rewards=32, samples_every=25)
     config.update_from_flattened_dict({k: v for k, v in arm.settings if k != "alpha"})
@@ -134,14 +152,17 @@ def _score(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from gopd_jax.evaluation import evaluate
-    from gopd_jax.models import load_config, load_params
-    from gopd_jax.rollout import SamplingRule
+    from gopd_jax.evaluate.held_out import evaluate
+    from gopd_jax.models.config import load_config
+    from gopd_jax.models.huggingface import load_params
+    from gopd_jax.models.settings import SamplingRule
 
     folder = model_folder(arm.name, seed, out)
     model = load_config(folder)
     verify, prompts_of, engine_of, tokenizer = _tools(out)
-    params = load_params(folder, model, jnp.float32, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    params = load_params(
+        folder, model, jnp.float32, jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    )
     scores = {}
     for domain in arm.domains:
         engine = engine_of(model, domain)
@@ -160,7 +181,11 @@ def _score(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:
             name=f"score {arm.name}, seed {seed}: {domain}",
         )
         length = result.tokens / (len(result.by_prompt) * samples)
-        scores[domain] = {"by_prompt": result.by_prompt, "length": length, "truncated": result.truncated}
+        scores[domain] = {
+            "by_prompt": result.by_prompt,
+            "length": length,
+            "truncated": result.truncated,
+        }
     return scores
 
 
@@ -168,10 +193,12 @@ def _score(arm: Arm, seed: int, out: str, size: Size) -> dict[str, Any]:
 def _tools(out: str) -> tuple[Any, Any, Any, Any]:
     """What scoring needs, made once in a process: the verifier, prompts by domain, engines by architecture and domain."""
     from gopd_jax import tiny
-    from gopd_jax.data import ChatTokenizer, encode_all, prepare
+    from gopd_jax.data.datasets import prepare
+    from gopd_jax.data.prompts import encode_all
+    from gopd_jax.data.tokenizer import ChatTokenizer
     from gopd_jax.presets import embedded
-    from gopd_jax.rewards import Verifier
-    from gopd_jax.rollout import RolloutEngine
+    from gopd_jax.rewards.verifier import Verifier
+    from gopd_jax.rollout.engine import RolloutEngine
     from gopd_jax.runtime.mesh import make_mesh
 
     tokenizer = ChatTokenizer.load(tiny.model("base"))

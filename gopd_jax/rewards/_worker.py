@@ -10,9 +10,13 @@ import signal
 import sys
 import time
 
-from gopd_jax.rewards import KINDS, seccomp, wire
+from gopd_jax.rewards import wire
+from gopd_jax.rewards.sandbox import seccomp
+from gopd_jax.rewards.verifier import KINDS
 
-SELF_DESTRUCT_S = 5.0  # after the time limit: for a worker that hangs in C while nobody is left to kill it
+SELF_DESTRUCT_S = (
+    5.0  # after the time limit: for a worker that hangs in C while nobody is left to kill it
+)
 
 
 def main(kind: str, timeout_s: float, memory_mb: int) -> None:

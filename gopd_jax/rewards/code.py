@@ -22,20 +22,27 @@ import tempfile
 import time
 from typing import Any
 
-from gopd_jax.rewards import compare, sandbox, wire
+from gopd_jax.rewards import compare, wire
 from gopd_jax.rewards.remote import Frozen, Program, ProgramRaised, Remote
+from gopd_jax.rewards.sandbox import process as sandbox
 from gopd_jax.rewards.spec import check_ground_truth, test_seconds, values
 
 __all__ = ["Judge", "check_ground_truth", "extract_program"]
 
 MAX_OUTPUT_BYTES = 1 << 24
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL
+)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def extract_program(response: str) -> str:
     """The last ```python (or unmarked) block of the response; without one, the whole response."""
-    blocks = [body for language, body in _FENCE.findall(response) if language.lower() in ("", "python", "python3", "py")]
+    blocks = [
+        body
+        for language, body in _FENCE.findall(response)
+        if language.lower() in ("", "python", "python3", "py")
+    ]
     return blocks[-1] if blocks else response
 
 
@@ -53,7 +60,9 @@ class Judge:
             try:
                 sandbox.fork_server(server_end, memory_mb, hidden=_PACKAGE)
             finally:
-                shutil.rmtree(self._directory, ignore_errors=True)  # the server outlives the worker, killed or not
+                shutil.rmtree(
+                    self._directory, ignore_errors=True
+                )  # the server outlives the worker, killed or not
                 os._exit(0)
         server_end.close()
         self.guards = wire.receive(self._control.fileno())
@@ -66,7 +75,12 @@ class Judge:
         spec = json.loads(ground_truth)
         cpu_s = math.ceil(max(0.0, deadline - time.monotonic())) + 1
         own_path = os.path.dirname(_PACKAGE)
-        job = {"program": extract_program(response), "script": False, "cpu_s": cpu_s, "hidden_paths": ["", own_path]}
+        job = {
+            "program": extract_program(response),
+            "script": False,
+            "cpu_s": cpu_s,
+            "hidden_paths": ["", own_path],
+        }
         job["prelude"] = spec.get("prelude", "")
         detail = "correct"
         if spec.keys() & {"tests", "asserts", "check", "functions"}:
@@ -75,7 +89,9 @@ class Judge:
         for stdin, wanted in zip(pairs["inputs"], pairs["outputs"], strict=True):
             if detail == "correct":
                 soon = _sooner(deadline, spec)
-                detail = self._script({**job, "script": True}, stdin, wanted, pairs.get("tolerance", 0.0), soon)
+                detail = self._script(
+                    {**job, "script": True}, stdin, wanted, pairs.get("tolerance", 0.0), soon
+                )
         return float(detail == "correct"), detail
 
     def _functions(self, job: dict[str, Any], spec: dict[str, Any], deadline: float) -> str:
@@ -84,14 +100,18 @@ class Judge:
                 program.receive()  # the program has been read and its top level run
                 passed = _run_tests(program, spec, deadline)
             except AssertionError as error:
-                passed = program.failure or ("error: AssertionError" if isinstance(error, ProgramRaised) else "wrong")
+                passed = program.failure or (
+                    "error: AssertionError" if isinstance(error, ProgramRaised) else "wrong"
+                )
             except MemoryError:
                 passed = program.failure or "memory"
             except Exception as error:
                 passed = program.failure or f"error: {type(error).__name__}"
             return program.failure or passed
 
-    def _script(self, job: dict[str, Any], stdin: str, wanted: str, tolerance: float, deadline: float) -> str:
+    def _script(
+        self, job: dict[str, Any], stdin: str, wanted: str, tolerance: float, deadline: float
+    ) -> str:
         read_end, write_end = os.pipe()
         input_fd = os.memfd_create("stdin")
         os.write(input_fd, stdin.encode())
@@ -104,7 +124,9 @@ class Judge:
                     return detail
                 try:
                     program.receive()
-                except Exception as error:  # os._exit says nothing, and need not: the output decides
+                except (
+                    Exception
+                ) as error:  # os._exit says nothing, and need not: the output decides
                     if program.failure != "error: program ended":
                         return program.failure or f"error: {type(error).__name__}"
         finally:
@@ -127,8 +149,15 @@ def _close(fd: int) -> None:
 
 def _run_tests(program: Program, spec: dict[str, Any], deadline: float) -> str:
     """Run the test source here, against the program over there. Raises what the tests raise."""
-    tests, asserts, check = [test.strip() for test in spec.get("tests", [])], spec.get("asserts", ""), spec.get("check", "")
-    trees = [ast.parse(test, mode="eval") for test in tests] + [ast.parse(asserts), ast.parse(check)]
+    tests, asserts, check = (
+        [test.strip() for test in spec.get("tests", [])],
+        spec.get("asserts", ""),
+        spec.get("check", ""),
+    )
+    trees = [ast.parse(test, mode="eval") for test in tests] + [
+        ast.parse(asserts),
+        ast.parse(check),
+    ]
     names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names = {name for name in names if not hasattr(builtins, name)} | (
         {spec["entry_point"]} if "entry_point" in spec else set()
@@ -137,7 +166,9 @@ def _run_tests(program: Program, spec: dict[str, Any], deadline: float) -> str:
     for name in sorted(names):
         found, value = program.ask("lookup", name)
         if found:
-            namespace[name] = Frozen(value) if spec.get("copies") and type(value) is Remote else value
+            namespace[name] = (
+                Frozen(value) if spec.get("copies") and type(value) is Remote else value
+            )
         elif name == spec.get("entry_point"):
             return f"error: no {name}"
     if "numpy" in asserts + check:
@@ -167,8 +198,12 @@ def _run_functions(program: Program, spec: dict[str, Any], deadline: float) -> s
         return f"error: no {name}"
     for i, arguments in enumerate(inputs):
         program.deadline = _sooner(deadline, spec)
-        wanted = reference(*copy.deepcopy(arguments)) if reference else outputs[i] if outputs else None
-        got = method()(*copy.deepcopy(arguments))  # copies: a program that sorts its list must not change ours
+        wanted = (
+            reference(*copy.deepcopy(arguments)) if reference else outputs[i] if outputs else None
+        )
+        got = method()(
+            *copy.deepcopy(arguments)
+        )  # copies: a program that sorts its list must not change ours
         if not compare.fits(got, wanted, arguments, cases):
             return "wrong"
     return "correct"

@@ -18,9 +18,15 @@ def same(got: Any, wanted: Any, atol: float = 0.0) -> bool:
     if isinstance(wanted, tuple):
         wanted = list(wanted)
     if isinstance(wanted, list):
-        return isinstance(got, list) and len(got) == len(wanted) and all(map(same, got, wanted, [atol] * len(wanted)))
+        return (
+            isinstance(got, list)
+            and len(got) == len(wanted)
+            and all(map(same, got, wanted, [atol] * len(wanted)))
+        )
     if isinstance(wanted, dict) and isinstance(got, dict):
-        return got.keys() == wanted.keys() and all(same(got[key], wanted[key], atol) for key in wanted)
+        return got.keys() == wanted.keys() and all(
+            same(got[key], wanted[key], atol) for key in wanted
+        )
     if isinstance(wanted, float) and math.isnan(wanted):
         return isinstance(got, float) and math.isnan(got)
     if atol > 0 and isinstance(wanted, float) and _number(got):
@@ -32,14 +38,26 @@ def fits(got: Any, wanted: Any, arguments: list[Any], cases: dict[str, Any]) -> 
     """One case of "functions" (spec.py): `got` for `arguments`, where `wanted` is right."""
     how, atol = cases.get("compare", "equal"), cases.get("atol", 0.0)
     if how == "root":
-        return _number(got) and abs(sum(c * got**power for power, c in enumerate(arguments[0]))) <= atol
+        return (
+            _number(got)
+            and abs(sum(c * got**power for power, c in enumerate(arguments[0]))) <= atol
+        )
     if how == "is_none":
-        return got == wanted if isinstance(got, bool) and isinstance(wanted, bool) else (got is None) == (wanted is None)
+        return (
+            got == wanted
+            if isinstance(got, bool) and isinstance(wanted, bool)
+            else (got is None) == (wanted is None)
+        )
     if how == "as_sets":
         return isinstance(got, (list, tuple, set, frozenset)) and set(got) == set(wanted)
     if same(got, wanted, atol):
         return True
-    return bool(cases.get("either")) and isinstance(wanted, list) and len(wanted) == 1 and same(got, wanted[0], atol)
+    return (
+        bool(cases.get("either"))
+        and isinstance(wanted, list)
+        and len(wanted) == 1
+        and same(got, wanted[0], atol)
+    )
 
 
 def same_output(got: str, wanted: str, tolerance: float = 0.0) -> bool:
@@ -47,18 +65,27 @@ def same_output(got: str, wanted: str, tolerance: float = 0.0) -> bool:
 
     tolerance: absolute and relative, of numbers that are written with a point or an exponent.
     """
-    got_lines, wanted_lines = ([line.strip() for line in text.strip().splitlines()] for text in (got, wanted))
+    got_lines, wanted_lines = (
+        [line.strip() for line in text.strip().splitlines()] for text in (got, wanted)
+    )
     if len(got_lines) != len(wanted_lines):
         return False
-    return all(a == b or _same_words(a.split(), b.split(), tolerance) for a, b in zip(got_lines, wanted_lines, strict=True))
+    return all(
+        a == b or _same_words(a.split(), b.split(), tolerance)
+        for a, b in zip(got_lines, wanted_lines, strict=True)
+    )
 
 
 def _same_words(got: list[str], wanted: list[str], tolerance: float) -> bool:
-    return len(got) == len(wanted) and all(a == b or _same_number(a, b, tolerance) for a, b in zip(got, wanted, strict=True))
+    return len(got) == len(wanted) and all(
+        a == b or _same_number(a, b, tolerance) for a, b in zip(got, wanted, strict=True)
+    )
 
 
 def _same_number(got: str, wanted: str, tolerance: float) -> bool:
-    if max(len(got), len(wanted)) > 64:  # no number anybody prints; and huge exponents take for ever
+    if (
+        max(len(got), len(wanted)) > 64
+    ):  # no number anybody prints; and huge exponents take for ever
         return False
     try:
         a, b = Decimal(got), Decimal(wanted)
@@ -67,7 +94,11 @@ def _same_number(got: str, wanted: str, tolerance: float) -> bool:
         if a == b:
             return True
         written = any(mark in wanted.lower() for mark in ".e")
-        return tolerance > 0 and written and abs(float(a) - float(b)) <= tolerance * max(1.0, abs(float(b)))
+        return (
+            tolerance > 0
+            and written
+            and abs(float(a) - float(b)) <= tolerance * max(1.0, abs(float(b)))
+        )
     except (InvalidOperation, OverflowError, ValueError):
         return False
 

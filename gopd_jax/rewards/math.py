@@ -13,10 +13,14 @@ import signal
 import socket
 from typing import Any
 
-from gopd_jax.rewards import notation, sandbox, seccomp, wire
+from gopd_jax.rewards import notation, wire
+from gopd_jax.rewards.sandbox import process as sandbox
+from gopd_jax.rewards.sandbox import seccomp
 
 CHILD_MEMORY_MB = 1024  # sympy's caches grow with the run; a power tower takes gigabytes
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we keep the time limit ourselves
+logging.getLogger("math_verify").setLevel(
+    logging.ERROR
+)  # it warns that we keep the time limit ourselves
 _BOX = re.compile(r"\\boxed\s*\{")
 
 
@@ -37,7 +41,9 @@ def parse(answer: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    return parse(rf"\boxed{{{notation.plain(answer)}}}", config, parsing_timeout=None, raise_on_error=True)
+    return parse(
+        rf"\boxed{{{notation.plain(answer)}}}", config, parsing_timeout=None, raise_on_error=True
+    )
 
 
 def _bare(ground_truth: str) -> str:
@@ -51,13 +57,19 @@ def _equal(truth: list[Any], answer: list[Any]) -> bool:
 
     readings = [lambda *both: both, notation.with_imaginary_unit, notation.as_sets]
     pairs = (read(truth, answer) for read in readings)
-    return any(verify(*pair, timeout_seconds=None, raise_on_error=False) for pair in pairs if pair is not None)
+    return any(
+        verify(*pair, timeout_seconds=None, raise_on_error=False)
+        for pair in pairs
+        if pair is not None
+    )
 
 
 def score(answer: str, ground_truth: str) -> tuple[float, str]:
     """Compare two answers, in this process and without a time limit. Never raises."""
     try:
-        right = not notation.differ(answer, _bare(ground_truth)) and _equal(parse(_bare(ground_truth)), parse(answer))
+        right = not notation.differ(answer, _bare(ground_truth)) and _equal(
+            parse(_bare(ground_truth)), parse(answer)
+        )
     except MemoryError:
         return 0.0, "memory"
     except Exception as error:
@@ -68,16 +80,24 @@ def score(answer: str, ground_truth: str) -> tuple[float, str]:
 def check_ground_truth(ground_truth: str) -> None:
     """Raises ValueError if Math-Verify reads nothing in it, or does not find it equal to itself."""
     if not isinstance(ground_truth, str) or not _bare(ground_truth):
-        raise ValueError(f"math ground truth {ground_truth!r:.80}: wanted an answer such as '\\frac{{1}}{{2}}'")
+        raise ValueError(
+            f"math ground truth {ground_truth!r:.80}: wanted an answer such as '\\frac{{1}}{{2}}'"
+        )
     reward, detail = score(_bare(ground_truth), ground_truth)
     if not reward:
-        raise ValueError(f"math ground truth {ground_truth!r:.80}: Math-Verify does not find it equal to itself ({detail})")
+        raise ValueError(
+            f"math ground truth {ground_truth!r:.80}: Math-Verify does not find it equal to itself ({detail})"
+        )
 
 
 class Judge:
     """Called with (response, ground_truth, deadline), returns (reward, detail). Owns the child that runs Math-Verify."""
 
-    guards = {"seccomp": True, "landlock": True, "scratch": True}  # no code of the model runs here, so nothing to warn of
+    guards = {
+        "seccomp": True,
+        "landlock": True,
+        "scratch": True,
+    }  # no code of the model runs here, so nothing to warn of
 
     def __init__(self, memory_mb: int):
         self._memory_mb = max(memory_mb, CHILD_MEMORY_MB)

@@ -19,7 +19,10 @@ _MODULUS = re.compile(
 _BASE = re.compile(r"^[0-9A-Za-z]+_(?:\{(?:\\text\{)?(\w+)\}?\}|(\d+))$")
 _SAME = (
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
-    (re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![A-Za-z])"), r"\\\1"),  # the same letter in another shape
+    (
+        re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![A-Za-z])"),
+        r"\\\1",
+    ),  # the same letter in another shape
     (re.compile(r"(?:\\left)?\\langle(?![A-Za-z])"), "("),  # vectors
     (re.compile(r"(?:\\right)?\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"[£€¥]\s*(?=\d)"), ""),
@@ -50,7 +53,11 @@ def _fraction(match: re.Match) -> str:
 def differ(answer: str, truth: str) -> bool:
     """Whether both name a base, or both a modulus, and not the same one."""
     for pattern in (_BASE, _MODULUS):
-        named = [next(filter(None, m.groups()), "") for text in (answer, truth) if (m := pattern.search(text.strip()))]
+        named = [
+            next(filter(None, m.groups()), "")
+            for text in (answer, truth)
+            if (m := pattern.search(text.strip()))
+        ]
         if len(named) == 2 and named[0].strip() != named[1].strip():
             return True
     return False
@@ -80,7 +87,11 @@ def as_sets(truth: Read, answer: Read) -> tuple[Read, Read] | None:
     from sympy.logic.boolalg import And, Or
 
     inequality = (And, Or, sympy.Ne, sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
-    both = [read[0] for read in (truth, answer) if read and isinstance(read[0], (*inequality, sympy.Set))]
+    both = [
+        read[0]
+        for read in (truth, answer)
+        if read and isinstance(read[0], (*inequality, sympy.Set))
+    ]
     unknowns = {s for side in both if isinstance(side, inequality) for s in side.free_symbols}
     if len(both) != 2 or len(unknowns) != 1:
         return None

@@ -10,7 +10,8 @@ import importlib
 import socket
 from typing import Any
 
-from gopd_jax.rewards import sandbox, wire
+from gopd_jax.rewards import wire
+from gopd_jax.rewards.sandbox import process as sandbox
 
 MAX_REPLY_BYTES = 1 << 23  # JSON grows about 25-fold when decoded
 
@@ -29,7 +30,9 @@ class Remote:
         return self._program.call(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # numpy would believe an `__array_interface__` that points into this process
+        if name.startswith(
+            "__"
+        ):  # numpy would believe an `__array_interface__` that points into this process
             raise AttributeError(name)
         return self._program.ask("getattr", self, name)
 
@@ -65,7 +68,11 @@ class Remote:
 def _operator(name: str) -> Any:
     def apply(self: Remote, other: Any) -> Any:
         # With a plain value on one side, `abs(f(2) - 7) < 1e-6` would be the program's to decide.
-        return self._program.ask("operator", self, other, name=name) if type(other) is Remote else NotImplemented
+        return (
+            self._program.ask("operator", self, other, name=name)
+            if type(other) is Remote
+            else NotImplemented
+        )
 
     return apply
 
@@ -80,7 +87,13 @@ class Program:
     `failure` is set once and for all when it died, hung or talked nonsense: whatever test source made of that does not count.
     """
 
-    def __init__(self, control: int | socket.socket, job: dict[str, Any], deadline: float, script_fds: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        control: int | socket.socket,
+        job: dict[str, Any],
+        deadline: float,
+        script_fds: tuple[int, ...] = (),
+    ):
         self.failure: str | None = None
         self.deadline = deadline
         self._control, self._callbacks = control, []
@@ -128,7 +141,9 @@ class Program:
     def ask(self, op: str, *args: Any, **options: Any) -> Any:
         self._send({"op": op, "args": [self._encode(value) for value in args], "options": options})
         while "callback" in (message := self.receive()):
-            self._send(self._encode(self._callbacks[message["callback"]](*self._decode(message["args"]))))
+            self._send(
+                self._encode(self._callbacks[message["callback"]](*self._decode(message["args"])))
+            )
         return self._decode(message.get("value"))
 
     def call(self, target: Remote, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -136,7 +151,11 @@ class Program:
         if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], tuple):
             raise self._fail("error: unreadable reply")
         for before, after in zip([*args, *kwargs.values()], reply[1], strict=False):
-            if type(before) is type(after) and type(before) in (list, dict, set) and before != after:
+            if (
+                type(before) is type(after)
+                and type(before) in (list, dict, set)
+                and before != after
+            ):
                 before.clear()
                 (before.extend if type(before) is list else before.update)(after)
         return reply[0]

@@ -33,31 +33,51 @@ def check_ground_truth(ground_truth: str) -> None:
     try:
         spec = json.loads(ground_truth)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"code ground truth {ground_truth!r:.80}: wanted JSON, got {error}") from error
+        raise ValueError(
+            f"code ground truth {ground_truth!r:.80}: wanted JSON, got {error}"
+        ) from error
     if not isinstance(spec, dict) or set(spec) - set(KEYS) or not set(spec) & set(TESTS):
         found = sorted(spec) if isinstance(spec, dict) else type(spec).__name__
-        raise ValueError(f"code ground truth has {found}: wanted an object with one or more of {TESTS}, entry_point optional")
+        raise ValueError(
+            f"code ground truth has {found}: wanted an object with one or more of {TESTS}, entry_point optional"
+        )
     if not str(spec.get("entry_point", "f")).isidentifier():
         raise ValueError(f"entry_point {spec['entry_point']!r}: wanted a Python name")
     if spec.get("copies", True) not in (True, False):
         raise ValueError(f"copies {spec['copies']!r}: wanted true or false")
-    if "seconds" in spec and not (_is_number(spec["seconds"]) and spec["seconds"] > 0 and set(spec) & set(COUNTED)):
-        raise ValueError(f"seconds {spec['seconds']!r}: wanted a number above 0, beside one of {COUNTED}")
+    if "seconds" in spec and not (
+        _is_number(spec["seconds"]) and spec["seconds"] > 0 and set(spec) & set(COUNTED)
+    ):
+        raise ValueError(
+            f"seconds {spec['seconds']!r}: wanted a number above 0, beside one of {COUNTED}"
+        )
     if "prelude" in spec:
         _parse(spec["prelude"], "prelude")
     if "tests" in spec:
         tests = spec["tests"]
-        if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
+        if (
+            not isinstance(tests, list)
+            or not tests
+            or not all(isinstance(test, str) for test in tests)
+        ):
             raise ValueError(f"tests {tests!r:.80}: wanted a non-empty list of Python expressions")
         for test in tests:
             _parse(test.strip(), "test", "eval")
     for key in ("asserts", "check"):
-        if key in spec and not any(isinstance(node, ast.Assert) for node in ast.walk(_parse(spec[key], key))):
-            raise ValueError(f"{key} {spec[key]!r:.80}: holds no assert, so every program would pass")
+        if key in spec and not any(
+            isinstance(node, ast.Assert) for node in ast.walk(_parse(spec[key], key))
+        ):
+            raise ValueError(
+                f"{key} {spec[key]!r:.80}: holds no assert, so every program would pass"
+            )
     if "check" in spec:
-        defined = {node.name for node in ast.parse(spec["check"]).body if isinstance(node, ast.FunctionDef)}
+        defined = {
+            node.name for node in ast.parse(spec["check"]).body if isinstance(node, ast.FunctionDef)
+        }
         if "check" not in defined or "entry_point" not in spec:
-            raise ValueError(f"check {spec['check']!r:.80}: wanted source with def check(candidate), and an entry_point")
+            raise ValueError(
+                f"check {spec['check']!r:.80}: wanted source with def check(candidate), and an entry_point"
+            )
     if "functions" in spec:
         check_functions(spec["functions"])
     if "stdin_stdout" in spec:
@@ -88,26 +108,42 @@ def check_functions(cases: Any) -> None:
     """
     known = {"name", "inputs", "outputs", "reference", "literals", "atol", "either", "compare"}
     if not isinstance(cases, dict) or set(cases) - known or "name" not in cases:
-        raise ValueError(f"functions {cases!r:.80}: wanted an object with name, inputs, and outputs or reference")
+        raise ValueError(
+            f"functions {cases!r:.80}: wanted an object with name, inputs, and outputs or reference"
+        )
     owner, _, name = str(cases["name"]).rpartition(".")
     if not name.isidentifier() or owner not in ("", "Solution"):
-        raise ValueError(f"functions name {cases['name']!r}: wanted a Python name, or Solution.NAME")
+        raise ValueError(
+            f"functions name {cases['name']!r}: wanted a Python name, or Solution.NAME"
+        )
     inputs = values(cases, "inputs")
-    if not isinstance(inputs, list) or not inputs or not all(isinstance(arguments, (list, tuple)) for arguments in inputs):
-        raise ValueError(f"functions inputs {inputs!r:.80}: wanted a non-empty list of lists of arguments")
+    if (
+        not isinstance(inputs, list)
+        or not inputs
+        or not all(isinstance(arguments, (list, tuple)) for arguments in inputs)
+    ):
+        raise ValueError(
+            f"functions inputs {inputs!r:.80}: wanted a non-empty list of lists of arguments"
+        )
     if cases.get("compare", "equal") not in COMPARISONS:
         raise ValueError(f"functions compare {cases['compare']!r}: wanted one of {COMPARISONS}")
     atol = cases.get("atol", 0)
     if not isinstance(atol, (int, float)) or not 0 <= atol < math.inf:
         raise ValueError(f"functions atol {atol!r}: wanted a number >= 0")
     if "reference" in cases:
-        defined = {getattr(node, "name", None) for node in _parse(cases["reference"], "reference").body}
+        defined = {
+            getattr(node, "name", None) for node in _parse(cases["reference"], "reference").body
+        }
         if name not in defined:
-            raise ValueError(f"functions reference {cases['reference']!r:.80}: does not define {name}")
+            raise ValueError(
+                f"functions reference {cases['reference']!r:.80}: does not define {name}"
+            )
     elif "outputs" in cases or cases.get("compare") != "root":
         outputs = values(cases, "outputs")
         if not isinstance(outputs, list) or len(outputs) != len(inputs):
-            raise ValueError(f"functions outputs {outputs!r:.80}: wanted a list as long as inputs, or a reference")
+            raise ValueError(
+                f"functions outputs {outputs!r:.80}: wanted a list as long as inputs, or a reference"
+            )
 
 
 def values(cases: dict[str, Any], key: str) -> Any:
@@ -118,7 +154,9 @@ def values(cases: dict[str, Any], key: str) -> Any:
     try:
         return ast.literal_eval(value)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"functions {key} {value!r:.80}: wanted a Python literal as text: {error}") from None
+        raise ValueError(
+            f"functions {key} {value!r:.80}: wanted a Python literal as text: {error}"
+        ) from None
 
 
 def test_seconds(spec: dict[str, Any], timeout_s: float) -> float:
@@ -135,10 +173,20 @@ def _is_number(value: Any) -> bool:
 def _check_pairs(pairs: Any) -> None:
     lists = [pairs.get(key) for key in ("inputs", "outputs")] if isinstance(pairs, dict) else [None]
     if (
-        not all(isinstance(x, list) and x and all(isinstance(text, str) for text in x) for x in lists)
+        not all(
+            isinstance(x, list) and x and all(isinstance(text, str) for text in x) for x in lists
+        )
         or len(set(map(len, lists))) > 1
     ):
-        raise ValueError(f"stdin_stdout {pairs!r:.80}: wanted inputs and outputs, non-empty lists of strings of one length")
+        raise ValueError(
+            f"stdin_stdout {pairs!r:.80}: wanted inputs and outputs, non-empty lists of strings of one length"
+        )
     tolerance = pairs.get("tolerance", 0)
-    if set(pairs) - {"inputs", "outputs", "tolerance"} or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        raise ValueError(f"stdin_stdout {pairs!r:.80}: wanted inputs, outputs and at most a tolerance in [0, 1)")
+    if (
+        set(pairs) - {"inputs", "outputs", "tolerance"}
+        or not isinstance(tolerance, (int, float))
+        or not 0 <= tolerance < 1
+    ):
+        raise ValueError(
+            f"stdin_stdout {pairs!r:.80}: wanted inputs, outputs and at most a tolerance in [0, 1)"
+        )

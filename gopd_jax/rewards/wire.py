@@ -103,7 +103,9 @@ _DECODERS = {
     "frozenset": lambda items, other: frozenset(decode(item, other) for item in items),
     "deque": lambda items, other: deque(decode(item, other) for item in items),
     "dict": lambda items, other: {decode(k, other): decode(v, other) for k, v in items},
-    "Fraction": lambda parts, _: Fraction(*(int(part, 16) for part in parts)),  # not from text: "1e999999999" hangs
+    "Fraction": lambda parts, _: Fraction(
+        *(int(part, 16) for part in parts)
+    ),  # not from text: "1e999999999" hangs
     "Decimal": lambda text, _: Decimal(text),
 }
 

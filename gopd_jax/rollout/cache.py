@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from gopd_jax.models import ModelConfig
+from gopd_jax.models.config import ModelConfig
 from gopd_jax.runtime.mesh import RULES, constrain
 
 AXES = ("batch", "kv_heads", None, None)
@@ -77,12 +77,19 @@ def new_block(config: ModelConfig, rows: int, columns: int, dtype: Any, quantize
 
 
 def new_cache(
-    config: ModelConfig, rows: int, sizes: Sequence[int], fresh_columns: int, dtype: Any, quantized: bool
+    config: ModelConfig,
+    rows: int,
+    sizes: Sequence[int],
+    fresh_columns: int,
+    dtype: Any,
+    quantized: bool,
 ) -> SlotCache:
     """Zero caches for `rows` slots; `dtype` is that of unquantized keys and values."""
 
     def layers(columns):
-        return tuple(new_block(config, rows, columns, dtype, quantized) for _ in range(config.layers))
+        return tuple(
+            new_block(config, rows, columns, dtype, quantized) for _ in range(config.layers)
+        )
 
     return SlotCache(tuple(layers(size) for size in sizes), layers(fresh_columns))
 
@@ -125,11 +132,17 @@ def on_each_shard(function, *arguments: Any) -> Any:
         return function(*arguments)
 
     def spec(x):
-        return PartitionSpec(*[RULES[a] for a in AXES[: 2 if x.ndim > 2 else 1]]) if x.ndim else PartitionSpec()
+        return (
+            PartitionSpec(*[RULES[a] for a in AXES[: 2 if x.ndim > 2 else 1]])
+            if x.ndim
+            else PartitionSpec()
+        )
 
     out = jax.eval_shape(function, *arguments)
     specs = jax.tree.map(spec, arguments)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=jax.tree.map(spec, out), check_vma=False)(*arguments)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=specs, out_specs=jax.tree.map(spec, out), check_vma=False
+    )(*arguments)
 
 
 def write(
@@ -195,7 +208,9 @@ def copy_rows(tree: Any, sources_Dr: jax.Array, targets_Dr: jax.Array) -> Any:
             source, target = sources_1r[0, i], targets_1r[0, i]
 
             def one(x):
-                return jax.lax.dynamic_update_index_in_dim(x, jax.lax.dynamic_index_in_dim(x, source), target, axis=0)
+                return jax.lax.dynamic_update_index_in_dim(
+                    x, jax.lax.dynamic_index_in_dim(x, source), target, axis=0
+                )
 
             return jax.tree.map(one, tree)
 

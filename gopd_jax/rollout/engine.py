@@ -16,42 +16,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from gopd_jax.models import ModelConfig
-from gopd_jax.rollout import kernels, programs
+from gopd_jax.kernels import decode_attention as kernels
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.rollout import programs
 from gopd_jax.rollout.cache import AXES, SlotCache, block_sizes, blocks_for, new_cache
-from gopd_jax.rollout.sampling import SamplingRule
 from gopd_jax.rollout.scheduler import Scheduler
+from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.rollout.weights import make_lay_out
 from gopd_jax.runtime.mesh import RULES, replicated, rows_multiple
 from gopd_jax.types import Request, Rollout
 
-PLAIN = SamplingRule()
 NARROWEST = 4  # slots below which the cache is not narrowed any more
-CACHES, WEIGHTS = ("compute", "int8"), ("compute", "int8")
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineOptions:
-    """How the work is done. Only the int8 options change what is drawn; the metric `sampler_gap` shows by how much.
-
-    kernel: "auto", "xla", "pallas_tpu", "pallas_gpu". kv_cache, weights: "compute" (the compute dtype) or "int8".
-    steps_per_dispatch: K. prefill_tokens: tokens of one prefill program, and the longest piece of a prompt that is prefilled
-    at once: longer prompts are cut, and the other slots go on between the pieces.
-    """
-
-    kernel: str = "auto"
-    kv_cache: str = "compute"
-    weights: str = "compute"
-    steps_per_dispatch: int = 16
-    prefill_tokens: int = 4096
-
-    def __post_init__(self):
-        for name, choices in (("kv_cache", CACHES), ("weights", WEIGHTS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"rollout {name}={getattr(self, name)!r}: wanted one of {list(choices)}")
-        for name in ("steps_per_dispatch", "prefill_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rollout {name}={getattr(self, name)}: wanted a number >= 1")
 
 
 DEFAULTS = EngineOptions()
@@ -120,21 +96,36 @@ class RolloutEngine:
     ):
         self.shards = rows_multiple(mesh)
         if slots < 1 or slots % self.shards:
-            raise ValueError(f"rollout slots={slots}: wanted a positive multiple of {self.shards} (data x fsdp devices)")
+            raise ValueError(
+                f"rollout slots={slots}: wanted a positive multiple of {self.shards} (data x fsdp devices)"
+            )
         outside = [i for i in stop_ids if not 0 <= i < config.vocab_size]
         if not stop_ids or outside:
             raise ValueError(
                 f"stop ids {list(stop_ids)}: wanted at least one, all in [0, {config.vocab_size}); outside: {outside}"
             )
-        self.config, self.mesh, self.slots, self.dtype, self.options = config, mesh, slots, dtype, options
+        self.config, self.mesh, self.slots, self.dtype, self.options = (
+            config,
+            mesh,
+            slots,
+            dtype,
+            options,
+        )
         self.stop_ids = tuple(stop_ids)
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
         platform, quantized = mesh.devices.flat[0].platform, options.kv_cache == "int8"
         self.sizes = block_sizes(max_prompt_tokens + max_response_tokens, fine=platform == "cpu")
-        self.kernel = kernels.choose(options.kernel, platform, quantized=quantized, block_sizes=self.sizes)
+        self.kernel = kernels.choose(
+            options.kernel, platform, quantized=quantized, block_sizes=self.sizes
+        )
         self.longest_piece = min(options.prefill_tokens, max_prompt_tokens)
-        self.widths = [slots]  # of the caches: a narrower one for the last samples; a kernel that skips idle slots needs none
-        while not self.kernel.skips and (less := self.widths[-1] // 4 // self.shards * self.shards) >= NARROWEST:
+        self.widths = [
+            slots
+        ]  # of the caches: a narrower one for the last samples; a kernel that skips idle slots needs none
+        while (
+            not self.kernel.skips
+            and (less := self.widths[-1] // 4 // self.shards * self.shards) >= NARROWEST
+        ):
             self.widths.append(less)
         self.programs: list[Program] = []
         self.stats = RolloutStats()
@@ -175,7 +166,9 @@ class RolloutEngine:
         """
         self._check(requests)
         if self._busy:
-            raise RuntimeError("this engine is drawing already; finish or close the other iterator first")
+            raise RuntimeError(
+                "this engine is drawing already; finish or close the other iterator first"
+            )
         self._busy = True
         try:
             yield from self._draw(weights, requests, key, rule)
@@ -188,13 +181,15 @@ class RolloutEngine:
             self._busy = False
             if new := self.programs[self._said :]:
                 seconds = sum(p.compile_seconds for p in new)
-                self._say(f"rollout engine: compiled {len(new)} programs in {seconds:.1f} s: {', '.join(map(str, new))}")
+                self._say(
+                    f"rollout engine: compiled {len(new)} programs in {seconds:.1f} s: {', '.join(map(str, new))}"
+                )
                 self._said = len(self.programs)
 
     def _check(self, requests: Sequence[Request]) -> None:
         tokens: dict[str, np.ndarray] = {}
         for r in requests:
-            name = r.prompt.prompt.prompt_id
+            name = r.key.prompt_id
             if not 0 < len(r.prompt.tokens) <= self.max_prompt_tokens:
                 raise ValueError(
                     f"prompt {name!r} has {len(r.prompt.tokens)} tokens: wanted 1 to max_prompt_tokens={self.max_prompt_tokens}"
@@ -206,19 +201,29 @@ class RolloutEngine:
                 )
             first = tokens.setdefault(name, r.prompt.tokens)
             if first is not r.prompt.tokens and not np.array_equal(first, r.prompt.tokens):
-                raise ValueError(f"prompt id {name!r} stands for two prompts: wanted an id for each")
-        for name, count in Counter(r.prompt.prompt.prompt_id for r in requests).items():
+                raise ValueError(
+                    f"prompt id {name!r} stands for two prompts: wanted an id for each"
+                )
+        for name, count in Counter(r.key.prompt_id for r in requests).items():
             if count > self.slots:
-                raise ValueError(f"prompt {name!r} is asked for {count} samples: wanted at most slots={self.slots}")
+                raise ValueError(
+                    f"prompt {name!r} is asked for {count} samples: wanted at most slots={self.slots}"
+                )
 
-    def _draw(self, weights: Any, requests: Sequence[Request], key: jax.Array, rule: SamplingRule) -> Iterator[Rollout]:
+    def _draw(
+        self, weights: Any, requests: Sequence[Request], key: jax.Array, rule: SamplingRule
+    ) -> Iterator[Rollout]:
         width = min((w for w in self.widths if w >= len(requests)), default=self.slots)
         scheduler = Scheduler(requests, width, self.shards, self.longest_piece)
         self.stats = stats = RolloutStats(len(requests))
-        stats.prompt_tokens = sum(len(r.prompt.tokens) for r in {r.prompt.prompt.prompt_id: r for r in requests}.values())
+        stats.prompt_tokens = sum(
+            len(r.prompt.tokens) for r in {r.key.prompt_id: r for r in requests}.values()
+        )
         key_data, key_impl = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
         while scheduler.pending or scheduler.active:
-            with jax.set_mesh(self.mesh):  # not around the yield: what happens between rollouts is the caller's
+            with jax.set_mesh(
+                self.mesh
+            ):  # not around the yield: what happens between rollouts is the caller's
                 self._fill(weights, scheduler)
                 self._narrow(scheduler)
                 outcome = self._decode(weights, scheduler, key_data, key_impl, rule)
@@ -240,11 +245,18 @@ class RolloutEngine:
             prefix_blocks = blocks_for(self.sizes, prefix)
             reach = min(sum(self.sizes[:prefix_blocks]) + width, sum(self.sizes))
             cache, n = self._cache(scheduler.slots), blocks_for(self.sizes, reach)
-            run = functools.partial(programs.prefill, config=self.config, prefix_blocks=prefix_blocks)
+            run = functools.partial(
+                programs.prefill, config=self.config, prefix_blocks=prefix_blocks
+            )
             args = weights, cache.blocks[:n], batch.tokens, batch.starts, batch.lengths, batch.rows
             bucket = f"{scheduler.slots} slots, {batch.rows.size} x {width} after {sum(self.sizes[:prefix_blocks])}"
             blocks = self._program(
-                "prefill", bucket, run, *args, donate=1, out=functools.partial(self.places, cache.blocks[:n])
+                "prefill",
+                bucket,
+                run,
+                *args,
+                donate=1,
+                out=functools.partial(self.places, cache.blocks[:n]),
             )(*args)
             self._keep(scheduler.slots, blocks)
             self.stats.prefill_tokens += int(batch.lengths.sum())
@@ -253,7 +265,10 @@ class RolloutEngine:
 
     def _share(self, scheduler: Scheduler, copies: list[tuple[int, int]]) -> None:
         rows = scheduler.slots // self.shards
-        sources, targets = np.zeros((self.shards, rows), np.int32), np.full((self.shards, rows), -1, np.int32)
+        sources, targets = (
+            np.zeros((self.shards, rows), np.int32),
+            np.full((self.shards, rows), -1, np.int32),
+        )
         used = np.zeros(self.shards, np.int32)
         for source, target in copies:
             shard = target // rows
@@ -263,9 +278,14 @@ class RolloutEngine:
         cache = self._cache(scheduler.slots)
         args = cache.blocks[:n], sources, targets
         bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
-        blocks = self._program("share", bucket, programs.share, *args, donate=0, out=lambda: self.places(cache.blocks[:n]))(
-            *args
-        )
+        blocks = self._program(
+            "share",
+            bucket,
+            programs.share,
+            *args,
+            donate=0,
+            out=lambda: self.places(cache.blocks[:n]),
+        )(*args)
         self._keep(scheduler.slots, blocks)
         self.stats.copies += len(copies)
 
@@ -285,12 +305,24 @@ class RolloutEngine:
             args = target, layers, rows
             bucket = f"{old} to {width} slots, {size} columns"
             blocks.append(
-                self._program("shrink", bucket, _shrink, *args, donate=0, out=functools.partial(self.places, target))(*args)
+                self._program(
+                    "shrink",
+                    bucket,
+                    _shrink,
+                    *args,
+                    donate=0,
+                    out=functools.partial(self.places, target),
+                )(*args)
             )
         self._keep(width, tuple(blocks))
 
     def _decode(
-        self, weights: Any, scheduler: Scheduler, key_data: np.ndarray, key_impl: str, rule: SamplingRule
+        self,
+        weights: Any,
+        scheduler: Scheduler,
+        key_data: np.ndarray,
+        key_impl: str,
+        rule: SamplingRule,
     ) -> programs.Outcome:
         """One dispatch; its outcome on the host."""
         cache = self._cache(scheduler.slots)
@@ -299,14 +331,31 @@ class RolloutEngine:
         if scheduler.pending:
             exit_at = active - max(1, scheduler.slots // 16)  # so many are refilled together
         else:
-            exit_at = max((w for w in self.widths if w < active), default=0)  # then the cache can be narrowed
-            if scheduler.busiest_shard() * self.shards > active:  # uneven shards: the total says too little
+            exit_at = max(
+                (w for w in self.widths if w < active), default=0
+            )  # then the cache can be narrowed
+            if (
+                scheduler.busiest_shard() * self.shards > active
+            ):  # uneven shards: the total says too little
                 exit_at = min(exit_at, active - 1)
         run = self.decode_function(rule, key_impl)
-        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, np.int32(max(0, exit_at))
+        args = (
+            weights,
+            cache.blocks[:n],
+            cache.fresh,
+            scheduler.table(),
+            key_data,
+            np.int32(max(0, exit_at)),
+        )
         bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
         compiled = self._program(
-            "decode", bucket, run, *args, donate=(1, 2), out=lambda: self.decode_places(cache, n), salt=(rule, key_impl)
+            "decode",
+            bucket,
+            run,
+            *args,
+            donate=(1, 2),
+            out=lambda: self.decode_places(cache, n),
+            salt=(rule, key_impl),
         )
         blocks, fresh, outcome = compiled(*args)
         self._keep(scheduler.slots, blocks, fresh)
@@ -334,7 +383,10 @@ class RolloutEngine:
     def places(self, tree: Any) -> Any:
         """Shardings of cache arrays."""
         return jax.tree.map(
-            lambda x: NamedSharding(self.mesh, PartitionSpec(*[RULES[a] if a else None for a in AXES[: x.ndim]])), tree
+            lambda x: NamedSharding(
+                self.mesh, PartitionSpec(*[RULES[a] if a else None for a in AXES[: x.ndim]])
+            ),
+            tree,
         )
 
     def decode_places(self, cache: SlotCache, blocks: int) -> Any:
@@ -352,7 +404,9 @@ class RolloutEngine:
     def _keep(self, slots: int, blocks: programs.Blocks, fresh: Any = None) -> None:
         """Puts blocks that a program returned in the place of those that it was given."""
         old = self._caches[slots]
-        self._caches[slots] = SlotCache((*blocks, *old.blocks[len(blocks) :]), old.fresh if fresh is None else fresh)
+        self._caches[slots] = SlotCache(
+            (*blocks, *old.blocks[len(blocks) :]), old.fresh if fresh is None else fresh
+        )
 
     def _program(
         self,
@@ -369,11 +423,15 @@ class RolloutEngine:
         if name not in self._compiled:
             start = time.perf_counter()
             if out is not None:
-                function = jax.jit(function, donate_argnums=donate, out_shardings=out(), keep_unused=True)
+                function = jax.jit(
+                    function, donate_argnums=donate, out_shardings=out(), keep_unused=True
+                )
             compiled = function.lower(*args).compile()
             memory = compiled.memory_analysis()
             seconds = time.perf_counter() - start
-            self.programs.append(Program(kind, bucket, seconds, getattr(memory, "temp_size_in_bytes", 0)))
+            self.programs.append(
+                Program(kind, bucket, seconds, getattr(memory, "temp_size_in_bytes", 0))
+            )
             self._compiled[name] = compiled
         return self._compiled[name]
 

@@ -6,9 +6,9 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.kernels.decode_attention import Kernel, join, xla
 from gopd_jax.models.attention import Layout
 from gopd_jax.rollout.cache import Block, as_block, as_floats
-from gopd_jax.rollout.kernels import Kernel, join, xla
 
 
 @struct.dataclass
@@ -26,7 +26,11 @@ class OneToken:
     kernel: Kernel = struct.field(pytree_node=False)
 
     def attend(
-        self, query_B1NH: jax.Array, key_B1KH: jax.Array, value_B1KH: jax.Array, cache: tuple[Sequence[Block], Block]
+        self,
+        query_B1NH: jax.Array,
+        key_B1KH: jax.Array,
+        value_B1KH: jax.Array,
+        cache: tuple[Sequence[Block], Block],
     ) -> tuple[jax.Array, Block]:
         """Attention to the slot's columns and its own fresh ones. `cache`: (blocks of the layer, its fresh block), the fresh
         block is returned with the new token in it."""
@@ -60,7 +64,11 @@ class Piece:
     starts_R: jax.Array
 
     def attend(
-        self, query_RTNH: jax.Array, key_RTKH: jax.Array, value_RTKH: jax.Array, prefix: Sequence[Block]
+        self,
+        query_RTNH: jax.Array,
+        key_RTKH: jax.Array,
+        value_RTKH: jax.Array,
+        prefix: Sequence[Block],
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Attention to the prefix (the rows' own columns of the cache) and, causally, to the piece itself. Returns the new
         keys and values [R, T, K, H] in place of a cache."""
@@ -71,8 +79,11 @@ class Piece:
         columns = keys.shape[2] - T
         index = jnp.arange(columns + T)
         real = jnp.concatenate(
-            [jnp.arange(columns) < self.starts_R[:, None], jnp.arange(T) < self.lengths_R[:, None]], axis=1
+            [jnp.arange(columns) < self.starts_R[:, None], jnp.arange(T) < self.lengths_R[:, None]],
+            axis=1,
         ).astype(jnp.int32)
-        layout = Layout(self.cos, self.sin, jnp.ones((R, T), jnp.int32), real, columns + jnp.arange(T), index)
+        layout = Layout(
+            self.cos, self.sin, jnp.ones((R, T), jnp.int32), real, columns + jnp.arange(T), index
+        )
         out, _ = layout.attend(query_RTNH, keys.swapaxes(1, 2), values.swapaxes(1, 2), None)
         return out, (key_RTKH, value_RTKH)

@@ -11,12 +11,14 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from gopd_jax.models import ModelConfig, decode, output_head
+from gopd_jax.kernels.decode_attention import Kernel, over_mesh
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.decoder import decode, output_head
 from gopd_jax.models.rope import rotation
+from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.cache import Block, as_block, copy_rows, take, write
-from gopd_jax.rollout.kernels import Kernel, over_mesh
 from gopd_jax.rollout.layouts import OneToken, Piece
-from gopd_jax.rollout.sampling import SamplingRule, draw, sample_keys
+from gopd_jax.rollout.sampling import draw, sample_keys
 from gopd_jax.runtime.mesh import constrain
 
 Blocks = tuple[tuple[Block, ...], ...]  # [block][layer]
@@ -77,7 +79,9 @@ def decode_steps(
         the blocks with the new columns, fresh, and the outcome.
     """
     B, steps = len(table.tokens), fresh[0].keys.shape[2]
-    keys_B = sample_keys(jax.random.wrap_key_data(key_data, impl=key_impl), table.prompts, table.samples)
+    keys_B = sample_keys(
+        jax.random.wrap_key_data(key_data, impl=key_impl), table.prompts, table.samples
+    )
     head_VD = output_head(weights)
     lengths_B = jnp.where(table.active, table.lengths, 0)
     kernel = over_mesh(kernel)
@@ -89,9 +93,14 @@ def decode_steps(
     def one_step(carry):
         i, active_B, token_B, stopped_B, fresh, out = carry
         layout = OneToken(*rotation(config, (table.lengths + i)[:, None]), lengths_B, i, kernel)
-        by_layer = [(tuple(block[layer] for block in blocks), fresh[layer]) for layer in range(config.layers)]
+        by_layer = [
+            (tuple(block[layer] for block in blocks), fresh[layer])
+            for layer in range(config.layers)
+        ]
         hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer)
-        logits_BV = jnp.einsum("bd,vd->bv", hidden_B1D[:, 0], head_VD, preferred_element_type=jnp.float32)
+        logits_BV = jnp.einsum(
+            "bd,vd->bv", hidden_B1D[:, 0], head_VD, preferred_element_type=jnp.float32
+        )
         drawn_B = table.drawn + i
         token_B, logprob_B = draw(jax.vmap(jax.random.fold_in)(keys_B, drawn_B), logits_BV, rule)
         tokens_BT, logprobs_BT, counts_B = out
@@ -102,15 +111,23 @@ def decode_steps(
         active_B = active_B & ~stopped_B & (drawn_B + 1 < table.limits)
         return i + 1, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B)
 
-    out = jnp.zeros((B, steps), jnp.int32), jnp.zeros((B, steps), jnp.float32), jnp.zeros(B, jnp.int32)
+    out = (
+        jnp.zeros((B, steps), jnp.int32),
+        jnp.zeros((B, steps), jnp.float32),
+        jnp.zeros(B, jnp.int32),
+    )
     carry = jnp.int32(0), table.active, table.tokens, jnp.zeros(B, bool), fresh, out
-    i, active_B, _, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = jax.lax.while_loop(goes_on, one_step, carry)
+    i, active_B, _, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = jax.lax.while_loop(
+        goes_on, one_step, carry
+    )
 
     outcome = Outcome(tokens_BT, logprobs_BT, counts_B, active_B, stopped_B, i)
     return merge(blocks, fresh, table, i, shards=shards), fresh, outcome
 
 
-def merge(blocks: Blocks, fresh: tuple[Block, ...], table: SlotTable, steps: jax.Array, *, shards: int) -> Blocks:
+def merge(
+    blocks: Blocks, fresh: tuple[Block, ...], table: SlotTable, steps: jax.Array, *, shards: int
+) -> Blocks:
     """The blocks with the first `steps` fresh columns of every active slot behind its own."""
     # Idle slots may hold a prompt that others will start from: nothing is written there.
     counts_Db = jnp.where(table.active, steps, 0).reshape(shards, -1)
@@ -137,9 +154,16 @@ def prefill(
             first `prefix_blocks` blocks. lengths_Dr: tokens of the piece, 0: no prompt. rows_Dr: slot within the shard.
     """
     D, r, T = tokens_DrT.shape
-    tokens_RT, starts_R, lengths_R = tokens_DrT.reshape(D * r, T), starts_Dr.reshape(-1), lengths_Dr.reshape(-1)
+    tokens_RT, starts_R, lengths_R = (
+        tokens_DrT.reshape(D * r, T),
+        starts_Dr.reshape(-1),
+        lengths_Dr.reshape(-1),
+    )
     layout = Piece(*rotation(config, starts_R[:, None] + jnp.arange(T)), lengths_R, starts_R)
-    prefix = [tuple(take(block[layer], rows_Dr) for block in blocks[:prefix_blocks]) for layer in range(config.layers)]
+    prefix = [
+        tuple(take(block[layer], rows_Dr) for block in blocks[:prefix_blocks])
+        for layer in range(config.layers)
+    ]
     _, new = decode(config, weights, constrain(tokens_RT, ("batch", None)), layout, prefix)
     new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
     return _write_all(blocks, new, rows_Dr, starts_Dr, lengths_Dr)
@@ -155,7 +179,13 @@ def shrink(layers: tuple[Block, ...], rows_Dr: jax.Array) -> tuple[Block, ...]:
     return take(layers, rows_Dr)
 
 
-def _write_all(blocks: Blocks, new: Sequence[Block], rows_Dr: jax.Array, starts_Dr: jax.Array, counts_Dr: jax.Array) -> Blocks:
+def _write_all(
+    blocks: Blocks,
+    new: Sequence[Block],
+    rows_Dr: jax.Array,
+    starts_Dr: jax.Array,
+    counts_Dr: jax.Array,
+) -> Blocks:
     """Every block with the new tokens that fall into it."""
     written, offset = [], 0
     for layers in blocks:

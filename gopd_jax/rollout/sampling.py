@@ -1,55 +1,18 @@
 """The sampling rule: which distribution a token is drawn from, its key, and the log-prob that the draw reports."""
 
-import dataclasses
 import math
 import zlib
 
 import jax
 import jax.numpy as jnp
 
-
-@dataclasses.dataclass(frozen=True)
-class SamplingRule:
-    """temperature 0 is greedy; top_k 0 and top_p 1 switch those limits off. Applied in the order temperature, top-k, top-p."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self):
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature}: wanted a number >= 0 (0 is greedy)")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k}: wanted an integer >= 0 (0 switches it off)")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: wanted a number in (0, 1] (1 switches it off)")
+from gopd_jax.models.heads import log_distribution
+from gopd_jax.models.settings import SamplingRule
 
 
-def log_distribution(logits_BV: jax.Array, rule: SamplingRule) -> jax.Array:
-    """Log-probs, float32 [B, V], of the distribution the rule draws from; -inf on tokens it never draws.
-
-    top-k keeps the k largest logits (ties at the k-th are kept); top-p keeps the smallest set of most likely tokens whose
-    probability reaches p, then renormalises.
-    """
-    logits_BV = logits_BV.astype(jnp.float32)
-    if rule.temperature == 0:
-        best_B1 = jnp.argmax(logits_BV, axis=-1, keepdims=True)
-        return jnp.where(jnp.arange(logits_BV.shape[-1]) == best_B1, 0.0, -jnp.inf)
-    logits_BV = logits_BV / rule.temperature
-    if 0 < rule.top_k < logits_BV.shape[-1]:
-        smallest_B1 = jax.lax.top_k(logits_BV, rule.top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
-    logprobs_BV = jax.nn.log_softmax(logits_BV)
-    if rule.top_p < 1:
-        sorted_BV = jnp.sort(logprobs_BV, axis=-1, descending=True)
-        before_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(sorted_BV)  # probability of the more likely ones
-        count_B1 = jnp.sum(before_BV < rule.top_p, axis=-1, keepdims=True)
-        smallest_B1 = jnp.take_along_axis(sorted_BV, count_B1 - 1, axis=-1)
-        logprobs_BV = jax.nn.log_softmax(jnp.where(logprobs_BV >= smallest_B1, logprobs_BV, -jnp.inf))
-    return logprobs_BV
-
-
-def draw(keys_B: jax.Array, logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.Array]:
+def draw(
+    keys_B: jax.Array, logits_BV: jax.Array, rule: SamplingRule
+) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row with its own key. Returns int32 [B] tokens and their float32 [B] log-probs.
 
     Two draws by inversion of the cumulative distribution: a group of about sqrt(V) tokens (those with the same remainder),
@@ -94,4 +57,6 @@ def sample_keys(key: jax.Array, prompts_B: jax.Array, samples_B: jax.Array) -> j
 
     The key of the token at position t is `fold_in` of this with t: nothing depends on slot, batch, order or device.
     """
-    return jax.vmap(lambda p, s: jax.random.fold_in(jax.random.fold_in(key, p), s))(prompts_B, samples_B)
+    return jax.vmap(lambda p, s: jax.random.fold_in(jax.random.fold_in(key, p), s))(
+        prompts_B, samples_B
+    )

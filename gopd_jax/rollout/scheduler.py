@@ -61,11 +61,16 @@ class Scheduler:
         self.slots, self.shards, self.longest_piece = slots, shards, longest_piece
         groups: dict[str, Group] = {}
         for r in requests:
-            group = groups.setdefault(r.prompt.prompt.prompt_id, Group(r.prompt, deque()))
+            group = groups.setdefault(r.key.prompt_id, Group(r.prompt, deque()))
             group.waiting.append(r)
-        by_bucket = sorted(groups.values(), key=lambda g: piece_width(min(len(g.prompt.tokens), longest_piece), longest_piece))
+        by_bucket = sorted(
+            groups.values(),
+            key=lambda g: piece_width(min(len(g.prompt.tokens), longest_piece), longest_piece),
+        )
         self._queue = deque(by_bucket)
-        self._open: list[list[Group]] = [[] for _ in range(shards)]  # prefilled or being so, with samples waiting
+        self._open: list[list[Group]] = [
+            [] for _ in range(shards)
+        ]  # prefilled or being so, with samples waiting
         self._prefilling: list[Group] = []
         self._clear(slots)
 
@@ -97,11 +102,16 @@ class Scheduler:
     def busiest_shard(self) -> int:
         """Active slots of the shard that has most."""
         width = self.slots // self.shards
-        return max(sum(r is not None for r in self._request[d * width : (d + 1) * width]) for d in range(self.shards))
+        return max(
+            sum(r is not None for r in self._request[d * width : (d + 1) * width])
+            for d in range(self.shards)
+        )
 
     def longest(self) -> int:
         """Columns that the longest active slot has in the cache."""
-        return max((self._length(s) for s in range(self.slots) if self._request[s] is not None), default=0)
+        return max(
+            (self._length(s) for s in range(self.slots) if self._request[s] is not None), default=0
+        )
 
     def _length(self, slot: int) -> int:
         return len(self._group[slot].prompt.tokens) - 1 + int(self._drawn[slot])
@@ -122,7 +132,9 @@ class Scheduler:
                 free.remove(slot)
         copies = []
         width = self.slots // self.shards
-        for slot in sorted(free, key=lambda s: (s % width, s // width)):  # new prompts are spread over the shards
+        for slot in sorted(
+            free, key=lambda s: (s % width, s // width)
+        ):  # new prompts are spread over the shards
             shard = slot // width
             group = next((g for g in self._open[shard] if g.ready), None)
             if group is not None:
@@ -158,7 +170,10 @@ class Scheduler:
         bucket = self._bucket(first[0])
         width, prefix = bucket
         slots = self.slots // self.shards
-        by_shard = [[g for g in first if self._bucket(g) == bucket and g.home // slots == d] for d in range(self.shards)]
+        by_shard = [
+            [g for g in first if self._bucket(g) == bucket and g.home // slots == d]
+            for d in range(self.shards)
+        ]
         most = max(1, min(slots, tokens // width))
         rows = most if 2 * max(map(len, by_shard)) > most else min(few, most)
         shape = (self.shards, rows)
@@ -174,7 +189,11 @@ class Scheduler:
             for i, g in enumerate(groups[:rows]):
                 part = g.prompt.tokens[g.prefilled : g.prefilled + width]
                 batch.tokens[d, i, : len(part)] = part
-                batch.starts[d, i], batch.lengths[d, i], batch.rows[d, i] = g.prefilled, len(part), g.home % slots
+                batch.starts[d, i], batch.lengths[d, i], batch.rows[d, i] = (
+                    g.prefilled,
+                    len(part),
+                    g.home % slots,
+                )
                 g.prefilled += len(part)
                 if g.ready:
                     unfinished = False
@@ -211,7 +230,9 @@ class Scheduler:
             tokens=np.where(active, self._next, 0).astype(np.int32),
             drawn=np.where(active, self._drawn, 0).astype(np.int32),
             limits=column(lambda s: self._request[s].max_tokens, np.int32),
-            prompts=column(lambda s: prompt_number(self._request[s].prompt.prompt.prompt_id), np.uint32),
+            prompts=column(
+                lambda s: prompt_number(self._request[s].prompt.source.prompt_id), np.uint32
+            ),
             samples=column(lambda s: self._request[s].sample_id, np.uint32),
             active=active,
         )
@@ -229,7 +250,10 @@ class Scheduler:
                 self._next[slot] = outcome.tokens[slot, n - 1]
             if not outcome.active[slot]:
                 reason = "stop" if outcome.stopped[slot] else "length"
-                tokens, logprobs = np.concatenate(self._tokens[slot]), np.concatenate(self._logprobs[slot])
+                tokens, logprobs = (
+                    np.concatenate(self._tokens[slot]),
+                    np.concatenate(self._logprobs[slot]),
+                )
                 request, self._request[slot] = self._request[slot], None
                 yield Rollout(request, tokens, logprobs, reason)
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gopd_jax.models import ModelConfig, abstract_params, unstack, unstacked_axes
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.decoder import abstract_params, unstack, unstacked_axes
 from gopd_jax.runtime.mesh import DECODE_RULES, shardings
 
 # Matrices of a layer that int8 weights round, and their axis of output channels. Embedding, head and norms stay as they are.
@@ -28,11 +29,15 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any, int8: bool) ->
     places = shardings(mesh, plain, unstacked_axes(config), DECODE_RULES)
     shapes = jax.eval_shape(functools.partial(_lay_out, dtype=dtype, int8=int8), abstract)
 
-    def placed(place, shape):  # a parameter, or the int8 array and scale in its place: a scale is not cut where its size is 1
+    def placed(
+        place, shape
+    ):  # a parameter, or the int8 array and scale in its place: a scale is not cut where its size is 1
         def one(x):
             spec = (*place.spec, *[None] * (x.ndim - len(place.spec)))
             cut = [None if size == 1 else axis for size, axis in zip(x.shape, spec, strict=True)]
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec(*cut)))
+            return jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec(*cut))
+            )
 
         return jax.tree.map(one, shape)
 
@@ -41,7 +46,11 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any, int8: bool) ->
 
 def _lay_out(params: Any, dtype: Any, int8: bool) -> Any:
     weights = unstack(params, dtype)
-    return weights | {"layers": tuple(_quantize(layer) for layer in weights["layers"])} if int8 else weights
+    return (
+        weights | {"layers": tuple(_quantize(layer) for layer in weights["layers"])}
+        if int8
+        else weights
+    )
 
 
 def _quantize(layer: Any) -> Any:
@@ -50,7 +59,9 @@ def _quantize(layer: Any) -> Any:
 
     def one(path, x):
         channel = CHANNELS.get(path[-1].key)
-        if channel is None or x.ndim == 3:  # experts [E, D, F] stay as they are: ragged_dot takes no int8
+        if (
+            channel is None or x.ndim == 3
+        ):  # experts [E, D, F] stay as they are: ragged_dot takes no int8
             return x
         return qwix.quantize(x, jnp.int8, channelwise_axes=[channel], scale_dtype=x.dtype)
 

@@ -28,7 +28,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 DECODE_RULES = RULES | {"embed": None}
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[Any] | None = None) -> Mesh:
+def make_mesh(
+    data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[Any] | None = None
+) -> Mesh:
     """A (data, fsdp, tensor) mesh over all devices; one size may be -1 and takes what the others leave.
 
     Raises:
@@ -45,7 +47,9 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[Any]
         )
     if free:
         sizes[free[0]] = len(devices) // known
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
 def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: dict[str, Any] = RULES) -> Any:
@@ -60,16 +64,24 @@ def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: dict[str, Any] = RULE
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         used: list[str] = []
         entries = []
-        for axis, size in zip(tuple(spec) + (None,) * (len(leaf.shape) - len(spec)), leaf.shape, strict=True):
+        for axis, size in zip(
+            tuple(spec) + (None,) * (len(leaf.shape) - len(spec)), leaf.shape, strict=True
+        ):
             if axis is not None and axis not in rules:
-                raise ValueError(f"parameter {name}: unknown logical axis {axis!r}; known: {sorted(rules)}")
+                raise ValueError(
+                    f"parameter {name}: unknown logical axis {axis!r}; known: {sorted(rules)}"
+                )
             target = rules[axis] if axis is not None else None
             names = (target,) if isinstance(target, str) else target or ()
             if any(n in used for n in names):
-                raise ValueError(f"parameter {name}: two of its axes {tuple(spec)} map to the same mesh axis {names}")
+                raise ValueError(
+                    f"parameter {name}: two of its axes {tuple(spec)} map to the same mesh axis {names}"
+                )
             ways = math.prod(mesh.shape[n] for n in names)
             if size % ways:
-                raise ValueError(f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} ({ways} ways)")
+                raise ValueError(
+                    f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} ({ways} ways)"
+                )
             used.extend(names)
             entries.append(target)
         return NamedSharding(mesh, PartitionSpec(*entries))
@@ -91,7 +103,9 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[RULES[a] if a else None for a in axes]))
+    return jax.lax.with_sharding_constraint(
+        x, PartitionSpec(*[RULES[a] if a else None for a in axes])
+    )
 
 
 def rows_multiple(mesh: Mesh) -> int:

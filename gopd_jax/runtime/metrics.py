@@ -54,7 +54,9 @@ class JsonLines:
             except json.JSONDecodeError:
                 continue
             if record["step"] <= last_step:
-                kept.append(line.rstrip("\n") + "\n")  # a kill can fall between the record and its line end
+                kept.append(
+                    line.rstrip("\n") + "\n"
+                )  # a kill can fall between the record and its line end
         return kept
 
     def records(self) -> list[dict[str, Any]]:
@@ -88,7 +90,9 @@ class RunLog:
             folder = epath.Path(workdir)
             self._metrics = JsonLines(folder / "metrics.jsonl", last_step)
             self._samples = JsonLines(folder / "samples.jsonl", last_step)
-            self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+            self._board = tensorboardX.SummaryWriter(
+                str(folder / "tensorboard"), purge_step=last_step + 1
+            )
 
     def metrics(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Writes the metrics of a step; lists (numbers by position) go to metrics.jsonl alone."""

@@ -27,7 +27,9 @@ def agree(value: Any) -> Any:
 
 def fetch(x: jax.Array) -> np.ndarray:
     """An array as numpy on every host, however it is sharded."""
-    return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(
+        x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+    )
 
 
 @contextlib.contextmanager

@@ -4,7 +4,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(stderr=True, highlight=False)
 LOG_SECONDS = 10.0  # between lines where there is no terminal
@@ -33,7 +40,9 @@ class Bar:
         self._start = self._printed = time.perf_counter()
         if self._bar:
             self._bar.start()
-            self._task = self._bar.add_task(self._name, total=self._total, completed=self._done, note="", rate="")
+            self._task = self._bar.add_task(
+                self._name, total=self._total, completed=self._done, note="", rate=""
+            )
         return self
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -41,7 +50,9 @@ class Bar:
         now = time.perf_counter()
         rate = (self._done - self._first) / max(now - self._start, 1e-9)
         if self._bar:
-            self._bar.update(self._task, completed=self._done, note=note, rate=f"{rate:.3g} {self._unit}/s")
+            self._bar.update(
+                self._task, completed=self._done, note=note, rate=f"{rate:.3g} {self._unit}/s"
+            )
         elif self._done == self._total or now - self._printed >= LOG_SECONDS:
             self._printed = now
             of, left = "", ""
@@ -50,7 +61,9 @@ class Bar:
             line = f"{self._name} {self._done}{of}  {rate:.3g} {self._unit}/s{left}  {note}"
             console.print(line.rstrip(), soft_wrap=True, markup=False)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 

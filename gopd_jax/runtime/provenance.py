@@ -12,7 +12,17 @@ import jax
 
 import gopd_jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tensorflow-datasets", "grain", "math-verify")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "tensorflow-datasets",
+    "grain",
+    "math-verify",
+)
 
 
 def about() -> dict[str, Any]:
@@ -33,7 +43,10 @@ def about() -> dict[str, Any]:
 def _git(*args: str) -> str | None:
     try:
         out = subprocess.run(
-            ["git", "-C", str(pathlib.Path(gopd_jax.__file__).parent), *args], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(pathlib.Path(gopd_jax.__file__).parent), *args],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

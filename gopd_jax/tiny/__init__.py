@@ -13,5 +13,7 @@ def model(name: str) -> str:
     """The folder of an embedded model; `make.py` says what they are."""
     names = sorted(p.name for p in MODELS.glob("*")) if MODELS.exists() else []
     if name not in names:
-        raise ValueError(f"embedded model {name!r}: wanted one of {names}; `python -m gopd_jax.tiny.make` makes them")
+        raise ValueError(
+            f"embedded model {name!r}: wanted one of {names}; `python -m gopd_jax.tiny.make` makes them"
+        )
     return str(MODELS / name)

@@ -19,20 +19,16 @@ from absl import logging
 import jax
 
 from gopd_jax import export, tiny, train
-from gopd_jax.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    DomainConfig,
-    EvalConfig,
-    LearnerConfig,
-    LogConfig,
-    RolloutConfig,
-)
-from gopd_jax.models import ModelConfig
+from gopd_jax.config import Config
+from gopd_jax.data.settings import DataSettings, DomainSettings
+from gopd_jax.evaluate.settings import EvalSettings
+from gopd_jax.learner.settings import LearnerSettings
+from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import init_params
 from gopd_jax.models.huggingface_save import save_pretrained
+from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.settings import CheckpointSettings, LogSettings
 from gopd_jax.tiny.tokenizer import SPECIAL, VOCAB_SIZE, save_tokenizer
 
 SMALL = ModelConfig(
@@ -48,26 +44,34 @@ TEACHERS = {
     "large_teacher": ("large_base", "math", 40),
 }
 DOMAINS = {
-    "math": DomainConfig(train="tiny:math/train", test="tiny:math/test", reward="math"),
-    "code": DomainConfig(train="tiny:code/train", test="tiny:code/test", reward="code"),
+    "math": DomainSettings(train="tiny:math/train", test="tiny:math/test", reward="math"),
+    "code": DomainSettings(train="tiny:code/train", test="tiny:code/test", reward="code"),
 }
-EVAL = EvalConfig(prompts=1024, samples=1)
+EVAL = EvalSettings(prompts=1024, samples=1)
 
 
 def base_config(name: str, start: str, split: str) -> Config:
     """SFT: a random start on right answers (split "sft"), then that on partly wrong ones ("noisy")."""
-    steps, rate, schedule, warmup = {"sft": (SFT_STEPS[name], 3e-3, "cosine", 50), "noisy": (150, 5e-4, "linear", 20)}[split]
+    steps, rate, schedule, warmup = {
+        "sft": (SFT_STEPS[name], 3e-3, "cosine", 50),
+        "noisy": (150, 5e-4, "linear", 20),
+    }[split]
     names = BASES[name][1]
     prompt, row = (40, 72) if "code" in names else (12, 84)
     return Config(
         name=f"tiny_{name}_{split}",
         method="sft",
         student=start,
-        domains={n: DomainConfig(train=f"tiny:{n}/{split}", test=f"tiny:{n}/test", reward=n) for n in names},
+        domains={
+            n: DomainSettings(train=f"tiny:{n}/{split}", test=f"tiny:{n}/test", reward=n)
+            for n in names
+        },
         steps=steps,
-        data=DataConfig(max_prompt_tokens=prompt),
-        rollout=RolloutConfig(prompts_per_step=256, max_response_tokens=32 if "code" in names else 20, slots=512),
-        learner=LearnerConfig(
+        data=DataSettings(max_prompt_tokens=prompt),
+        rollout=RolloutSettings(
+            prompts_per_step=256, max_response_tokens=32 if "code" in names else 20, slots=512
+        ),
+        learner=LearnerSettings(
             learning_rate=rate,
             schedule=schedule,
             warmup_steps=warmup,
@@ -77,8 +81,8 @@ def base_config(name: str, start: str, split: str) -> Config:
             remat=False,
         ),
         eval=EVAL,
-        checkpoint=CheckpointConfig(every=500),
-        log=LogConfig(rewards=16),
+        checkpoint=CheckpointSettings(every=500),
+        log=LogSettings(rewards=16),
     )
 
 
@@ -91,11 +95,15 @@ def teacher_config(name: str, start: str, domain: str, steps: int) -> Config:
         student=start,
         domains={domain: DOMAINS[domain]},
         steps=steps,
-        data=DataConfig(max_prompt_tokens=prompt),
-        rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=8, max_response_tokens=response, slots=512),
-        learner=LearnerConfig(learning_rate=3e-4, row_length=row, rows_per_micro_batch=128, remat=False),
+        data=DataSettings(max_prompt_tokens=prompt),
+        rollout=RolloutSettings(
+            prompts_per_step=64, samples_per_prompt=8, max_response_tokens=response, slots=512
+        ),
+        learner=LearnerSettings(
+            learning_rate=3e-4, row_length=row, rows_per_micro_batch=128, remat=False
+        ),
         eval=EVAL,
-        checkpoint=CheckpointConfig(every=steps),
+        checkpoint=CheckpointSettings(every=steps),
     )
 
 
@@ -111,7 +119,14 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
         save_tokenizer(workdir / "tokenizer")
         ids = {"pad_token_id": SPECIAL.index("<|pad|>"), "eos_token_id": SPECIAL.index("<|end|>")}
         model = BASES[name][0]
-        save_pretrained(start, model, init_params(model, jax.random.key(0)), "float32", workdir / "tokenizer", ids)
+        save_pretrained(
+            start,
+            model,
+            init_params(model, jax.random.key(0)),
+            "float32",
+            workdir / "tokenizer",
+            ids,
+        )
     train.run(base_config(name, str(start), "sft"), str(workdir / f"{name}_sft"))
     if not knows.exists():
         export.export(str(workdir / f"{name}_sft"), str(knows), dtype="float32")
@@ -121,9 +136,17 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
 
 def main() -> None:
     names = [*BASES, *TEACHERS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=str(tiny.MODELS), help="folder for the model folders (default: the embedded ones)")
-    parser.add_argument("--workdir", default="runs/tiny_make", help="folder for the runs that make them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        default=str(tiny.MODELS),
+        help="folder for the model folders (default: the embedded ones)",
+    )
+    parser.add_argument(
+        "--workdir", default="runs/tiny_make", help="folder for the runs that make them"
+    )
     parser.add_argument("--only", choices=names, help="make one; a teacher needs its base in OUT")
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens a finished run read-only

@@ -16,7 +16,9 @@ def test_schedule_step_by_step(kind, warmup):
     schedule = make_schedule(kind, PEAK, STEPS, warmup)
     for step in range(STEPS + 1):
         share = (step - warmup) / (STEPS - warmup)
-        after = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + np.cos(np.pi * share)) / 2}[kind]
+        after = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + np.cos(np.pi * share)) / 2}[
+            kind
+        ]
         expected = PEAK * (step / warmup if step < warmup else after)
         assert float(schedule(step)) == pytest.approx(expected, rel=1e-5, abs=1e-10), step
 
@@ -40,14 +42,20 @@ def test_adamw_with_clipping_is_its_equations(clip_norm):
     for step in range(4):
         grads = {k: rng.normal(size=v.shape) * (0.05, 2.0)[step % 2] for k, v in params.items()}
         norms.append(np.sqrt(sum((g**2).sum() for g in grads.values())))
-        updates, state = optimizer.update({k: jnp.asarray(g, jnp.float32) for k, g in grads.items()}, state, ours)
+        updates, state = optimizer.update(
+            {k: jnp.asarray(g, jnp.float32) for k, g in grads.items()}, state, ours
+        )
         ours = optax.apply_updates(ours, updates)
         rate = 0.1 * (step / 2 if step < 2 else 1 - (step - 2) / 8)
         for k in params:
             g = grads[k] * (min(1.0, clip_norm / norms[-1]) if clip_norm else 1.0)
             first[k] = b1 * first[k] + (1 - b1) * g
             second[k] = b2 * second[k] + (1 - b2) * g**2
-            direction = first[k] / (1 - b1 ** (step + 1)) / (np.sqrt(second[k] / (1 - b2 ** (step + 1))) + eps)
+            direction = (
+                first[k]
+                / (1 - b1 ** (step + 1))
+                / (np.sqrt(second[k] / (1 - b2 ** (step + 1))) + eps)
+            )
             params[k] = params[k] - rate * (direction + decay * params[k])
     assert min(norms) < 1 < max(norms)
     for k in params:

@@ -22,12 +22,16 @@ def _check(sequences, batch, places, row_length):
         seen[here] += 1
         expected.tokens[here] = np.concatenate([s.prompt, s.response])
         expected.positions[here] = np.arange(len(s))
-        assert len(set(batch.segments[here])) == 1  # one number, 1 or more, that no neighbour has: checked below
+        assert (
+            len(set(batch.segments[here])) == 1
+        )  # one number, 1 or more, that no neighbour has: checked below
         expected.segments[here] = batch.segments[here]
         there = spot(places, s)
         expected.targets[there] = s.response
         # In words: at each predicted position stands the token after it in the row.
-        np.testing.assert_array_equal(batch.tokens[there[0], there[1], there[2].start + 1 : there[2].stop + 1], s.response)
+        np.testing.assert_array_equal(
+            batch.tokens[there[0], there[1], there[2].start + 1 : there[2].stop + 1], s.response
+        )
         expected.weights[there] = s.weight
         expected.reward_scale[there] = s.reward_scale
         expected.advantages[there] = s.advantage
@@ -59,7 +63,11 @@ def test_every_token_at_its_place(domains):
     batch, places, filled = pack(sequences, 9, 2, 32)
     _check(sequences, batch, places, 32)
     assert filled == pytest.approx(sum(map(len, sequences)) / (batch.used * 2 * 32))
-    assert batch.tokens.shape == (9, 2, 32) and batch.tokens.dtype == np.int32 and batch.weights.dtype == np.float32
+    assert (
+        batch.tokens.shape == (9, 2, 32)
+        and batch.tokens.dtype == np.int32
+        and batch.weights.dtype == np.float32
+    )
 
 
 def test_order_of_arrival_changes_nothing():
@@ -95,7 +103,11 @@ def _of_lengths(lengths, domains):
 def test_micro_batches_needed_is_enough_for_any_lengths():
     rng = np.random.default_rng(0)
     for _ in range(300):
-        longest, rows, domains = int(rng.integers(2, 30)), int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        longest, rows, domains = (
+            int(rng.integers(2, 30)),
+            int(rng.integers(1, 5)),
+            int(rng.integers(1, 4)),
+        )
         row_length, count = longest + int(rng.integers(0, 60)), int(rng.integers(1, 40))
         kind = rng.integers(3)
         if kind == 0:
@@ -103,7 +115,9 @@ def test_micro_batches_needed_is_enough_for_any_lengths():
         elif kind == 1:
             lengths = np.full(count, longest)  # nothing fits beside another
         else:  # just too long for one more in a row
-            lengths = np.full(count, min(longest, max(2, row_length // (1 + row_length // longest) + 1)))
+            lengths = np.full(
+                count, min(longest, max(2, row_length // (1 + row_length // longest) + 1))
+            )
         sequences = _of_lengths(lengths, rng.integers(0, domains, count))
         needed = micro_batches_needed(count, longest, rows, row_length, domains)
         batch, places, _ = pack(sequences, needed, rows, row_length)
@@ -111,7 +125,10 @@ def test_micro_batches_needed_is_enough_for_any_lengths():
         assert batch.used <= needed
 
 
-@pytest.mark.parametrize("count, longest, rows, row_length, needed", [(8, 10, 2, 10, 4), (9, 10, 2, 29, 3), (9, 10, 3, 29, 2)])
+@pytest.mark.parametrize(
+    "count, longest, rows, row_length, needed",
+    [(8, 10, 2, 10, 4), (9, 10, 2, 29, 3), (9, 10, 3, 29, 2)],
+)
 def test_the_longest_lengths_need_all_of_them(count, longest, rows, row_length, needed):
     assert micro_batches_needed(count, longest, rows, row_length, 1) == needed
     batch, _, _ = pack(_of_lengths([longest] * count, [0] * count), needed, rows, row_length)
@@ -120,15 +137,23 @@ def test_the_longest_lengths_need_all_of_them(count, longest, rows, row_length, 
 
 def test_errors_say_what_was_wanted():
     sequences = make_sequences(6, prompt=(8, 8), response=(12, 12))
-    with pytest.raises(ValueError, match=r"row_length=19 is shorter than the longest sequence, 20 tokens"):
+    with pytest.raises(
+        ValueError, match=r"row_length=19 is shorter than the longest sequence, 20 tokens"
+    ):
         micro_batches_needed(6, 20, 2, 19, 1)
-    with pytest.raises(ValueError, match=r"sequence \('p', 0\) has 20 tokens, more than row_length=19"):
+    with pytest.raises(
+        ValueError, match=r"sequence \('p', 0\) has 20 tokens, more than row_length=19"
+    ):
         pack(sequences, 6, 2, 19)
-    with pytest.raises(ValueError, match=r"6 rows of 20 tokens need 3 micro-batches of 2 rows, not 2"):
+    with pytest.raises(
+        ValueError, match=r"6 rows of 20 tokens need 3 micro-batches of 2 rows, not 2"
+    ):
         pack(sequences, 2, 2, 20)
 
 
 def test_a_sequence_of_the_row_length_fits():
     sequences = make_sequences(2, prompt=(8, 8), response=(12, 12))
-    batch, places, filled = pack([*sequences, dataclasses.replace(sequences[0], name=("q", 0))], 3, 1, 20)
+    batch, places, filled = pack(
+        [*sequences, dataclasses.replace(sequences[0], name=("q", 0))], 3, 1, 20
+    )
     assert filled == 1 and batch.used == 3 and {p.start for p in places.values()} == {0}

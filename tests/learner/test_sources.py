@@ -5,7 +5,7 @@ import pytest
 from step_cases import make_config, make_requests
 
 from gopd_jax.learner.sources import given_answers, order, outside_advantages, to_sequences
-from gopd_jax.objective import token_weights
+from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import Rollout
 
 
@@ -15,12 +15,19 @@ def _rollouts(prompts=4, samples=2, truncated=()):
     for i, request in enumerate(make_requests([5] * prompts, sample_ids=range(samples))):
         n = int(rng.integers(1, 11))
         reason = "length" if i in truncated else "stop"
-        out.append(Rollout(request, rng.integers(1, 96, n, dtype=np.int32), rng.normal(size=n).astype(np.float32), reason))
+        out.append(
+            Rollout(
+                request,
+                rng.integers(1, 96, n, dtype=np.int32),
+                rng.normal(size=n).astype(np.float32),
+                reason,
+            )
+        )
     return out
 
 
 def _name(rollout):
-    return rollout.request.prompt.prompt.prompt_id, rollout.request.sample_id
+    return rollout.request.key
 
 
 def test_order_is_that_of_prompt_and_sample():
@@ -44,19 +51,37 @@ def test_advantages_from_outside():
     np.testing.assert_array_equal(outside_advantages("gopd", rollouts, None), np.zeros(8))
     np.testing.assert_array_equal(outside_advantages("sft", rollouts, None), np.ones(8))
     half = np.sqrt(0.5)
-    np.testing.assert_allclose(outside_advantages("grpo", rollouts, rewards), [half, -half, 0, 0, 0, 0, -half, half], rtol=1e-5)
+    np.testing.assert_allclose(
+        outside_advantages("grpo", rollouts, rewards),
+        [half, -half, 0, 0, 0, 0, -half, half],
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean-token-mean"])
 def test_every_field_of_a_sequence(aggregation):
-    config = make_config(("code", "math"), scales={"math": 0.5}, reward_scale=1.5, aggregation=aggregation)
+    config = make_config(
+        ("code", "math"), scales={"math": 0.5}, reward_scale=1.5, aggregation=aggregation
+    )
     rollouts = _rollouts()
     advantages = np.arange(8.0)
     (sequences,) = to_sequences(rollouts, advantages, config, step=3)
-    weights = token_weights(np.array([len(r.tokens) for r in rollouts]), np.zeros(8, bool), aggregation, "keep")
+    weights = token_weights(
+        np.array([len(r.tokens) for r in rollouts]), np.zeros(8, bool), aggregation, "keep"
+    )
     for s, r, advantage, weight in zip(sequences, rollouts, advantages, weights, strict=True):
-        assert (s.name, s.domain, s.reward_scale, s.advantage, s.weight) == (_name(r), 1, 0.5, advantage, weight)
-        assert s.prompt is r.request.prompt.tokens and s.response is r.tokens and s.behaviour_logprobs is r.behaviour_logprobs
+        assert (s.name, s.domain, s.reward_scale, s.advantage, s.weight) == (
+            _name(r),
+            1,
+            0.5,
+            advantage,
+            weight,
+        )
+        assert (
+            s.prompt is r.request.prompt.tokens
+            and s.response is r.tokens
+            and s.behaviour_logprobs is r.behaviour_logprobs
+        )
 
 
 def test_sft_has_no_behaviour_logprobs():
@@ -77,7 +102,9 @@ def test_each_update_has_its_own_rollouts_and_its_own_mean():
         return [[s.name for s in u] for u in to_sequences(rollouts, np.zeros(8), config, step)]
 
     assert split(config, 1) == split(config, 1)
-    assert split(config, 2) != split(config, 1) != split(make_config(updates_per_batch=4, seed=5), 1)
+    assert (
+        split(config, 2) != split(config, 1) != split(make_config(updates_per_batch=4, seed=5), 1)
+    )
 
 
 @pytest.mark.parametrize("rule, counted", [("mask", 8), ("drop", 6)])
@@ -85,5 +112,7 @@ def test_rollouts_of_weight_0_are_left_out(rule, counted):
     rollouts = _rollouts(truncated=(1, 6))
     config = make_config(truncation=rule, aggregation="sequence-mean-token-sum")
     (sequences,) = to_sequences(rollouts, np.zeros(8), config, 1)
-    assert [s.name for s in sequences] == [_name(r) for i, r in enumerate(rollouts) if i not in (1, 6)]
+    assert [s.name for s in sequences] == [
+        _name(r) for i, r in enumerate(rollouts) if i not in (1, 6)
+    ]
     assert {s.weight for s in sequences} == {1 / counted}

@@ -31,7 +31,11 @@ def _row(size, *placed):
     row = np.zeros((3, 1, size), np.int32)
     for segment, (start, sequence) in enumerate(placed, start=1):
         here = slice(start, start + len(sequence))
-        row[0, 0, here], row[1, 0, here], row[2, 0, here] = sequence, np.arange(len(sequence)), segment
+        row[0, 0, here], row[1, 0, here], row[2, 0, here] = (
+            sequence,
+            np.arange(len(sequence)),
+            segment,
+        )
     return row
 
 
@@ -81,19 +85,27 @@ def _loss(config, remat, params, row):
 def _hidden_and_gradient(config, remat, query_chunk):
     assert attention.QUERY_CHUNK == query_chunk
     first, second = _sequences(config)
-    row = _row(22, (1, first), (13, second))  # 22 is no multiple of 8: the last chunk of queries is padded
-    gradient, hidden = jax.jit(jax.grad(functools.partial(_loss, config, remat), has_aux=True))(random_params(config), row)
+    row = _row(
+        22, (1, first), (13, second)
+    )  # 22 is no multiple of 8: the last chunk of queries is padded
+    gradient, hidden = jax.jit(jax.grad(functools.partial(_loss, config, remat), has_aux=True))(
+        random_params(config), row
+    )
     assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
     return np.where(row[2][..., None] > 0, hidden, 0.0), gradient
 
 
 def _same_hidden_and_gradient(actual, expected):
     _close(actual[0], expected[0])
-    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, atol=2e-4, rtol=2e-4), actual[1], expected[1])
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, atol=2e-4, rtol=2e-4), actual[1], expected[1]
+    )
 
 
 def _jaxpr(config, remat):
-    return str(jax.make_jaxpr(functools.partial(_loss, config, remat))(random_params(config), _row(22)))
+    return str(
+        jax.make_jaxpr(functools.partial(_loss, config, remat))(random_params(config), _row(22))
+    )
 
 
 def test_query_chunks_change_nothing(monkeypatch):
@@ -109,8 +121,12 @@ def test_remat_changes_nothing():
     config = CASES["qwen3_tied"]
     for remat in (True, False):
         jaxpr = _jaxpr(config, remat)
-        assert ("remat" in jaxpr or "checkpoint" in jaxpr) == remat  # the primitive's name differs between versions of JAX
-    on, off = (_hidden_and_gradient(config, remat, attention.QUERY_CHUNK) for remat in (True, False))
+        assert (
+            "remat" in jaxpr or "checkpoint" in jaxpr
+        ) == remat  # the primitive's name differs between versions of JAX
+    on, off = (
+        _hidden_and_gradient(config, remat, attention.QUERY_CHUNK) for remat in (True, False)
+    )
     _same_hidden_and_gradient(off, on)
 
 

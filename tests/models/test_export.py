@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gopd_jax.export import main
-from gopd_jax.models import load_config, load_params, save_pretrained
+from gopd_jax.models.config import load_config
+from gopd_jax.models.huggingface import load_params
+from gopd_jax.models.huggingface_save import save_pretrained
 
 CONFIG = CASES["qwen3_tied"]
 HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
@@ -19,13 +21,17 @@ HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 def run(tmp_path, monkeypatch):
     """A run folder whose only checkpoint is step 30, holding random_params(seed=9)."""
     (tmp_path / "run").mkdir()
-    save_pretrained(tmp_path / "student", CONFIG, random_params(CONFIG), token_ids={"eos_token_id": 3})
+    save_pretrained(
+        tmp_path / "student", CONFIG, random_params(CONFIG), token_ids={"eos_token_id": 3}
+    )
     (tmp_path / "student/tokenizer.json").write_text("{}")
 
     def restore_params(workdir, step, abstract):
         if step not in (None, 30):
             raise ValueError(f"no checkpoint of step {step} in {workdir}; available: [30]")
-        return 30, jax.tree.map(lambda p, a: jax.device_put(p, a.sharding), random_params(CONFIG, seed=9), abstract)
+        return 30, jax.tree.map(
+            lambda p, a: jax.device_put(p, a.sharding), random_params(CONFIG, seed=9), abstract
+        )
 
     stand_in = types.ModuleType("gopd_jax.runtime.checkpoint")
     stand_in.restore_params = restore_params

@@ -44,7 +44,11 @@ def test_save_then_load_is_exact(tmp_path, case, shard_bytes):
     config = CASES[case]
     params = _save(tmp_path / "out", config, shard_bytes=shard_bytes)
     files = sorted(tmp_path.glob("out/*.safetensors"))
-    assert (len(files) > 1) == (tmp_path / "out/model.safetensors.index.json").exists() == (shard_bytes < 10**9)
+    assert (
+        (len(files) > 1)
+        == (tmp_path / "out/model.safetensors.index.json").exists()
+        == (shard_bytes < 10**9)
+    )
     if len(files) > 1:
         assert all(file.stat().st_size < shard_bytes + 4096 for file in files)
         index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
@@ -153,11 +157,17 @@ def test_row_reads_any_slice():
 def test_missing_tensor(tmp_path):
     _save(tmp_path / "out")
     _edit(tmp_path / "out", lambda t: t.pop("model.layers.1.self_attn.q_norm.weight"))
-    with pytest.raises(ValueError, match=r"missing.*model\.layers\.1\.self_attn\.q_norm\.weight \[8\].*query_norm/scale"):
+    with pytest.raises(
+        ValueError,
+        match=r"missing.*model\.layers\.1\.self_attn\.q_norm\.weight \[8\].*query_norm/scale",
+    ):
         load_params(tmp_path / "out", CONFIG, "float32", HERE)
 
 
-@pytest.mark.parametrize("name", ["model.layers.2.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.bias", "score.weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.2.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.bias", "score.weight"],
+)
 def test_unexpected_tensor(tmp_path, name):
     _save(tmp_path / "out")
     _edit(tmp_path / "out", lambda t: t.update({name: np.zeros(3, np.float32)}))
@@ -186,9 +196,14 @@ def test_head_beside_tied_embedding_and_rotary_buffers_are_tolerated(tmp_path):
 def test_duplicate_tensor(tmp_path):
     _save(tmp_path / "out", shard_bytes=20_000)
     first, second = sorted((tmp_path / "out").glob("*.safetensors"))[:2]
-    tensors = load_file(second) | {"model.embed_tokens.weight": load_file(first)["model.embed_tokens.weight"]}
+    tensors = load_file(second) | {
+        "model.embed_tokens.weight": load_file(first)["model.embed_tokens.weight"]
+    }
     save_file(tensors, second)
-    with pytest.raises(ValueError, match=rf"duplicate.*model\.embed_tokens\.weight \(in {first.name} and {second.name}\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"duplicate.*model\.embed_tokens\.weight \(in {first.name} and {second.name}\)",
+    ):
         load_params(tmp_path / "out", CONFIG, "float32", HERE)
 
 
@@ -201,8 +216,14 @@ def test_single_file_beside_shards(tmp_path):
 
 def test_wrong_shape(tmp_path):
     _save(tmp_path / "out")
-    _edit(tmp_path / "out", lambda t: t.update({"model.layers.0.mlp.down_proj.weight": np.zeros((48, 32), np.float32)}))
-    with pytest.raises(ValueError, match=r"wrong shapes.*layers\.0\.mlp\.down_proj\.weight is \[48, 32\], wanted \[32, 48\]"):
+    _edit(
+        tmp_path / "out",
+        lambda t: t.update({"model.layers.0.mlp.down_proj.weight": np.zeros((48, 32), np.float32)}),
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"wrong shapes.*layers\.0\.mlp\.down_proj\.weight is \[48, 32\], wanted \[32, 48\]",
+    ):
         load_params(tmp_path / "out", CONFIG, "float32", HERE)
 
 
@@ -240,16 +261,32 @@ def test_fingerprint_is_of_the_tensors(tmp_path):
     same = weights_fingerprint(tmp_path / "one")
     assert weights_fingerprint(tmp_path / "many") == same and len(same) == 64
     _save(tmp_path / "half", dtype="bfloat16")
-    _edit(tmp_path / "one", lambda t: t["lm_head.weight"].__setitem__((95, 31), t["lm_head.weight"][95, 31] + 1))
-    assert len({same, weights_fingerprint(tmp_path / "one"), weights_fingerprint(tmp_path / "half")}) == 3
+    _edit(
+        tmp_path / "one",
+        lambda t: t["lm_head.weight"].__setitem__((95, 31), t["lm_head.weight"][95, 31] + 1),
+    )
+    assert (
+        len({same, weights_fingerprint(tmp_path / "one"), weights_fingerprint(tmp_path / "half")})
+        == 3
+    )
 
 
 def _source(folder):
     """A model folder as the hub has them, weights aside."""
     folder.mkdir()
     contents = {
-        "config.json": {"bos_token_id": None, "eos_token_id": 7, "pad_token_id": 5, "rope_theta": 3.0},
-        "generation_config.json": {"eos_token_id": [7, 8], "bos_token_id": 3, "temperature": 0.6, "do_sample": True},
+        "config.json": {
+            "bos_token_id": None,
+            "eos_token_id": 7,
+            "pad_token_id": 5,
+            "rope_theta": 3.0,
+        },
+        "generation_config.json": {
+            "eos_token_id": [7, 8],
+            "bos_token_id": 3,
+            "temperature": 0.6,
+            "do_sample": True,
+        },
         "tokenizer.json": {"a": 1},
         "tokenizer_config.json": {"b": 2},
     }
@@ -264,7 +301,12 @@ def test_tokenizer_template_and_token_ids_come_along(tmp_path):
     source = _source(tmp_path / "source")
     config = CASES["llama_untied_one_kv_head"]
     _save(tmp_path / "out", config, tokenizer_from=source)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    ):
         assert (tmp_path / "out" / name).read_text() == (source / name).read_text()
     assert not (tmp_path / "out/README.md").exists()
     written = json.loads((tmp_path / "out/config.json").read_text())
@@ -277,7 +319,11 @@ def test_without_a_source_no_token_ids_are_invented(tmp_path):
     _save(tmp_path / "out", CASES["llama_untied_one_kv_head"], token_ids={"eos_token_id": [4, 9]})
     for name in ("config.json", "generation_config.json"):
         written = json.loads((tmp_path / "out" / name).read_text())
-        assert (written.get("bos_token_id"), written["eos_token_id"], written.get("pad_token_id")) == (None, [4, 9], None)
+        assert (
+            written.get("bos_token_id"),
+            written["eos_token_id"],
+            written.get("pad_token_id"),
+        ) == (None, [4, 9], None)
 
 
 def test_refuses_to_overwrite(tmp_path):
@@ -308,4 +354,6 @@ def test_table_covers_the_tree(case):
     assert len(names) == len(set(names))
     assert len(rows) == len(jax.tree.leaves(abstract_params(config)))
     untied = tensor_names.table(dataclasses.replace(config, tied_embeddings=False))
-    assert [row.shape for row in untied if row.name == "lm_head.weight"] == [(config.vocab_size, config.width)]
+    assert [row.shape for row in untied if row.name == "lm_head.weight"] == [
+        (config.vocab_size, config.width)
+    ]

@@ -6,7 +6,14 @@ from model_cases import CASES
 import pytest
 import transformers
 
-from gopd_jax.models.config import ModelConfig, RopeScaling, UnsupportedModel, from_hf, load_config, to_hf
+from gopd_jax.models.config import (
+    ModelConfig,
+    RopeScaling,
+    UnsupportedModel,
+    from_hf,
+    load_config,
+    to_hf,
+)
 from gopd_jax.models.rope import inverse_frequencies
 
 QWEN3_4B = {
@@ -107,25 +114,53 @@ LLAMA32_1B = LLAMA31_8B | {
 PUBLISHED = {
     "Qwen3-4B": (
         QWEN3_4B,
-        ModelConfig("qwen3", 151936, 36, 2560, 32, 8, 128, 9728, 1e-6, 1e6, RopeScaling(), True, 40960),
+        ModelConfig(
+            "qwen3", 151936, 36, 2560, 32, 8, 128, 9728, 1e-6, 1e6, RopeScaling(), True, 40960
+        ),
         4_022_468_096,
     ),
     "Qwen2.5-7B-Instruct": (
         QWEN25_7B_INSTRUCT,
-        ModelConfig("qwen2", 152064, 28, 3584, 28, 4, 128, 18944, 1e-6, 1e6, RopeScaling(), False, 32768),
+        ModelConfig(
+            "qwen2", 152064, 28, 3584, 28, 4, 128, 18944, 1e-6, 1e6, RopeScaling(), False, 32768
+        ),
         7_615_616_512,
     ),
     "Llama-3.2-1B": (
         LLAMA32_1B,
         ModelConfig(
-            "llama", 128256, 16, 2048, 32, 8, 64, 8192, 1e-5, 5e5, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192), True, 131072
+            "llama",
+            128256,
+            16,
+            2048,
+            32,
+            8,
+            64,
+            8192,
+            1e-5,
+            5e5,
+            RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+            True,
+            131072,
         ),
         1_235_814_400,
     ),
     "Llama-3.1-8B": (
         LLAMA31_8B,
         ModelConfig(
-            "llama", 128256, 32, 4096, 32, 8, 128, 14336, 1e-5, 5e5, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192), False, 131072
+            "llama",
+            128256,
+            32,
+            4096,
+            32,
+            8,
+            128,
+            14336,
+            1e-5,
+            5e5,
+            RopeScaling("llama3", 8.0, 1.0, 4.0, 8192),
+            False,
+            131072,
         ),
         8_030_261_248,
     ),
@@ -171,9 +206,18 @@ def test_rope_of_transformers_5(tmp_path):
 
 
 def test_fields_left_out_mean_what_transformers_means(tmp_path):
-    raw = {k: v for k, v in LLAMA31_8B.items() if k not in ("num_key_value_heads", "rope_theta", "rope_scaling")}
+    raw = {
+        k: v
+        for k, v in LLAMA31_8B.items()
+        if k not in ("num_key_value_heads", "rope_theta", "rope_scaling")
+    }
     config = _load(tmp_path, raw)
-    assert (config.kv_heads, config.head_size, config.rope_theta, config.rope_scaling.kind) == (32, 128, 1e4, "default")
+    assert (config.kv_heads, config.head_size, config.rope_theta, config.rope_scaling.kind) == (
+        32,
+        128,
+        1e4,
+        "default",
+    )
 
 
 def test_llama3_frequencies_at_the_ends():
@@ -187,9 +231,18 @@ def test_llama3_frequencies_at_the_ends():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"model_type": "gemma2"}, ["model_type='gemma2'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
-        ({"model_type": "mixtral"}, ["model_type='mixtral'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
-        ({"model_type": "from_next_year"}, ["model_type='from_next_year'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
+        (
+            {"model_type": "gemma2"},
+            ["model_type='gemma2'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"],
+        ),
+        (
+            {"model_type": "mixtral"},
+            ["model_type='mixtral'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"],
+        ),
+        (
+            {"model_type": "from_next_year"},
+            ["model_type='from_next_year'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"],
+        ),
         ({"model_type": None}, ["model_type=None", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
         ({"hidden_act": "gelu"}, ["hidden_act='gelu'", "'silu'"]),
         ({"attention_bias": True}, ["attention_bias=True", "False"]),
@@ -200,7 +253,13 @@ def test_llama3_frequencies_at_the_ends():
             ["layer_types=['full_attention', 'sliding_attention']", "['full_attention']"],
         ),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}},
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32768,
+                }
+            },
             ["rope_type='yarn'", "['default', 'linear', 'llama3']"],
         ),
         ({"num_key_value_heads": 5}, ["num_key_value_heads=5", "32"]),
@@ -210,16 +269,23 @@ def test_llama3_frequencies_at_the_ends():
 def test_unsupported_is_named(tmp_path, change, words):
     with pytest.raises(UnsupportedModel) as error:
         _load(tmp_path, QWEN3_4B | change)
-    assert all(word in str(error.value) for word in [*words, "supported", str(tmp_path)]), str(error.value)
+    assert all(word in str(error.value) for word in [*words, "supported", str(tmp_path)]), str(
+        error.value
+    )
     assert "\n" not in str(error.value)
 
 
 def test_sliding_windows_that_no_layer_uses_are_fine(tmp_path):
-    assert _load(tmp_path, QWEN3_4B | {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 36})
+    assert _load(
+        tmp_path,
+        QWEN3_4B | {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 36},
+    )
 
 
 @pytest.mark.parametrize(
-    "change", [{"hidden_size": "wide"}, {"rope_scaling": {"type": "linear"}}, {"vocab_size": None}], ids=str
+    "change",
+    [{"hidden_size": "wide"}, {"rope_scaling": {"type": "linear"}}, {"vocab_size": None}],
+    ids=str,
 )
 def test_malformed_field(tmp_path, change):
     with pytest.raises(ValueError, match="cannot read a model config"):
@@ -227,5 +293,8 @@ def test_malformed_field(tmp_path, change):
 
 
 def test_not_a_model_folder(tmp_path):
-    with pytest.raises(ValueError, match="cannot read a model config.*wanted a Hugging Face folder with config.json"):
+    with pytest.raises(
+        ValueError,
+        match="cannot read a model config.*wanted a Hugging Face folder with config.json",
+    ):
         load_config(str(tmp_path))

@@ -8,8 +8,8 @@ from model_cases import CASES, random_params
 import numpy as np
 import pytest
 
-from gopd_jax.models import Decoder, ModelConfig, abstract_params
-from gopd_jax.models.config import UnsupportedModel, from_hf, to_hf
+from gopd_jax.models.config import ModelConfig, UnsupportedModel, from_hf, to_hf
+from gopd_jax.models.decoder import Decoder, abstract_params
 from gopd_jax.models.moe import Moe
 from gopd_jax.rollout.weights import abstract_weights
 from gopd_jax.runtime.mesh import make_mesh
@@ -43,9 +43,17 @@ def test_output_and_gradient_are_those_of_every_expert_weighted(case):
         return jnp.sum(Moe(config).apply({"params": params}, x) * direction)
 
     def naive(params, x):
-        return jnp.sum(every_expert(params, x.reshape(-1, config.width), config).reshape(x.shape) * direction)
+        return jnp.sum(
+            every_expert(params, x.reshape(-1, config.width), config).reshape(x.shape) * direction
+        )
 
-    for a, b in zip(*(jax.tree.leaves(jax.jit(jax.value_and_grad(f, (0, 1)))(params, x)) for f in (ours, naive)), strict=True):
+    for a, b in zip(
+        *(
+            jax.tree.leaves(jax.jit(jax.value_and_grad(f, (0, 1)))(params, x))
+            for f in (ours, naive)
+        ),
+        strict=True,
+    ):
         assert np.abs(b).max() > 1e-3
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, np.abs(b).max()))
 
@@ -92,15 +100,23 @@ print("same")
 
 def test_the_papers_teacher():
     """Qwen3-30B-A3B: 30.5 billion parameters, and a forward pass that fits together, with nothing allocated."""
-    assert QWEN3_30B.num_params == sum(p.size for p in jax.tree.leaves(abstract_params(QWEN3_30B))) == 30_532_122_624
+    assert (
+        QWEN3_30B.num_params
+        == sum(p.size for p in jax.tree.leaves(abstract_params(QWEN3_30B)))
+        == 30_532_122_624
+    )
     row = jax.ShapeDtypeStruct((1, 64), jnp.int32)
     run = lambda params, *row: Decoder(QWEN3_30B, jnp.bfloat16).apply({"params": params}, *row)  # noqa: E731
     assert jax.eval_shape(run, abstract_params(QWEN3_30B), row, row, row).shape == (1, 64, 2048)
 
 
 def test_int8_rollouts_leave_the_experts_in_the_compute_dtype():
-    layer = abstract_weights(CONFIG, make_mesh(devices=jax.devices()[:1]), jnp.bfloat16, int8=True)["layers"][0]
-    assert {layer["mlp"][k].dtype for k in ("gate", "up", "down", "router")} == {jnp.dtype(jnp.bfloat16)}
+    layer = abstract_weights(CONFIG, make_mesh(devices=jax.devices()[:1]), jnp.bfloat16, int8=True)[
+        "layers"
+    ][0]
+    assert {layer["mlp"][k].dtype for k in ("gate", "up", "down", "router")} == {
+        jnp.dtype(jnp.bfloat16)
+    }
     assert layer["attention"]["query"].qvalue.dtype == jnp.int8
 
 
@@ -108,7 +124,10 @@ def test_config_goes_both_ways():
     assert from_hf(to_hf(CONFIG)) == CONFIG
 
 
-@pytest.mark.parametrize("field, value", [("mlp_only_layers", [0]), ("decoder_sparse_step", 2), ("num_experts_per_tok", 7)])
+@pytest.mark.parametrize(
+    "field, value",
+    [("mlp_only_layers", [0]), ("decoder_sparse_step", 2), ("num_experts_per_tok", 7)],
+)
 def test_what_the_block_does_not_compute_is_refused(field, value):
     raw = to_hf(CONFIG)
     setattr(raw, field, value)

@@ -6,7 +6,9 @@ from model_cases import CASES
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="parity with transformers needs PyTorch: pip install torch==2.13.0")
+torch = pytest.importorskip(
+    "torch", reason="parity with transformers needs PyTorch: pip install torch==2.13.0"
+)
 import transformers  # noqa: E402
 
 from gopd_jax.models.attention import Layout  # noqa: E402
@@ -27,7 +29,9 @@ def pair(request, tmp_path_factory):
     """(config, our parameters, torch model): weights drawn by torch, written by transformers, read by us."""
     config = CASES[request.param]
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(to_hf(config), attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        to_hf(config), attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -58,7 +62,10 @@ def _torch_context(model, x):
     """What transformers hands to a layer: cos and sin, and the additive causal mask."""
     positions = torch.arange(T).expand(B, T)
     mask = torch.full((T, T), torch.finfo(torch.float32).min).triu(1).expand(B, 1, T, T)
-    return {"position_embeddings": model.model.rotary_emb(torch.tensor(x), positions), "attention_mask": mask}
+    return {
+        "position_embeddings": model.model.rotary_emb(torch.tensor(x), positions),
+        "attention_mask": mask,
+    }
 
 
 def _same(ours, theirs):
@@ -95,7 +102,9 @@ def test_rope(pair):
 def test_attention(pair):
     config, params, model = pair
     x = _hidden(config)
-    ours, _ = Attention(config).apply({"params": _layer(params)["attention"]}, x, _layout(config), None)
+    ours, _ = Attention(config).apply(
+        {"params": _layer(params)["attention"]}, x, _layout(config), None
+    )
     _same(ours, model.model.layers[1].self_attn(torch.tensor(x), **_torch_context(model, x))[0])
 
 
@@ -103,7 +112,10 @@ def test_mlp(pair):
     config, params, model = pair
     x = _hidden(config)
     mlp = Moe if config.experts else Mlp
-    _same(mlp(config).apply({"params": _layer(params)["mlp"]}, x), model.model.layers[1].mlp(torch.tensor(x)))
+    _same(
+        mlp(config).apply({"params": _layer(params)["mlp"]}, x),
+        model.model.layers[1].mlp(torch.tensor(x)),
+    )
 
 
 def test_block(pair):
@@ -128,7 +140,9 @@ def test_logits(pair):
 
 def test_saved_folder_gives_the_same_logits_in_transformers(pair, tmp_path):
     config, params, model = pair
-    folder = save_pretrained(tmp_path / "saved", config, params, dtype="float32", shard_bytes=30_000)
+    folder = save_pretrained(
+        tmp_path / "saved", config, params, dtype="float32", shard_bytes=30_000
+    )
     again, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", output_loading_info=True
     )
@@ -146,7 +160,9 @@ def test_bfloat16_files_of_transformers(pair, tmp_path):
     ours = load_params(tmp_path, config, "float32", HERE)
     theirs = half.float().state_dict()
     if config.experts:
-        down = theirs["model.layers.1.mlp.experts.down_proj"].mT  # transformers 5 holds the experts of a layer in one tensor
+        down = theirs[
+            "model.layers.1.mlp.experts.down_proj"
+        ].mT  # transformers 5 holds the experts of a layer in one tensor
     else:
         down = theirs["model.layers.1.mlp.down_proj.weight"].T
     np.testing.assert_array_equal(ours["layers"]["mlp"]["down"][1], down)

@@ -5,7 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from gopd_jax.objective import diagnostics, token_diagnostics
+from gopd_jax.objective import diagnostics
+from gopd_jax.objective.diagnostics import token_diagnostics
 
 DOMAINS = ["math", "code", "chess"]  # chess has no row
 M, R, S = 3, 4, 11
@@ -20,14 +21,20 @@ def _arrays(seed=0):
     arrays["importance"] = np.minimum(np.exp(arrays["importance"]), CAP)
     arrays["clipped"] = rng.random((M, R, S)) < 0.3
     domains = np.array([[0] * R, [1] * R, [0] * R], np.int32)
-    arrays["reward_scale"] = np.broadcast_to(np.where(domains == 0, 1.25, 1.0)[..., None], (M, R, S)).astype(np.float32)
+    arrays["reward_scale"] = np.broadcast_to(
+        np.where(domains == 0, 1.25, 1.0)[..., None], (M, R, S)
+    ).astype(np.float32)
     return domains, rng.random((M, R, S)) < 0.6, arrays
 
 
 def _finish(domains, trained, arrays, names=DOMAINS):
     parts = [
         token_diagnostics(
-            domains[m], len(names), trained[m], importance_cap=CAP, **{k: v if v is None else v[m] for k, v in arrays.items()}
+            domains[m],
+            len(names),
+            trained[m],
+            importance_cap=CAP,
+            **{k: v if v is None else v[m] for k, v in arrays.items()},
         )
         for m in range(M)
     ]
@@ -69,7 +76,9 @@ def _expected(keep, a):
         "advantage_positive": mean(a["advantages"] > 0),
         "clip_fraction": mean(a["clipped"]),
         "reverse_kl_teacher": mean(a["logprobs"] - a["teacher_logprobs"]),
-        "kl_reference": mean(np.where(a["reward_scale"] == 1, 0, a["logprobs"] - a["reference_logprobs"])),
+        "kl_reference": mean(
+            np.where(a["reward_scale"] == 1, 0, a["logprobs"] - a["reference_logprobs"])
+        ),
         "importance_mean": mean(a["importance"]),
         "importance_capped": mean(a["importance"] == CAP),
         "sampler_gap": mean(np.abs(a["sampler_logprobs"] - a["behaviour_logprobs"])),
@@ -99,34 +108,57 @@ def test_means_and_extremes_by_domain():
 def test_bins_of_positions_are_powers_of_two_counted_within_each_response(bins, monkeypatch):
     monkeypatch.setattr(diagnostics, "POSITION_BINS", bins)
     trained = np.zeros((1, 40), bool)
-    trained[0, 3:5] = trained[0, 7:24] = trained[0, 39:] = True  # responses of 2, 17 and 1 tokens in one row
+    trained[0, 3:5] = trained[0, 7:24] = trained[0, 39:] = (
+        True  # responses of 2, 17 and 1 tokens in one row
+    )
     positions = np.r_[0:2, 0:17, 0:1]
     values = np.zeros((1, 40), np.float32)
     values[trained] = np.random.default_rng(0).normal(size=20)
-    given = dict.fromkeys(("logprobs", "advantages", "entropy", "clipped", "sampler_logprobs", "reward_scale"), values)
-    given |= dict.fromkeys(("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs"))
-    result = token_diagnostics(np.zeros(1, np.int32), 1, trained, importance_cap=CAP, **given).finish(["math"])
+    given = dict.fromkeys(
+        ("logprobs", "advantages", "entropy", "clipped", "sampler_logprobs", "reward_scale"), values
+    )
+    given |= dict.fromkeys(
+        ("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
+    )
+    result = token_diagnostics(
+        np.zeros(1, np.int32), 1, trained, importance_cap=CAP, **given
+    ).finish(["math"])
     edges = [(0, 2), (2, 4), (4, 8), (8, 16), (16, 32)] if bins == 16 else [(0, 2), (2, 4), (4, 99)]
     inside = [(positions >= low) & (positions < high) for low, high in edges]
     assert result["tokens_by_position"] == [i.sum() for i in inside]
-    assert result["advantage_mean_by_position"] == pytest.approx([values[trained][i].mean() for i in inside], rel=1e-5)
+    assert result["advantage_mean_by_position"] == pytest.approx(
+        [values[trained][i].mean() for i in inside], rel=1e-5
+    )
 
 
 def test_untrained_tokens_have_no_influence_even_when_they_are_not_numbers():
     domains, trained, arrays = _arrays()
-    spoiled = {k: np.where(trained, v, np.nan) if v.dtype == np.float32 else v for k, v in arrays.items()}
+    spoiled = {
+        k: np.where(trained, v, np.nan) if v.dtype == np.float32 else v for k, v in arrays.items()
+    }
     assert _finish(domains, trained, spoiled) == _finish(domains, trained, arrays)
 
 
 def test_metrics_of_absent_models_are_absent():
     domains, trained, arrays = _arrays()
-    absent = dict.fromkeys(("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs"))
+    absent = dict.fromkeys(
+        ("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
+    )
     result = _finish(np.zeros_like(domains), trained, arrays | absent, ["math"])
-    names = {"student_logprob", "entropy", "advantage_mean", "advantage_abs", "advantage_positive", "clip_fraction"}
+    names = {
+        "student_logprob",
+        "entropy",
+        "advantage_mean",
+        "advantage_abs",
+        "advantage_positive",
+        "clip_fraction",
+    }
     names |= {f"{k}_by_position" for k in ("tokens", "advantage_mean", "advantage_abs")}
     assert set(result) == names | {"tokens_trained", "advantage_max", "advantage_min"}
 
 
 def test_nothing_trained_gives_a_count_alone():
     domains, trained, arrays = _arrays()
-    assert _finish(domains, np.zeros_like(trained), arrays, ["a", "b"]) == {f"tokens_trained{x}": 0.0 for x in ("", "/a", "/b")}
+    assert _finish(domains, np.zeros_like(trained), arrays, ["a", "b"]) == {
+        f"tokens_trained{x}": 0.0 for x in ("", "/a", "/b")
+    }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gopd_jax.objective import gopd_advantage, group_normalised, importance_weight, policy_loss
+from gopd_jax.objective.gopd import gopd_advantage, group_normalised, importance_weight, policy_loss
 
 LAMBDAS = (0.0, 0.25, 1.0, 1.25, 1.5)
 
@@ -29,7 +29,9 @@ def test_lambda_may_differ_from_token_to_token():
     advantage = gopd_advantage(s, t, r, lam)
     for one in LAMBDAS:
         here = lam == one
-        np.testing.assert_array_equal(advantage[here], gopd_advantage(s[here], t[here], r[here], np.float32(one)))
+        np.testing.assert_array_equal(
+            advantage[here], gopd_advantage(s[here], t[here], r[here], np.float32(one))
+        )
 
 
 def test_at_lambda_1_the_reference_changes_no_bit():
@@ -51,7 +53,9 @@ def test_no_gradient_flows_through_advantage_and_importance_weight():
 def test_importance_weight_is_capped_from_above_alone():
     behaviour = np.full(4, -2.0, np.float32)
     train = behaviour + np.log(np.array([0.01, 1.0, 4.9, 80.0], np.float32))
-    np.testing.assert_allclose(importance_weight(train, behaviour, 5.0), [0.01, 1.0, 4.9, 5.0], rtol=1e-5)
+    np.testing.assert_allclose(
+        importance_weight(train, behaviour, 5.0), [0.01, 1.0, 4.9, 5.0], rtol=1e-5
+    )
 
 
 def test_on_policy_gradient_is_minus_the_advantage():
@@ -89,7 +93,9 @@ def test_extreme_ratios_stay_finite():
     logprobs = jnp.array([0.0, -500.0])
     for advantage in (1.0, -1.0):
         loss, grad = jax.value_and_grad(
-            lambda x: policy_loss(x, logprobs[::-1], jnp.full(2, advantage), 0.2, 0.28, 3.0)[0].sum()  # noqa: B023
+            lambda x: policy_loss(x, logprobs[::-1], jnp.full(2, advantage), 0.2, 0.28, 3.0)[
+                0
+            ].sum()  # noqa: B023
         )(logprobs)
         assert np.isfinite(loss) and np.isfinite(grad).all()
 
@@ -100,16 +106,22 @@ def test_group_normalised_in_any_order():
     expected = np.zeros(24)
     for g in (0, 4, 9):
         mine = rewards[groups == g]
-        expected[groups == g] = (mine - mine.mean()) / (np.sqrt(((mine - mine.mean()) ** 2).sum() / 7) + 1e-6)
+        expected[groups == g] = (mine - mine.mean()) / (
+            np.sqrt(((mine - mine.mean()) ** 2).sum() / 7) + 1e-6
+        )
     result = group_normalised(rewards, groups)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-6)
     order = rng.permutation(24)
-    np.testing.assert_allclose(group_normalised(rewards[order], groups[order]), result[order], rtol=1e-6)
+    np.testing.assert_allclose(
+        group_normalised(rewards[order], groups[order]), result[order], rtol=1e-6
+    )
 
 
 def test_group_normalised_without_spread_and_without_a_group():
     np.testing.assert_array_equal(group_normalised(np.ones(4), np.zeros(4, int)), np.zeros(4))
     np.testing.assert_allclose(
-        group_normalised(np.array([0.75, 1.0, 0.0]), np.array([7, 1, 1])), [0.75, 0.707106, -0.707106], rtol=1e-5
+        group_normalised(np.array([0.75, 1.0, 0.0]), np.array([7, 1, 1])),
+        [0.75, 0.707106, -0.707106],
+        rtol=1e-5,
     )

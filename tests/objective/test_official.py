@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gopd_jax.learner.step import Clipping, weighted_loss
-from gopd_jax.objective import importance_weight, token_weights
+from gopd_jax.objective.gopd import importance_weight
+from gopd_jax.objective.loss import weighted_loss
+from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import PackedBatch
 
 CASES = json.loads((Path(__file__).parents[1] / "data/official_gopd.json").read_text())
@@ -18,7 +20,15 @@ AGGREGATION = {
     "seq-mean-token-mean": "sequence-mean-token-mean",
     "seq-mean-token-sum": "sequence-mean-token-sum",
 }
-ARRAYS = ("student_logp", "rollout_logp", "old_logp", "teacher_logp", "teacher2_logp", "reference_logp", "mask")
+ARRAYS = (
+    "student_logp",
+    "rollout_logp",
+    "old_logp",
+    "teacher_logp",
+    "teacher2_logp",
+    "reference_logp",
+    "mask",
+)
 TOLERANCE = 1e-8  # the official means divide by count + 1e-8
 
 
@@ -32,14 +42,21 @@ def _row_weights(mask, micro, aggregation):
     """The official code aggregates within each micro-batch and then averages over micro-batches (trap 4 of the method)."""
     starts = range(0, len(mask), micro)
     lengths = mask.sum(axis=1)
-    parts = [token_weights(lengths[i : i + micro], np.zeros(micro, bool), AGGREGATION[aggregation], "keep") for i in starts]
+    parts = [
+        token_weights(
+            lengths[i : i + micro], np.zeros(micro, bool), AGGREGATION[aggregation], "keep"
+        )
+        for i in starts
+    ]
     return np.concatenate(parts) / len(starts)
 
 
 def _batch(entry, rows):
     """Rows of a case as one micro-batch; index s stands for the token that the official arrays have at s."""
     case, part = entry["case"], {k: np.asarray(v)[rows] for k, v in entry.items() if k in ARRAYS}
-    tags = [case["tags"][i % len(case["tags"])] if case["multi"] else "math" for i in range(case["B"])]
+    tags = [
+        case["tags"][i % len(case["tags"])] if case["multi"] else "math" for i in range(case["B"])
+    ]
     is_code = np.array([t == "code" for t in tags])[rows, None]
     mask = part["mask"] > 0
     assert (mask[:, :-1] >= mask[:, 1:]).all()  # a prefix of each row
@@ -63,7 +80,10 @@ def _batch(entry, rows):
 
 def test_there_are_24_cases():
     assert len(CASES) == 24 and {c["case"]["lam"] for c in CASES} == {0.0, 0.5, 1.0, 1.25, 1.5}
-    assert sum(c["case"]["multi"] for c in CASES) == 2 and sum(not c["case"]["on_policy"] for c in CASES) == 2
+    assert (
+        sum(c["case"]["multi"] for c in CASES) == 2
+        and sum(not c["case"]["on_policy"] for c in CASES) == 2
+    )
 
 
 @pytest.mark.parametrize("entry", CASES, ids=lambda entry: str(entry["case"]["seed"]))
@@ -83,15 +103,23 @@ def test_same_loss_and_gradient_as_the_official_update(entry):
         assert loss.dtype == grad.dtype == jnp.float64
         official = np.zeros((case["B"], case["T"]))
         official[rows] = grad
-        worst = max(worst, np.abs(official - entry["grad_student_logp"][update]).max(), abs(loss - official_losses[update]))
+        worst = max(
+            worst,
+            np.abs(official - entry["grad_student_logp"][update]).max(),
+            abs(loss - official_losses[update]),
+        )
     print(f"largest difference {worst:.1e}")
     assert worst < TOLERANCE
 
 
 @pytest.mark.parametrize("entry", CASES, ids=lambda entry: str(entry["case"]["seed"]))
 def test_same_importance_weights(entry):
-    ours = importance_weight(jnp.asarray(entry["old_logp"]), jnp.asarray(entry["rollout_logp"]), 5.0)
-    np.testing.assert_allclose(np.where(entry["mask"], ours, 0.0), entry["is_weights"], atol=TOLERANCE, rtol=0)
+    ours = importance_weight(
+        jnp.asarray(entry["old_logp"]), jnp.asarray(entry["rollout_logp"]), 5.0
+    )
+    np.testing.assert_allclose(
+        np.where(entry["mask"], ours, 0.0), entry["is_weights"], atol=TOLERANCE, rtol=0
+    )
 
 
 def test_the_cases_reach_the_clip():

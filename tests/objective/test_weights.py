@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gopd_jax.objective import AGGREGATIONS, TRUNCATION_RULES, token_weights
+from gopd_jax.objective.weights import AGGREGATIONS, TRUNCATION_RULES, token_weights
 
 LENGTHS = np.array([5, 1, 8, 3])
 TRUNCATED = np.array([False, True, True, False])
@@ -50,11 +50,15 @@ def test_where_all_are_truncated(aggregation):
     all_cut = np.ones(4, bool)
     assert token_weights(LENGTHS, all_cut, aggregation, "keep").all()
     for rule in ("mask", "drop"):
-        np.testing.assert_array_equal(token_weights(LENGTHS, all_cut, aggregation, rule), np.zeros(4))
+        np.testing.assert_array_equal(
+            token_weights(LENGTHS, all_cut, aggregation, rule), np.zeros(4)
+        )
 
 
 def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"aggregation='mean'.*'token-mean', 'sequence-mean-token-mean'"):
+    with pytest.raises(
+        ValueError, match=r"aggregation='mean'.*'token-mean', 'sequence-mean-token-mean'"
+    ):
         token_weights(LENGTHS, TRUNCATED, "mean", "keep")
     with pytest.raises(ValueError, match=r"truncation='skip'.*'keep', 'mask', 'drop'"):
         token_weights(LENGTHS, TRUNCATED, "token-mean", "skip")

@@ -3,7 +3,7 @@
 from answer_pairs import MORE_RIGHT, MORE_WRONG, RIGHT, WRONG
 import pytest
 
-from gopd_jax.rewards import Verifier
+from gopd_jax.rewards.verifier import Verifier
 
 # Judged otherwise by hand than by the verifier, and why. A pair that is cured has to leave this list.
 DISAGREEMENTS = {
@@ -28,16 +28,33 @@ def test_there_are_200_pairs_and_each_once():
 
 @pytest.mark.parametrize("right, wrong", [(RIGHT, WRONG), (MORE_RIGHT, MORE_WRONG)])
 def test_the_verifier_agrees_with_the_hand_judged_pairs(verify, right, wrong):
-    verdicts = verify([("math", rf"Reasoning, then \boxed{{{answer}}}.", truth) for answer, truth in right + wrong])
+    verdicts = verify(
+        [
+            ("math", rf"Reasoning, then \boxed{{{answer}}}.", truth)
+            for answer, truth in right + wrong
+        ]
+    )
     expected = [1.0] * len(right) + [0.0] * len(wrong)
-    differing = {p for p, v, e in zip(right + wrong, verdicts, expected, strict=True) if v.reward != e}
+    differing = {
+        p for p, v, e in zip(right + wrong, verdicts, expected, strict=True) if v.reward != e
+    }
     assert not differing - DISAGREEMENTS.keys(), "the verifier is wrong about these"
-    assert not DISAGREEMENTS.keys() & {*right, *wrong} - differing, "these are judged right now: take them off the list"
+    assert not DISAGREEMENTS.keys() & {*right, *wrong} - differing, (
+        "these are judged right now: take them off the list"
+    )
 
 
 @pytest.mark.parametrize(
-    "box", [r"\boxed{%s}", r"\boxed {%s}", r"$\boxed{%s}$", "first \\boxed{99},\nthen \\[\\boxed{ %s }\\]"]
+    "box",
+    [
+        r"\boxed{%s}",
+        r"\boxed {%s}",
+        r"$\boxed{%s}$",
+        "first \\boxed{99},\nthen \\[\\boxed{ %s }\\]",
+    ],
 )
 def test_how_the_box_is_written_does_not_matter(verify, box):
-    verdicts = verify([("math", box % answer, truth) for answer, truth in RIGHT[10:22] + WRONG[10:15]])
+    verdicts = verify(
+        [("math", box % answer, truth) for answer, truth in RIGHT[10:22] + WRONG[10:15]]
+    )
     assert [v.reward for v in verdicts] == [1.0] * 12 + [0.0] * 5

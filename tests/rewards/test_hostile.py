@@ -14,8 +14,10 @@ import time
 import pytest
 from test_verifier import alive, descendants
 
-from gopd_jax import rewards
-from gopd_jax.rewards import Verdict, Verifier, landlock, sandbox
+from gopd_jax.rewards import verifier as rewards
+from gopd_jax.rewards.sandbox import landlock
+from gopd_jax.rewards.sandbox import process as sandbox
+from gopd_jax.rewards.verifier import Verdict, Verifier
 
 ROOT = Path(__file__).parents[2]
 TESTS = {"tests": ["f(2) == 7", "f(3) == 8"]}
@@ -23,7 +25,9 @@ GOOD = "def f(x):\n    return x + 5\n"
 WRONG = "def f(x):\n    return 0\n"
 SECRET = "the secret 4711"
 SOURCE = rewards.__file__
-needs_landlock = pytest.mark.skipif(landlock.version() < 1, reason="needs Landlock: Linux 5.13 or newer")
+needs_landlock = pytest.mark.skipif(
+    landlock.version() < 1, reason="needs Landlock: Linux 5.13 or newer"
+)
 
 # `won`: did any of the ways, Python expressions, get through without an exception? With `needle`: and give what holds it?
 TRY = """
@@ -62,7 +66,10 @@ def attack(*ways: str, needle: str | None = None) -> str:
 def fork_bomb(_):
     ways = ["os.fork()", "call(58)", "subprocess.run(['true'])"]
     yield attack(
-        *ways, "os.posix_spawn(sys.executable, ['x'], {})", "os.execv('/bin/true', ['x'])", "libc.fork() < 1 and 1 / 0"
+        *ways,
+        "os.posix_spawn(sys.executable, ['x'], {})",
+        "os.execv('/bin/true', ['x'])",
+        "libc.fork() < 1 and 1 / 0",
     )
     yield "import os\nwhile True:\n    os.fork()\n"
     yield "import threading, time\nwhile True:\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -94,7 +101,10 @@ def infinite_loop(_):
     yield "def f(x):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass\n"
     yield "import time\ndef f(x):\n    time.sleep(60)\n"
     yield "def f(x):\n    return 9**9**9**9\n"
-    yield TRY + "for s in range(1, 32): attempt(f'signal.signal({s}, signal.SIG_IGN)')\nwhile True: pass"
+    yield (
+        TRY
+        + "for s in range(1, 32): attempt(f'signal.signal({s}, signal.SIG_IGN)')\nwhile True: pass"
+    )
 
 
 def reading_outside(target):
@@ -104,10 +114,24 @@ def reading_outside(target):
         f"os.listdir({str(target.parent)!r})",
     ]
     yield attack(*ways[:1], needle=SECRET)
-    yield attack(ways[2], "os.listdir('/')", "os.listdir('/proc')", f"os.listdir({os.path.dirname(SOURCE)!r})")
-    yield attack("open('/etc/passwd').read()", f"open({SOURCE!r}).read()", f"open('/proc/self/root{SOURCE}').read()")
-    parents = [f"open(f'/proc/{{os.getppid()}}/{name}', 'rb').read(1)" for name in ("environ", "maps", "mem", "cmdline")]
-    yield attack(*parents, f"open('/proc/{os.getpid()}/environ').read()", "open('/proc/self/environ').read()")
+    yield attack(
+        ways[2],
+        "os.listdir('/')",
+        "os.listdir('/proc')",
+        f"os.listdir({os.path.dirname(SOURCE)!r})",
+    )
+    yield attack(
+        "open('/etc/passwd').read()",
+        f"open({SOURCE!r}).read()",
+        f"open('/proc/self/root{SOURCE}').read()",
+    )
+    parents = [
+        f"open(f'/proc/{{os.getppid()}}/{name}', 'rb').read(1)"
+        for name in ("environ", "maps", "mem", "cmdline")
+    ]
+    yield attack(
+        *parents, f"open('/proc/{os.getpid()}/environ').read()", "open('/proc/self/environ').read()"
+    )
     yield attack(
         "__import__('gopd_jax.config')",
         "os.chroot('.')",
@@ -118,23 +142,61 @@ def reading_outside(target):
 
 def writing_outside(target):
     place = str(target.with_name("written"))
-    ways = [f"open({place!r}, 'w')", f"os.mkdir({place!r})", f"os.mkfifo({place!r})", f"os.rename({str(target)!r}, {place!r})"]
-    ways += [f"os.unlink({str(target)!r})", f"os.truncate({str(target)!r}, 0)", f"os.chmod({str(target)!r}, 0)"]
-    ways += [f"os.utime({str(target)!r})", "open('/dev/null', 'w')", f"os.link({str(target)!r}, 'here')", "os.chmod('.', 0)"]
-    ways += ["open('../here', 'w')", "os.mkdir('../here')", f"open('mine', 'w').close() or os.rename('mine', {place!r})"]
-    ways += [f"os.replace({str(target)!r}, 'here')", f"os.open({str(target)!r}, os.O_TRUNC)", "os.rename('.', '../here')"]
+    ways = [
+        f"open({place!r}, 'w')",
+        f"os.mkdir({place!r})",
+        f"os.mkfifo({place!r})",
+        f"os.rename({str(target)!r}, {place!r})",
+    ]
+    ways += [
+        f"os.unlink({str(target)!r})",
+        f"os.truncate({str(target)!r}, 0)",
+        f"os.chmod({str(target)!r}, 0)",
+    ]
+    ways += [
+        f"os.utime({str(target)!r})",
+        "open('/dev/null', 'w')",
+        f"os.link({str(target)!r}, 'here')",
+        "os.chmod('.', 0)",
+    ]
+    ways += [
+        "open('../here', 'w')",
+        "os.mkdir('../here')",
+        f"open('mine', 'w').close() or os.rename('mine', {place!r})",
+    ]
+    ways += [
+        f"os.replace({str(target)!r}, 'here')",
+        f"os.open({str(target)!r}, os.O_TRUNC)",
+        "os.rename('.', '../here')",
+    ]
     yield attack(*ways, f"pathlib.Path({place!r}).touch()")
 
 
 def sockets(_):
-    ways = ["socket.socket()", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "socket.socket(socket.AF_UNIX)"]
-    ways += ["socket.create_connection(('127.0.0.1', 80), 0.1)", "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"]
+    ways = [
+        "socket.socket()",
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+        "socket.socket(socket.AF_UNIX)",
+    ]
+    ways += [
+        "socket.create_connection(('127.0.0.1', 80), 0.1)",
+        "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+    ]
     yield attack(*ways, "call(41, 2, 1, 0)", "call(425, 8, bytes(120))")  # socket, io_uring_setup
 
 
 def signals(_):
-    ways = ["os.kill(os.getppid(), 9)", "os.kill(-1, 9)", "os.killpg(os.getpgid(os.getppid()), 15)", "os.kill(os.getppid(), 0)"]
-    ways += [f"os.kill({os.getpid()}, 9)", "os.pidfd_open(os.getppid())", "call(234, os.getppid(), os.getppid(), 9)"]
+    ways = [
+        "os.kill(os.getppid(), 9)",
+        "os.kill(-1, 9)",
+        "os.killpg(os.getpgid(os.getppid()), 15)",
+        "os.kill(os.getppid(), 0)",
+    ]
+    ways += [
+        f"os.kill({os.getpid()}, 9)",
+        "os.pidfd_open(os.getppid())",
+        "call(234, os.getppid(), os.getppid(), 9)",
+    ]
     ways += ["call(101, 16, os.getppid(), 0, 0)"]  # ptrace
     # A descriptor whose owner gets a signal of choice when it can be read
     ways += ["fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", "fcntl.fcntl(0, fcntl.F_SETSIG, 9)"]
@@ -143,10 +205,19 @@ def signals(_):
 
 
 def daemonising(target):
-    yield attack("os.setsid()", "os.setpgid(0, os.getppid())", "os.fork() and 0 or os.setsid()", "libc.daemon(1, 1) and 1 / 0")
+    yield attack(
+        "os.setsid()",
+        "os.setpgid(0, os.getppid())",
+        "os.fork() and 0 or os.setsid()",
+        "libc.daemon(1, 1) and 1 / 0",
+    )
     lives_on = f"def late():\n    time.sleep(3)\n    won.append(1)\n    open({str(target.with_name('written'))!r}, 'w')\n"
     yield TRY + lives_on + "threading.Thread(target=late, daemon=False).start()" + PAYOFF
-    yield TRY + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nlibc.prctl(1, 0)\n" + "while True: time.sleep(1)\n"
+    yield (
+        TRY
+        + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nlibc.prctl(1, 0)\n"
+        + "while True: time.sleep(1)\n"
+    )
 
 
 def huge_output(_):
@@ -234,18 +305,29 @@ def target(tmp_path):
 def test_scores_zero_and_leaves_nothing(verify, target, name):
     if name == "reading outside" and landlock.version() < 1:
         pytest.skip("needs Landlock: Linux 5.13 or newer")
-    assert verify([("code", f"{GOOD}# before {name}", json.dumps(TESTS))]) == [Verdict(1.0, "correct")]
+    assert verify([("code", f"{GOOD}# before {name}", json.dumps(TESTS))]) == [
+        Verdict(1.0, "correct")
+    ]
     before = descendants(os.getpid())
     for number, program in enumerate(TWELVE[name](target)):
         verdict = verify([("code", program, json.dumps(TESTS))])[0]
         assert verdict.reward == 0.0, f"{name} {number} got through: {program}"
         assert not verdict.detail.startswith("error: Syntax"), program
-        assert verify([("code", f"{GOOD}# after {name} {number}", json.dumps(TESTS))]) == [Verdict(1.0, "correct")]
-    assert target.read_text() == SECRET and [path.name for path in target.parent.iterdir()] == ["target"]
+        assert verify([("code", f"{GOOD}# after {name} {number}", json.dumps(TESTS))]) == [
+            Verdict(1.0, "correct")
+        ]
+    assert target.read_text() == SECRET and [path.name for path in target.parent.iterdir()] == [
+        "target"
+    ]
     workers = descendants(os.getpid())
     assert not alive(workers - before), "a process of a program is left"
     assert alive(workers) == alive(before), "a worker had to be replaced"
-    assert verify([("code", f"import os\nassert os.listdir() == []\n{GOOD}", json.dumps(TESTS))])[0].reward == 1.0
+    assert (
+        verify([("code", f"import os\nassert os.listdir() == []\n{GOOD}", json.dumps(TESTS))])[
+            0
+        ].reward
+        == 1.0
+    )
 
 
 def test_huge_output_of_a_script(verify):
@@ -257,16 +339,16 @@ def test_huge_output_of_a_script(verify):
 def test_a_script_does_not_fill_the_file_that_is_its_input(verify):
     spec = {"stdin_stdout": {"inputs": ["a"], "outputs": ["done"]}}
     program = "import os\nfor _ in range({}):\n    os.write(0, bytes(1 << 20))\nprint('done')"
-    assert verify([("code", program.format(100), json.dumps(spec))]) == [Verdict(0.0, "error: OSError")]
+    assert verify([("code", program.format(100), json.dumps(spec))]) == [
+        Verdict(0.0, "error: OSError")
+    ]
 
 
 @needs_landlock
 def test_programs_can_use_what_they_need(verify):
     """The Python installation stays readable: modules that nobody imported before, installed packages, data of the zones."""
     spec = {"asserts": "assert f() == [2, '{}', 3.0]"}
-    program = (
-        "import sqlite3, json.tool, colorsys, numpy\ndef f():\n    return [len('ab'), json.dumps({}), numpy.mean([2, 4])]\n"
-    )
+    program = "import sqlite3, json.tool, colorsys, numpy\ndef f():\n    return [len('ab'), json.dumps({}), numpy.mean([2, 4])]\n"
     assert verify([("code", program, json.dumps(spec))]) == [Verdict(1.0, "correct")]
 
 
@@ -289,14 +371,21 @@ def f(x):
 
 def has_scratch(folder: Path) -> bool:
     program = "import sys; from gopd_jax.rewards.scratch import Scratch; Scratch(sys.argv[1])"
-    return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def test_programs_write_in_a_folder_of_their_own(verify, tmp_path):
     if not has_scratch(tmp_path):
         pytest.skip("needs user namespaces and Landlock of version 3")
     for number in range(3):  # the second one finds nothing of the first
-        assert verify([("code", f"{WRITES}# {number}", json.dumps(TESTS))]) == [Verdict(1.0, "correct")]
+        assert verify([("code", f"{WRITES}# {number}", json.dumps(TESTS))]) == [
+            Verdict(1.0, "correct")
+        ]
 
 
 JUDGE = """
@@ -316,7 +405,12 @@ def test_where_there_is_no_such_folder_nothing_is_written_and_none_is_left(versi
     able = version == 3 and has_scratch(tmp_path)
     command = [sys.executable, "-c", JUDGE, str(version)]
     run = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, check=True, text=True
+        command,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        check=True,
+        text=True,
     )
     assert run.stdout.split() == [str(able), "1.0", str(float(able)), "1.0"]
     until = time.monotonic() + 10  # the fork server goes when it sees that its judge has gone
@@ -346,7 +440,9 @@ def test_every_version_of_landlock(abi, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("in/a", "b"):
         (tmp_path / name).write_text("x")
-    subprocess.run([sys.executable, "-c", RESTRICTED, str(tmp_path), str(abi)], check=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, "-c", RESTRICTED, str(tmp_path), str(abi)], check=True, cwd=ROOT
+    )
 
 
 def test_the_projects_own_folder_is_cut_out_of_a_readable_one(tmp_path, monkeypatch):
@@ -363,7 +459,10 @@ def test_a_machine_without_guards_says_so_once(caplog):
     rewards._warn_once.cache_clear()
     for _ in range(2):
         rewards._warn({"seccomp": True, "landlock": False, "scratch": True})
-    assert caplog.text.count("no Landlock on this machine") == 1 and "system-call filter" not in caplog.text
+    assert (
+        caplog.text.count("no Landlock on this machine") == 1
+        and "system-call filter" not in caplog.text
+    )
 
 
 SIGNAL = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gopd_jax.data import rows
-from gopd_jax.rewards import Verifier, check_ground_truth
+from gopd_jax.rewards.verifier import Verifier, check_ground_truth
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FENCE = "Here it is:\n```python\n{}\n```\n"
@@ -36,7 +36,9 @@ def humaneval():
     """Raw rows, and the same rows read."""
     path = Path(os.environ.get("GOPD_SHARED_DATA", SHARED)) / "HumanEval.jsonl.gz"
     if not path.is_file():
-        pytest.skip("needs HumanEval.jsonl.gz in ../shared/data beside the repository, or in the folder GOPD_SHARED_DATA")
+        pytest.skip(
+            "needs HumanEval.jsonl.gz in ../shared/data beside the repository, or in the folder GOPD_SHARED_DATA"
+        )
     with gzip.open(path) as file:
         raw = [json.loads(line) for line in file]
     return raw, list(rows.read(str(path)))
@@ -56,12 +58,16 @@ def first_return_wrapped(raw):
     tree = ast.parse(raw["prompt"] + raw["canonical_solution"])
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == raw["entry_point"]:
-            node.body = [x if isinstance(x, ast.FunctionDef) else Wrap().visit(x) for x in node.body]
+            node.body = [
+                x if isinstance(x, ast.FunctionDef) else Wrap().visit(x) for x in node.body
+            ]
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def other_name(raw):
-    return (raw["prompt"] + raw["canonical_solution"]).replace(raw["entry_point"], "g_" + raw["entry_point"])
+    return (raw["prompt"] + raw["canonical_solution"]).replace(
+        raw["entry_point"], "g_" + raw["entry_point"]
+    )
 
 
 def raises(raw):
@@ -70,7 +76,13 @@ def raises(raw):
 
 def rewards_of(verify, raw, read, change):
     return [
-        v.reward for v in verify([("code", FENCE.format(change(a)), b["ground_truth"]) for a, b in zip(raw, read, strict=True)])
+        v.reward
+        for v in verify(
+            [
+                ("code", FENCE.format(change(a)), b["ground_truth"])
+                for a, b in zip(raw, read, strict=True)
+            ]
+        )
     ]
 
 
@@ -82,7 +94,10 @@ def solution(raw):
 def test_a_row_in_the_form_of_humaneval(verify, change):
     read = rows.parse(dict(ROW), "id")
     check_ground_truth("code", read["ground_truth"])
-    assert ROW["prompt"].strip() in read["messages"][0]["content"] and "```python block" in read["messages"][0]["content"]
+    assert (
+        ROW["prompt"].strip() in read["messages"][0]["content"]
+        and "```python block" in read["messages"][0]["content"]
+    )
     assert rewards_of(verify, [ROW], [read], solution) == [1.0]
     without_helpers = "def area(r):\n    return double(math.pi * r * r)\n"  # what the prompt gives need not be repeated
     assert rewards_of(verify, [ROW], [read], lambda _: without_helpers) == [1.0]

@@ -3,7 +3,8 @@
 import math_verify
 import pytest
 
-from gopd_jax.rewards import Verdict, Verifier, check_ground_truth, math
+from gopd_jax.rewards import math
+from gopd_jax.rewards.verifier import Verdict, Verifier, check_ground_truth
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +68,29 @@ def test_equal_and_unequal_answers(verify):
     verdicts = verify([("math", *pair) for pair in RIGHT + WRONG])
     rewards = [verdict.reward for verdict in verdicts]
     bad = [pair for pair, reward in zip(RIGHT, rewards[: len(RIGHT)], strict=True) if reward != 1.0]
-    bad += [pair for pair, reward in zip(WRONG, rewards[len(RIGHT) :], strict=True) if reward != 0.0]
+    bad += [
+        pair for pair, reward in zip(WRONG, rewards[len(RIGHT) :], strict=True) if reward != 0.0
+    ]
     assert not bad
 
 
-@pytest.mark.parametrize("response", ["", "the answer is 5", r"\boxed{5", r"\boxed{}", r"\boxed{ }"])
+@pytest.mark.parametrize(
+    "response", ["", "the answer is 5", r"\boxed{5", r"\boxed{}", r"\boxed{ }"]
+)
 def test_no_answer(verify, response):
     assert verify([("math", response, "5")]) == [Verdict(0.0, "no answer")]
 
 
 def test_a_hang_scores_zero_and_the_next_items_are_right(verify):
     tower = r"\boxed{9^{9^{9^{9}}}}"
-    verdicts = verify([("math", r"\boxed{1}", "1"), ("math", tower, "3"), ("math", r"\boxed{2}", "2"), ("math", tower, "4")])
+    verdicts = verify(
+        [
+            ("math", r"\boxed{1}", "1"),
+            ("math", tower, "3"),
+            ("math", r"\boxed{2}", "2"),
+            ("math", tower, "4"),
+        ]
+    )
     assert [verdict.reward for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
     assert verdicts[1].detail in ("timeout", "memory")
 
@@ -99,7 +111,9 @@ def test_text_cannot_run_code(verify, tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("ground_truth", ["42", r"\frac{1}{2}", r"$\{1,2\}$", r"\boxed{[0,1)}", "A"])
+@pytest.mark.parametrize(
+    "ground_truth", ["42", r"\frac{1}{2}", r"$\{1,2\}$", r"\boxed{[0,1)}", "A"]
+)
 def test_good_ground_truth(ground_truth):
     check_ground_truth("math", ground_truth)
 

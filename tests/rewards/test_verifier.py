@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from gopd_jax import rewards
-from gopd_jax.rewards import Verdict, Verifier, check_ground_truth
+from gopd_jax.rewards import verifier as rewards
+from gopd_jax.rewards.verifier import Verdict, Verifier, check_ground_truth
 
 CODE = json.dumps({"tests": ["f() == 1"]})
 
@@ -51,7 +51,9 @@ def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
 def test_results_come_in_order(workers):
     right = [i % 3 == 0 for i in range(30)]
     items = [
-        ("math", rf"\boxed{{{i}}}", str(i if ok else i + 1)) if i % 2 else ("code", f"def f(): return {int(ok)} # {i}", CODE)
+        ("math", rf"\boxed{{{i}}}", str(i if ok else i + 1))
+        if i % 2
+        else ("code", f"def f(): return {int(ok)} # {i}", CODE)
         for i, ok in enumerate(right)
     ]
     with Verifier(workers=workers) as verify:
@@ -69,11 +71,19 @@ def test_equal_items_are_verified_once(monkeypatch):
     monkeypatch.setattr(rewards._Worker, "__call__", worker)
     monkeypatch.setattr(rewards, "CACHE_SIZE", 2)
     with Verifier() as verify:
-        details = [verdict.detail for verdict in verify([("math", "a", "1"), ("math", "b", "1"), ("math", "a", "1")])]
+        details = [
+            verdict.detail
+            for verdict in verify([("math", "a", "1"), ("math", "b", "1"), ("math", "a", "1")])
+        ]
         assert details == ["a 1", "b 1", "a 1"] and calls == ["a", "b"]
-        assert [verdict.detail for verdict in verify([("math", "b", "1"), ("math", "a", "1")])] == ["b 1", "a 1"]
+        assert [verdict.detail for verdict in verify([("math", "b", "1"), ("math", "a", "1")])] == [
+            "b 1",
+            "a 1",
+        ]
         assert calls == ["a", "b"]
-        assert verify([("math", "a", "2"), ("code", "a", "1")])[0].detail == "a 2"  # another truth or kind: another item
+        assert (
+            verify([("math", "a", "2"), ("code", "a", "1")])[0].detail == "a 2"
+        )  # another truth or kind: another item
         assert calls == ["a", "b", "a", "a"] and len(verify._cache) == 2
         verify([("math", "b", "1")])  # forgotten, the cache holds two
         assert calls == ["a", "b", "a", "a", "b"]
@@ -101,7 +111,8 @@ def test_close_leaves_no_process():
     before = descendants(os.getpid())
     with Verifier(workers=2) as verify:
         verify(
-            [("math", rf"\boxed{{{i}}}", "1") for i in range(4)] + [("code", f"def f(): return {i}", CODE) for i in range(4)]
+            [("math", rf"\boxed{{{i}}}", "1") for i in range(4)]
+            + [("code", f"def f(): return {i}", CODE) for i in range(4)]
         )
         mine = descendants(os.getpid()) - before
         assert len(mine) >= 4
@@ -123,7 +134,9 @@ input()
 """
     command = [sys.executable, "-c", trainer]
     environment = {**os.environ, "PYTHONPATH": str(Path(rewards.__file__).parents[2])}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
         assert process.stdout.readline() == b"ready\n"
         time.sleep(0.3)
         below = descendants(process.pid)
@@ -135,4 +148,9 @@ input()
 def test_neither_this_package_nor_its_workers_import_jax():
     check = "import sys, gopd_jax.rewards._worker; print([m for m in ('jax', 'sympy', 'numpy') if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(Path(rewards.__file__).parents[2])}
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env=environment).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", check], capture_output=True, text=True, env=environment
+        ).stdout
+        == "[]\n"
+    )

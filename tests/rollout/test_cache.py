@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from gopd_jax.rollout import cache
-from gopd_jax.rollout.cache import Block, as_block, as_floats, block_sizes, blocks_for, copy_rows, take, write
+from gopd_jax.rollout.cache import (
+    Block,
+    as_block,
+    as_floats,
+    block_sizes,
+    blocks_for,
+    copy_rows,
+    take,
+    write,
+)
 
 CONFIG = CASES["qwen3_tied"]  # 2 layers, 2 key/value heads of size 16
 LIKE = {q: cache.new_block(CONFIG, 1, 8, jnp.bfloat16, q) for q in (False, True)}
@@ -44,14 +53,19 @@ def test_block_sizes_are_as_written_by_hand(columns, fine, sizes):
 def test_blocks_cover_the_columns_and_little_more(fine):
     for columns in range(1, 5000, 7):
         sizes = block_sizes(columns, fine)
-        assert columns <= sum(sizes) < columns + 8 and all(size > 0 and size % 8 == 0 for size in sizes)
+        assert columns <= sum(sizes) < columns + 8 and all(
+            size > 0 and size % 8 == 0 for size in sizes
+        )
     assert len(block_sizes(40_000)) == 10 and len(block_sizes(40_000, fine=True)) < 40
 
 
 @pytest.mark.parametrize(
     "sizes, expected",
     [
-        ((128, 128, 256, 512), {0: 0, 1: 1, 128: 1, 129: 2, 256: 2, 257: 3, 512: 3, 513: 4, 1024: 4, 9999: 4}),
+        (
+            (128, 128, 256, 512),
+            {0: 0, 1: 1, 128: 1, 129: 2, 256: 2, 257: 3, 512: 3, 513: 4, 1024: 4, 9999: 4},
+        ),
         ((64, 64, 64, 64, 64), {0: 0, 1: 2, 128: 2, 129: 4, 256: 4, 257: 5, 320: 5, 400: 5}),
         ((32,), {0: 0, 1: 1, 32: 1, 48: 1}),
     ],
@@ -71,15 +85,22 @@ def test_counts_of_blocks_are_few_and_grow_with_the_columns(total, fine):
 
 
 def test_a_new_cache_is_zero_and_has_the_shapes_of_its_blocks():
-    for quantized, dtypes in ((False, ["bfloat16"] * 2), (True, ["int8", "int8", "float32", "float32"])):
+    for quantized, dtypes in (
+        (False, ["bfloat16"] * 2),
+        (True, ["int8", "int8", "float32", "float32"]),
+    ):
         slots = cache.new_cache(CONFIG, 3, (64, 8), 5, jnp.bfloat16, quantized)
-        assert len(slots.blocks) == 2 and {len(layers) for layers in (*slots.blocks, slots.fresh)} == {CONFIG.layers}
+        assert len(slots.blocks) == 2 and {
+            len(layers) for layers in (*slots.blocks, slots.fresh)
+        } == {CONFIG.layers}
         for columns, layers in zip((64, 8, 5), (*slots.blocks, slots.fresh), strict=True):
             for block in layers:
                 leaves = jax.tree.leaves(block)
                 assert [str(x.dtype) for x in leaves] == dtypes and not any(x.any() for x in leaves)
                 shape = (3, CONFIG.kv_heads, columns, CONFIG.head_size)
-                assert [x.shape for x in leaves] == [shape, shape, shape[:3], shape[:3]][: len(leaves)]
+                assert [x.shape for x in leaves] == [shape, shape, shape[:3], shape[:3]][
+                    : len(leaves)
+                ]
 
 
 # ---- Floats and int8.
@@ -96,7 +117,9 @@ def test_floats_are_cast_and_turned_heads_first():
     new = keys_and_values(0)
     block = as_block(*new, like=LIKE[False])
     assert block.key_scales is block.value_scales is None
-    for kept, back, x in zip((block.keys, block.values), as_floats(block, jnp.float32), new, strict=True):
+    for kept, back, x in zip(
+        (block.keys, block.values), as_floats(block, jnp.float32), new, strict=True
+    ):
         assert kept.dtype == jnp.bfloat16 and back.dtype == jnp.float32
         expected = np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32)).swapaxes(1, 2)
         np.testing.assert_array_equal(back, expected)
@@ -106,10 +129,16 @@ def test_int8_is_off_by_half_a_step_at_most():
     new = keys_and_values(1)
     block = as_block(*new, like=LIKE[True])
     for ints, scales, back, x in zip(
-        (block.keys, block.values), (block.key_scales, block.value_scales), as_floats(block, jnp.float32), new, strict=True
+        (block.keys, block.values),
+        (block.key_scales, block.value_scales),
+        as_floats(block, jnp.float32),
+        new,
+        strict=True,
     ):
         x = np.asarray(x, np.float64).swapaxes(1, 2)
-        assert ints.dtype == jnp.int8 and scales.dtype == jnp.float32 and scales.shape == x.shape[:3]
+        assert (
+            ints.dtype == jnp.int8 and scales.dtype == jnp.float32 and scales.shape == x.shape[:3]
+        )
         np.testing.assert_allclose(scales, np.abs(x).max(axis=-1) / 127, rtol=1e-6)
         assert (np.abs(np.asarray(ints, int)).max(axis=-1) == 127).all()  # the whole range is used
         errors = np.abs(np.asarray(back, np.float64) - x) / np.asarray(scales)[..., None]
@@ -137,11 +166,17 @@ def random_block(seed, rows, columns, quantized):
     shape = (rows, CONFIG.kv_heads, columns, 3)
     if not quantized:
         return Block(*rng.normal(size=(2, *shape)).astype(np.float32))
-    return Block(*rng.integers(-127, 128, (2, *shape), dtype=np.int8), *rng.uniform(1, 2, (2, *shape[:3])).astype(np.float32))
+    return Block(
+        *rng.integers(-127, 128, (2, *shape), dtype=np.int8),
+        *rng.uniform(1, 2, (2, *shape[:3])).astype(np.float32),
+    )
 
 
 def blocks_of(quantized, layers=2):
-    return [tuple(random_block((j, i), ROWS, n, quantized) for i in range(layers)) for j, n in enumerate(SIZES)]
+    return [
+        tuple(random_block((j, i), ROWS, n, quantized) for i in range(layers))
+        for j, n in enumerate(SIZES)
+    ]
 
 
 def leaves_equal(actual, expected):
@@ -178,14 +213,20 @@ def copy_by_loops(blocks, sources, targets):
 @jax.jit
 def write_everywhere(blocks, new, rows, starts, counts):
     offsets = np.cumsum([0, *SIZES[:-1]]).tolist()
-    return [write(layers, new, rows, starts, counts, offset) for layers, offset in zip(blocks, offsets, strict=True)]
+    return [
+        write(layers, new, rows, starts, counts, offset)
+        for layers, offset in zip(blocks, offsets, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("T", [3, 12, 20])  # shorter and longer than a block
 @pytest.mark.parametrize("quantized", [False, True])
 def test_writes_put_every_token_in_its_column_and_touch_no_other(quantized, T):
     """Runs that start before a block and end in the next, in a later one or behind the last; rows with less or nothing."""
-    blocks, new = blocks_of(quantized), tuple(random_block((9, i), 5, T, quantized) for i in range(2))
+    blocks, new = (
+        blocks_of(quantized),
+        tuple(random_block((9, i), 5, T, quantized) for i in range(2)),
+    )
     rows, starts = np.array([[2, 0, 5, 1, 3]], np.int32), np.array([[3, 0, 20, 7, 29]], np.int32)
     args = blocks, new, rows, starts, np.array([[T, T - 1, T, 0, T]], np.int32)
     leaves_equal(write_everywhere(*args), write_by_loops(*args))
@@ -193,15 +234,23 @@ def test_writes_put_every_token_in_its_column_and_touch_no_other(quantized, T):
 
 def test_taken_rows_are_those_asked_for():
     layers = blocks_of(quantized=True)[0]
-    leaves_equal(jax.jit(take)(layers, np.array([[3, 0, 0, 5]], np.int32)), jax.tree.map(lambda x: x[[3, 0, 0, 5]], layers))
+    leaves_equal(
+        jax.jit(take)(layers, np.array([[3, 0, 0, 5]], np.int32)),
+        jax.tree.map(lambda x: x[[3, 0, 0, 5]], layers),
+    )
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
 def test_copies_are_made_one_after_the_other_and_as_many_as_said(count):
     blocks = blocks_of(quantized=False)
-    sources, targets = np.array([[1, 3, 0, 2]], np.int32), np.array([[3, 0, 2, 1]], np.int32)  # 1 -> 3 -> 0 -> 2 -> 1, a chain
+    sources, targets = (
+        np.array([[1, 3, 0, 2]], np.int32),
+        np.array([[3, 0, 2, 1]], np.int32),
+    )  # 1 -> 3 -> 0 -> 2 -> 1, a chain
     targets[:, count:] = -1
-    leaves_equal(jax.jit(copy_rows)(blocks, sources, targets), copy_by_loops(blocks, sources, targets))
+    leaves_equal(
+        jax.jit(copy_rows)(blocks, sources, targets), copy_by_loops(blocks, sources, targets)
+    )
 
 
 ON_FOUR = """

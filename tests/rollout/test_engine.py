@@ -11,8 +11,10 @@ import pytest
 from scipy import stats
 from step_cases import TINY, make_requests
 
-from gopd_jax.models import Decoder, output_head
-from gopd_jax.rollout import EngineOptions, RolloutEngine, SamplingRule
+from gopd_jax.models.decoder import Decoder, output_head
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
 from gopd_jax.types import Request
@@ -26,10 +28,18 @@ PLAIN = SamplingRule()
 
 
 @functools.cache
-def make_engine(slots=4, max_prompt=MAX_PROMPT, stop_ids=STOP_IDS, max_response=MAX_RESPONSE, **options):
+def make_engine(
+    slots=4, max_prompt=MAX_PROMPT, stop_ids=STOP_IDS, max_response=MAX_RESPONSE, **options
+):
     mesh, options = make_mesh(devices=jax.devices()[:1]), EngineOptions(**options)
     return RolloutEngine(
-        TINY, mesh, stop_ids, slots=slots, max_prompt_tokens=max_prompt, max_response_tokens=max_response, options=options
+        TINY,
+        mesh,
+        stop_ids,
+        slots=slots,
+        max_prompt_tokens=max_prompt,
+        max_response_tokens=max_response,
+        options=options,
     )
 
 
@@ -42,8 +52,8 @@ def sample(engine, requests, key=KEY, seed=0, rule=PLAIN):
     """{(prompt id, sample id): rollout}"""
     rollouts = list(engine(weights(seed), requests, key, rule))
     assert len(rollouts) == len(requests)
-    by_name = {(r.request.prompt.prompt.prompt_id, r.request.sample_id): r for r in rollouts}
-    assert by_name.keys() == {(r.prompt.prompt.prompt_id, r.sample_id) for r in requests}
+    by_name = {r.request.key: r for r in rollouts}
+    assert by_name.keys() == {r.key for r in requests}
     return by_name
 
 
@@ -51,7 +61,9 @@ def same(actual, expected):
     assert actual.keys() <= expected.keys()
     for name, rollout in actual.items():
         np.testing.assert_array_equal(rollout.tokens, expected[name].tokens, err_msg=str(name))
-        np.testing.assert_allclose(rollout.behaviour_logprobs, expected[name].behaviour_logprobs, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            rollout.behaviour_logprobs, expected[name].behaviour_logprobs, atol=TOLERANCE
+        )
         assert rollout.finish_reason == expected[name].finish_reason
 
 
@@ -68,7 +80,9 @@ def expected(requests):
 @jax.jit
 def _forward(params, tokens):
     positions = jnp.arange(tokens.shape[1])[None]
-    hidden = Decoder(TINY, remat=False).apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
+    hidden = Decoder(TINY, remat=False).apply(
+        {"params": params}, tokens, positions, jnp.ones_like(tokens)
+    )
     return hidden @ output_head(params).T
 
 
@@ -94,7 +108,9 @@ def test_slots_order_buckets_and_company_change_nothing(requests, expected):
     for request in requests[::5]:
         same(sample(make_engine(), [request]), expected)
     same(sample(make_engine(slots=7), requests), expected)
-    same(sample(make_engine(max_prompt=150), requests), expected)  # three blocks of columns in place of one
+    same(
+        sample(make_engine(max_prompt=150), requests), expected
+    )  # three blocks of columns in place of one
     same(sample(make_engine(steps_per_dispatch=3), requests), expected)
     same(sample(make_engine(prefill_tokens=6), requests), expected)  # prompts in pieces
 
@@ -104,10 +120,19 @@ def test_step_sample_prompt_and_weights_change_the_draw(requests, expected):
         return [tuple(rollouts[name].tokens) for name in sorted(rollouts)]
 
     assert len(set(tokens(expected))) == len(requests)  # also the three samples of each prompt
-    for other in (sample(make_engine(), requests, jax.random.key(2)), sample(make_engine(), requests, seed=5)):
-        assert sum(a != b for a, b in zip(tokens(other), tokens(expected), strict=True)) >= len(requests) - 1
+    for other in (
+        sample(make_engine(), requests, jax.random.key(2)),
+        sample(make_engine(), requests, seed=5),
+    ):
+        assert (
+            sum(a != b for a, b in zip(tokens(other), tokens(expected), strict=True))
+            >= len(requests) - 1
+        )
     twins = make_requests((12, 12), sample_ids=(0, 1, 2), seed=3)
-    twins[3:] = [type(r)(type(r.prompt)(r.prompt.prompt, twins[0].prompt.tokens), r.sample_id, r.max_tokens) for r in twins[3:]]
+    twins[3:] = [
+        type(r)(type(r.prompt)(r.prompt.source, twins[0].prompt.tokens), r.sample_id, r.max_tokens)
+        for r in twins[3:]
+    ]
     assert len(set(tokens(sample(make_engine(), twins)))) == 6  # same tokens, other prompt id
 
 
@@ -129,7 +154,7 @@ for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2
     placed = jax.device_put(random_params(TINY), shardings(mesh, abstract_params(TINY), logical_axes(TINY)))
     weights = engine.lay_out(placed)
     rollouts = engine(weights, requests, jax.random.key(1))
-    results.append({(r.request.prompt.prompt.prompt_id, r.request.sample_id): r for r in rollouts})
+    results.append({r.request.key: r for r in rollouts})
     query = weights["layers"][0]["attention"]["query"]
     print(len(query.sharding.device_set), query.addressable_shards[0].data.size / query.size)
 one, eight = results
@@ -143,7 +168,12 @@ np.savez(__import__("sys").argv[1], **{f"{p} {s}": r.tokens for (p, s), r in eig
 
 def test_eight_devices_draw_what_one_does(run_on_fake_devices, expected, tmp_path):
     """data 2 x fsdp 2 x tensor 2: weights whole on each fsdp rank, in halves over tensor. Also another process draws alike."""
-    assert run_on_fake_devices(ON_EIGHT, tmp_path / "tokens.npz").split() == ["1", "1.0", "8", "0.5"]
+    assert run_on_fake_devices(ON_EIGHT, tmp_path / "tokens.npz").split() == [
+        "1",
+        "1.0",
+        "8",
+        "0.5",
+    ]
     with np.load(tmp_path / "tokens.npz") as tokens:
         for (prompt, number), rollout in expected.items():
             np.testing.assert_array_equal(tokens[f"{prompt} {number}"], rollout.tokens)
@@ -167,16 +197,23 @@ def test_logprobs_are_those_of_a_full_forward_pass(expected):
     for rollout in expected.values():
         exact = log_softmax(logits_of(rollout))[np.arange(len(rollout.tokens)), rollout.tokens]
         assert rollout.behaviour_logprobs.dtype == np.float32
-        worst, count = max(worst, np.abs(rollout.behaviour_logprobs - exact).max()), count + len(exact)
+        worst, count = (
+            max(worst, np.abs(rollout.behaviour_logprobs - exact).max()),
+            count + len(exact),
+        )
     print(f"largest difference over {count} tokens {worst:.1e}")
     assert worst < TOLERANCE
-    assert any(r.finish_reason == "stop" for r in expected.values())  # the stop token's log-prob is among them
+    assert any(
+        r.finish_reason == "stop" for r in expected.values()
+    )  # the stop token's log-prob is among them
 
 
 def test_logprobs_with_temperature_and_limits_are_renormalised(requests):
     rule = SamplingRule(temperature=0.7, top_k=20, top_p=0.8)
     for rollout in sample(make_engine(), requests[:3], rule=rule).values():
-        for logits, token, logprob in zip(logits_of(rollout), rollout.tokens, rollout.behaviour_logprobs, strict=True):
+        for logits, token, logprob in zip(
+            logits_of(rollout), rollout.tokens, rollout.behaviour_logprobs, strict=True
+        ):
             order = np.argsort(-logits)[:20]
             top_k = np.exp(log_softmax(logits[order] / 0.7))
             kept = order[: 1 + np.searchsorted(np.cumsum(top_k), 0.8)]
@@ -198,10 +235,15 @@ def test_greedy_takes_the_most_likely_token(requests):
 def test_stop_token_ends_the_response_and_belongs_to_it(expected):
     seen = set()
     for rollout in expected.values():
-        assert len(rollout.tokens) == len(rollout.behaviour_logprobs) >= 1 and rollout.tokens.dtype == np.int32
+        assert (
+            len(rollout.tokens) == len(rollout.behaviour_logprobs) >= 1
+            and rollout.tokens.dtype == np.int32
+        )
         assert not set(rollout.tokens[:-1]) & set(STOP_IDS)
         stopped = rollout.tokens[-1] in STOP_IDS
-        assert (rollout.finish_reason, rollout.truncated) == (("stop", False) if stopped else ("length", True))
+        assert (rollout.finish_reason, rollout.truncated) == (
+            ("stop", False) if stopped else ("length", True)
+        )
         assert stopped or len(rollout.tokens) == MAX_RESPONSE
         seen |= {int(rollout.tokens[-1])} & set(STOP_IDS)
     assert len(seen) > 1 and any(r.truncated for r in expected.values())
@@ -262,13 +304,22 @@ def test_slots_that_the_mesh_does_not_divide_are_refused():
 
 def test_prompts_of_one_id_and_more_samples_than_slots_are_refused():
     many = make_requests([5], sample_ids=range(5))
-    with pytest.raises(ValueError, match=r"prompt 'p0' is asked for 5 samples: wanted at most slots=4"):
+    with pytest.raises(
+        ValueError, match=r"prompt 'p0' is asked for 5 samples: wanted at most slots=4"
+    ):
         next(make_engine()(weights(), many, KEY))
     twins = make_requests([5]) + make_requests([5], sample_ids=(1,), seed=1)
-    with pytest.raises(ValueError, match=r"prompt id 'p0' stands for two prompts: wanted an id for each"):
+    with pytest.raises(
+        ValueError, match=r"prompt id 'p0' stands for two prompts: wanted an id for each"
+    ):
         next(make_engine()(weights(), twins, KEY))
-    copies = [type(r)(type(r.prompt)(r.prompt.prompt, r.prompt.tokens.copy()), r.sample_id, 1) for r in many[:2]]
-    assert len(list(make_engine()(weights(), copies, KEY))) == 2  # the same tokens in another array are no other prompt
+    copies = [
+        type(r)(type(r.prompt)(r.prompt.source, r.prompt.tokens.copy()), r.sample_id, 1)
+        for r in many[:2]
+    ]
+    assert (
+        len(list(make_engine()(weights(), copies, KEY))) == 2
+    )  # the same tokens in another array are no other prompt
 
 
 @pytest.mark.parametrize(
@@ -293,9 +344,12 @@ def test_an_engine_draws_for_one_iterator_at_a_time(requests, expected):
     first, second = engine(weights(), requests, KEY), engine(weights(), requests, KEY)
     drawn = next(first)
     for other in (second, engine(weights(), requests[:1], KEY)):
-        with pytest.raises(RuntimeError, match="this engine is drawing already; finish or close the other iterator first"):
+        with pytest.raises(
+            RuntimeError,
+            match="this engine is drawing already; finish or close the other iterator first",
+        ):
             next(other)
-    names = [(r.request.prompt.prompt.prompt_id, r.request.sample_id) for r in (drawn, next(first))]
+    names = [r.request.key for r in (drawn, next(first))]
     assert set(names) <= expected.keys()  # the first goes on
     first.close()
     same(sample(engine, requests), expected)
@@ -340,8 +394,13 @@ def test_a_prompt_is_prefilled_once_for_eight_samples(expected):
     stats = engine.stats
     assert stats.prefill_tokens == stats.prompt_tokens == sum(LENGTHS)
     assert 0 < stats.copies <= len(requests) - len(LENGTHS)
-    assert stats.samples == len(requests) and stats.tokens == sum(len(r.tokens) for r in drawn.values())
-    assert stats.slot_steps == 8 * stats.steps and stats.utilisation == stats.tokens / stats.slot_steps > 0.5
+    assert stats.samples == len(requests) and stats.tokens == sum(
+        len(r.tokens) for r in drawn.values()
+    )
+    assert (
+        stats.slot_steps == 8 * stats.steps
+        and stats.utilisation == stats.tokens / stats.slot_steps > 0.5
+    )
 
 
 def test_caches_and_programs_are_kept_until_they_are_freed():
@@ -369,7 +428,9 @@ def gaps(rollouts):
         exact = log_softmax(logits_of(r))[np.arange(len(r.tokens)), r.tokens]
         out.append(np.abs(r.behaviour_logprobs - exact))
         assert 1 <= len(r.tokens) <= MAX_RESPONSE and (r.tokens[-1] in STOP_IDS) != r.truncated
-        assert ((0 <= r.tokens) & (r.tokens < TINY.vocab_size)).all() and not set(r.tokens[:-1]) & set(STOP_IDS)
+        assert ((0 <= r.tokens) & (r.tokens < TINY.vocab_size)).all() and not set(
+            r.tokens[:-1]
+        ) & set(STOP_IDS)
         assert (r.behaviour_logprobs < 0).all()
     return np.concatenate(out)
 
@@ -378,12 +439,17 @@ SHORT = (3, 7, 16, 1, 12)  # one bucket of prompt pieces
 
 
 def test_an_int8_cache_is_close_and_depends_on_no_slot_either():
-    requests, one = make_requests(SHORT, MAX_RESPONSE, sample_ids=(0, 1, 2)), make_engine(kv_cache="int8")
+    requests, one = (
+        make_requests(SHORT, MAX_RESPONSE, sample_ids=(0, 1, 2)),
+        make_engine(kv_cache="int8"),
+    )
     drawn = sample(one, requests)
     gap = gaps(drawn).mean()
     print(f"mean gap {gap:.1e} nats")
     assert 1e-4 < gap < 0.2
-    assert one.cache_bytes == 4 * 2 * TINY.layers * TINY.kv_heads * (TINY.head_size + 4) * (32 + 16)  # a scale is 4 bytes
+    assert one.cache_bytes == 4 * 2 * TINY.layers * TINY.kv_heads * (TINY.head_size + 4) * (
+        32 + 16
+    )  # a scale is 4 bytes
     same(sample(make_engine(slots=7, kv_cache="int8", steps_per_dispatch=3), requests[::-1]), drawn)
 
 
@@ -392,9 +458,26 @@ def test_int8_weights_are_close():
     quantized = engine.lay_out(random_params(TINY))
     for layer in quantized["layers"]:
         matrices = layer["attention"] | layer["mlp"]
-        scales = {name: x.scale.size for name, x in matrices.items() if hasattr(x, "qvalue") and x.qvalue.dtype == jnp.int8}
-        query, key, width, wide = TINY.heads * TINY.head_size, TINY.kv_heads * TINY.head_size, TINY.width, TINY.mlp_width
-        outputs = {"query": query, "key": key, "value": key, "out": width, "gate": wide, "up": wide, "down": width}
+        scales = {
+            name: x.scale.size
+            for name, x in matrices.items()
+            if hasattr(x, "qvalue") and x.qvalue.dtype == jnp.int8
+        }
+        query, key, width, wide = (
+            TINY.heads * TINY.head_size,
+            TINY.kv_heads * TINY.head_size,
+            TINY.width,
+            TINY.mlp_width,
+        )
+        outputs = {
+            "query": query,
+            "key": key,
+            "value": key,
+            "out": width,
+            "gate": wide,
+            "up": wide,
+            "down": width,
+        }
         assert scales == outputs  # one for each output channel
     rollouts = engine(quantized, make_requests(SHORT, MAX_RESPONSE, sample_ids=(0, 1, 2)), KEY)
     gap = gaps({i: r for i, r in enumerate(rollouts)}).mean()
@@ -411,7 +494,9 @@ def test_first_tokens_follow_the_distribution_of_the_model_and_the_rule():
     (request,) = make_requests([5], 1)
     requests = []
     for i in range(4):  # at most as many samples of one prompt id as slots
-        prompt = type(request.prompt)(dataclasses.replace(request.prompt.prompt, prompt_id=f"q{i}"), request.prompt.tokens)
+        prompt = type(request.prompt)(
+            dataclasses.replace(request.prompt.source, prompt_id=f"q{i}"), request.prompt.tokens
+        )
         requests += [Request(prompt, s, 1) for s in range(count // 4)]
     drawn = sample(make_engine(slots=512), requests, rule=rule)
 
@@ -424,5 +509,7 @@ def test_first_tokens_follow_the_distribution_of_the_model_and_the_rule():
     counts = np.bincount([int(r.tokens[0]) for r in drawn.values()], minlength=TINY.vocab_size)
     assert counts.sum() == count and not counts[exact == 0].any() and len(kept) > 3
     p_value = stats.chisquare(counts[kept], count * exact[kept]).pvalue
-    print(f"p = {p_value:.3f} over {len(kept)} tokens, the rarest expected {count * exact[kept].min():.0f} times")
+    print(
+        f"p = {p_value:.3f} over {len(kept)} tokens, the rarest expected {count * exact[kept].min():.0f} times"
+    )
     assert p_value > 0.01 and count * exact[kept].min() > 5

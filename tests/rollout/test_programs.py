@@ -9,11 +9,13 @@ from model_cases import CASES, random_params
 import numpy as np
 import pytest
 
-from gopd_jax.models import Decoder, output_head, unstack
-from gopd_jax.rollout import kernels, programs
+from gopd_jax.kernels import decode_attention as kernels
+from gopd_jax.models.decoder import Decoder, output_head, unstack
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.rollout import programs
 from gopd_jax.rollout.cache import new_cache
 from gopd_jax.rollout.programs import SlotTable
-from gopd_jax.rollout.sampling import SamplingRule, prompt_number
+from gopd_jax.rollout.sampling import prompt_number
 
 # Two layers for one of them: what belongs to which layer is the same for all.
 MODELS = {
@@ -46,7 +48,9 @@ def decode(model):
 
 @functools.cache
 def prefill(model, prefix_blocks):
-    return jax.jit(functools.partial(programs.prefill, config=MODELS[model], prefix_blocks=prefix_blocks))
+    return jax.jit(
+        functools.partial(programs.prefill, config=MODELS[model], prefix_blocks=prefix_blocks)
+    )
 
 
 @functools.cache
@@ -58,7 +62,9 @@ def weights(model):
 def noise(model):
     """Cache blocks and fresh columns, every number of them at random: what nobody wrote must not matter, and stay."""
     rng = np.random.default_rng(9)
-    shapes = jax.eval_shape(lambda: new_cache(MODELS[model], SLOTS, SIZES, STEPS, jnp.float32, False))
+    shapes = jax.eval_shape(
+        lambda: new_cache(MODELS[model], SLOTS, SIZES, STEPS, jnp.float32, False)
+    )
     return jax.tree.map(lambda x: rng.normal(0, 3, x.shape).astype(np.float32), shapes)
 
 
@@ -68,7 +74,10 @@ def prompt(slot):
 
 def pieces(width, *parts):
     """Arguments of `prefill` for parts of (slot, first token, tokens), four rows; the rest is empty."""
-    tokens, (starts, lengths, rows) = np.zeros((1, 4, width), np.int32), np.zeros((3, 1, 4), np.int32)
+    tokens, (starts, lengths, rows) = (
+        np.zeros((1, 4, width), np.int32),
+        np.zeros((3, 1, 4), np.int32),
+    )
     for i, (slot, start, length) in enumerate(parts):
         tokens[0, i, :length] = prompt(slot)[start : start + length]
         starts[0, i], lengths[0, i], rows[0, i] = start, length, slot
@@ -91,19 +100,32 @@ def first_table():
         lengths[slot], tokens[slot] = length - 1, prompt(slot)[-1]
     active = np.isin(np.arange(SLOTS), list(PROMPT_LENGTHS))
     prompts = np.array([prompt_number(f"p{slot}") for slot in range(SLOTS)], np.uint32)
-    return SlotTable(lengths, tokens, np.zeros(SLOTS, np.int32), LIMITS, prompts, np.arange(SLOTS, dtype=np.uint32), active)
+    return SlotTable(
+        lengths,
+        tokens,
+        np.zeros(SLOTS, np.int32),
+        LIMITS,
+        prompts,
+        np.arange(SLOTS, dtype=np.uint32),
+        active,
+    )
 
 
 def next_table(table, outcome):
     counts = np.asarray(outcome.counts)
     last = np.asarray(outcome.tokens)[np.arange(SLOTS), counts - 1]
     return table.replace(
-        lengths=table.lengths + counts, drawn=table.drawn + counts, tokens=last, active=np.asarray(outcome.active)
+        lengths=table.lengths + counts,
+        drawn=table.drawn + counts,
+        tokens=last,
+        active=np.asarray(outcome.active),
     )
 
 
 def dispatch(model, blocks, table, exit_at=0):
-    blocks, _, outcome = decode(model)(weights(model), blocks, noise(model).fresh, table, KEY, np.int32(exit_at))
+    blocks, _, outcome = decode(model)(
+        weights(model), blocks, noise(model).fresh, table, KEY, np.int32(exit_at)
+    )
     return blocks, jax.tree.map(np.asarray, outcome)
 
 
@@ -123,7 +145,9 @@ def forward(model):
     @jax.jit
     def run(params, tokens):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden = Decoder(MODELS[model], remat=False).apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
+        hidden = Decoder(MODELS[model], remat=False).apply(
+            {"params": params}, tokens, positions, jnp.ones_like(tokens)
+        )
         return jax.nn.log_softmax(jnp.einsum("rsd,vd->rsv", hidden, output_head(params)))
 
     return run
@@ -134,7 +158,9 @@ def changed(before, after):
     blocks = []
     for old, new in zip(before, after, strict=True):
         pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-        blocks.append(np.any([(np.asarray(a) != np.asarray(b)).any(axis=(1, 3)) for a, b in pairs], axis=0))
+        blocks.append(
+            np.any([(np.asarray(a) != np.asarray(b)).any(axis=(1, 3)) for a, b in pairs], axis=0)
+        )
     return np.concatenate(blocks, axis=1)
 
 
@@ -156,7 +182,9 @@ def test_logprobs_are_those_of_a_full_forward_pass(model):
                 rows[slot, column] = outcome.tokens[slot, i]
                 places.append((slot, column - 1, outcome.tokens[slot, i]))
                 ours.append(outcome.logprobs[slot, i])
-    exact = np.asarray(forward(model)(random_params(MODELS[model]), rows))[tuple(np.transpose(places))]
+    exact = np.asarray(forward(model)(random_params(MODELS[model]), rows))[
+        tuple(np.transpose(places))
+    ]
     worst = np.abs(exact - ours).max()
     print(f"largest difference over {len(ours)} tokens {worst:.1e}")
     assert worst < 1e-5
@@ -187,7 +215,10 @@ def test_a_dispatch_ends_when_few_enough_slots_go_on(exit_at):
     """It stops after the first step that leaves at most `exit_at`, with the same draws up to there, and writes no more."""
     model = "qwen3_tied"
     table, before, _, whole = drawn(model)[0]
-    after_steps = [int(sum((whole.counts > n) | (whole.active & (whole.counts == n)))) for n in range(STEPS + 1)]
+    after_steps = [
+        int(sum((whole.counts > n) | (whole.active & (whole.counts == n))))
+        for n in range(STEPS + 1)
+    ]
     steps = next((n for n, going in enumerate(after_steps) if going <= exit_at), STEPS)
     after, outcome = dispatch(model, before, table, exit_at)
     assert outcome.steps == steps
@@ -224,10 +255,16 @@ def test_prefill_writes_the_tokens_of_the_piece_and_nothing_else(model):
 def test_decode_writes_the_columns_it_drew_from_and_nothing_else(model):
     """Idle slots, and what active ones held before, stay bit for bit."""
     for table, before, after, outcome in drawn(model):
-        written, column, first = changed(before, after), np.arange(sum(SIZES)), table.lengths[:, None]
+        written, column, first = (
+            changed(before, after),
+            np.arange(sum(SIZES)),
+            table.lengths[:, None],
+        )
         fed = table.active[:, None] & (column >= first) & (column < first + outcome.steps)
         assert not (written & ~fed).any() and not written[IDLE].any()
-        again = (column == first) & (table.drawn == 0)[:, None]  # the prompt's last token: prefill wrote the same
+        again = (column == first) & (table.drawn == 0)[
+            :, None
+        ]  # the prompt's last token: prefill wrote the same
         assert written[fed & ~again].all() and (fed & ~again).any()
 
 
@@ -245,7 +282,9 @@ def test_a_sample_drawn_from_a_copy_is_the_same():
     before = prefilled(model)
     sources, targets = np.array([[1, 4, 5, 0]], np.int32), np.array([[2, 5, 3, -1]], np.int32)
     shared = jax.jit(programs.share)(before, sources, targets)
-    np.testing.assert_array_equal(changed(before, shared).any(axis=1), [False, False, True, True, False, True])
+    np.testing.assert_array_equal(
+        changed(before, shared).any(axis=1), [False, False, True, True, False, True]
+    )
     homes = [0, 1, 1, 4, 4, 4]  # 0 goes nowhere, 1 to 2; 4 to 5, and from there to 3
     _, outcome = dispatch(model, shared, jax.tree.map(lambda x: x[homes], first_table()))
     for name in ("tokens", "counts", "active", "stopped"):

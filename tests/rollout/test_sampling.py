@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gopd_jax.rollout.sampling import SamplingRule, draw, log_distribution, prompt_number, sample_keys
+from gopd_jax.models.heads import log_distribution
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.rollout.sampling import draw, prompt_number, sample_keys
 
 V = 12
 LOGITS = np.random.default_rng(0).normal(0, 1.5, (5, V)).astype(np.float32)
@@ -40,7 +42,9 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_distribution_is_exact(rule):
-    ours = np.exp(np.asarray(log_distribution(jnp.asarray(LOGITS), SamplingRule(**rule)), np.float64))
+    ours = np.exp(
+        np.asarray(log_distribution(jnp.asarray(LOGITS), SamplingRule(**rule)), np.float64)
+    )
     expected = np.stack([_expected(row, **rule) for row in LOGITS])
     np.testing.assert_array_equal(ours > 0, expected > 0)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -54,10 +58,14 @@ def test_top_p_keeps_the_token_that_reaches_p():
 
 def test_top_p_counts_after_temperature_and_top_k():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
-    both = log_distribution(logits, SamplingRule(top_k=2, top_p=0.5))  # 4/7 of the two is above a half
+    both = log_distribution(
+        logits, SamplingRule(top_k=2, top_p=0.5)
+    )  # 4/7 of the two is above a half
     assert np.isfinite(both).sum() == 1
     assert np.isfinite(log_distribution(logits, SamplingRule(top_p=0.5))).sum() == 2
-    assert np.isfinite(log_distribution(logits, SamplingRule(temperature=0.3, top_p=0.5))).sum() == 1
+    assert (
+        np.isfinite(log_distribution(logits, SamplingRule(temperature=0.3, top_p=0.5))).sum() == 1
+    )
 
 
 def test_ties_at_the_kth_are_kept():
@@ -72,10 +80,15 @@ def test_greedy_is_certain():
 
 
 def test_half_precision_logits_are_taken_up_to_float32():
-    assert log_distribution(jnp.asarray(LOGITS, jnp.bfloat16), SamplingRule(top_p=0.9)).dtype == jnp.float32
+    assert (
+        log_distribution(jnp.asarray(LOGITS, jnp.bfloat16), SamplingRule(top_p=0.9)).dtype
+        == jnp.float32
+    )
 
 
-@pytest.mark.parametrize("rule", [{}, {"top_p": 0.8}, {"temperature": 1.5, "top_k": 7, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "rule", [{}, {"top_p": 0.8}, {"temperature": 1.5, "top_k": 7, "top_p": 0.9}], ids=str
+)
 def test_draws_follow_the_distribution(rule):
     """20,000 samples of one prompt, keyed as the engine keys them; p-value of a chi-square test, fixed seed."""
     count = 20_000
@@ -94,8 +107,12 @@ def test_draws_follow_the_distribution(rule):
 
 
 def test_every_sample_has_a_key_of_its_own():
-    prompts, samples = (jnp.asarray(x.ravel(), jnp.uint32) for x in np.meshgrid(np.arange(30), np.arange(30)))
-    data = [jax.random.key_data(sample_keys(jax.random.key(seed), prompts, samples)) for seed in (0, 1)]
+    prompts, samples = (
+        jnp.asarray(x.ravel(), jnp.uint32) for x in np.meshgrid(np.arange(30), np.arange(30))
+    )
+    data = [
+        jax.random.key_data(sample_keys(jax.random.key(seed), prompts, samples)) for seed in (0, 1)
+    ]
     assert len(np.unique(np.concatenate(data), axis=0)) == 2 * 30 * 30
 
 

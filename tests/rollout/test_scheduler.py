@@ -45,11 +45,22 @@ def make_case(case):
     rng = np.random.default_rng(case.seed)
     requests, responses = [], {}
     for p in range(case.prompts):
-        tokens = 1_000_000 * p + 1 + np.arange(rng.integers(1, case.longest_prompt + 1), dtype=np.int32)
-        prompt = EncodedPrompt(Prompt(f"p{p}", ({"role": "user", "content": "?"},), "math", ""), tokens.astype(np.int32))
+        tokens = (
+            1_000_000 * p + 1 + np.arange(rng.integers(1, case.longest_prompt + 1), dtype=np.int32)
+        )
+        prompt = EncodedPrompt(
+            Prompt(f"p{p}", ({"role": "user", "content": "?"},), "math", ""),
+            tokens.astype(np.int32),
+        )
         for s in range(case.samples):
-            limit = int(rng.integers(case.limit // 2, case.limit + 1)) if case.limit < 100 else case.limit
-            length = min(int(rng.geometric(1 / case.mean)), limit + 1)  # one more than the limit: no stop token
+            limit = (
+                int(rng.integers(case.limit // 2, case.limit + 1))
+                if case.limit < 100
+                else case.limit
+            )
+            length = min(
+                int(rng.geometric(1 / case.mean)), limit + 1
+            )  # one more than the limit: no stop token
             requests.append(Request(prompt, s, limit))
             responses[p, s] = 1_000_000 * p + 1_000 * (s + 1) + np.arange(length, dtype=np.int32)
     return [requests[i] for i in rng.permutation(len(requests))], responses
@@ -61,7 +72,7 @@ class Driver:
     def __init__(self, case, widths=()):
         self.case, self.widths = case, [case.slots, *widths]
         self.requests, self.responses = make_case(case)
-        self.prompts = {r.prompt.prompt.prompt_id: r.prompt.tokens for r in self.requests}
+        self.prompts = {r.key.prompt_id: r.prompt.tokens for r in self.requests}
         self.by_number = {prompt_number(name): int(name[1:]) for name in self.prompts}
         self.scheduler = Scheduler(self.requests, case.slots, case.shards, case.longest_piece)
         self.cache = [[] for _ in range(case.slots)]
@@ -106,9 +117,15 @@ class Driver:
         """Writes a piece into the made-up cache; returns how many prompts it finished."""
         slots, finished = self.scheduler.slots // self.case.shards, 0
         for d, r in np.argwhere(batch.lengths > 0):
-            slot, start, length = d * slots + batch.rows[d, r], batch.starts[d, r], batch.lengths[d, r]
+            slot, start, length = (
+                d * slots + batch.rows[d, r],
+                batch.starts[d, r],
+                batch.lengths[d, r],
+            )
             self.cache[slot] = [*self.cache[slot][:start], *map(int, batch.tokens[d, r, :length])]
-            whole = len(self.cache[slot]) == len(self.prompts[f"p{self.cache[slot][0] // 1_000_000}"])
+            whole = len(self.cache[slot]) == len(
+                self.prompts[f"p{self.cache[slot][0] // 1_000_000}"]
+            )
             (self.unfinished.discard if whole else self.unfinished.add)(slot)
             finished += whole
         return finished
@@ -145,18 +162,26 @@ class Driver:
 
     def device(self, table, K, exit_at):
         B = len(table.active)
-        tokens, counts, active = np.full((B, K), GARBAGE, np.int32), np.zeros(B, np.int32), table.active.copy()
+        tokens, counts, active = (
+            np.full((B, K), GARBAGE, np.int32),
+            np.zeros(B, np.int32),
+            table.active.copy(),
+        )
         stopped, steps = np.zeros(B, bool), 0
         while steps < K and active.sum() > exit_at:
             for s in np.flatnonzero(active):
-                response = self.responses[self.by_number[int(table.prompts[s])], int(table.samples[s])]
+                response = self.responses[
+                    self.by_number[int(table.prompts[s])], int(table.samples[s])
+                ]
                 drawn = table.drawn[s] + steps
                 tokens[s, steps] = response[drawn]
                 counts[s] += 1
                 stopped[s] = drawn + 1 == len(response) <= table.limits[s]
                 active[s] = not stopped[s] and drawn + 1 < table.limits[s]
             steps += 1
-        for s in np.flatnonzero(table.active):  # a slot that has finished is written to till the end
+        for s in np.flatnonzero(
+            table.active
+        ):  # a slot that has finished is written to till the end
             fed = [int(table.tokens[s]), *map(int, tokens[s])]
             self.cache[s] = [*self.cache[s][: table.lengths[s]], *fed[:steps]]
         return Outcome(tokens, tokens.astype(np.float32), counts, active, stopped, steps)
@@ -171,7 +196,9 @@ def prompt_of(token):
     return int(token) // 1_000_000
 
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.slots}-{c.shards}-{c.steps}-{c.samples}")
+every_case = pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c.slots}-{c.shards}-{c.steps}-{c.samples}"
+)
 
 
 # ---- Each sample once, with its tokens.
@@ -180,11 +207,11 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.slots}-{c
 @every_case
 def test_every_request_is_drawn_once_with_its_tokens_in_order(case):
     run = driven(case)
-    names = [(r.request.prompt.prompt.prompt_id, r.request.sample_id) for r in run.rollouts]
-    assert sorted(names) == sorted((r.prompt.prompt.prompt_id, r.sample_id) for r in run.requests)
+    names = [r.request.key for r in run.rollouts]
+    assert sorted(names) == sorted(r.key for r in run.requests)
     for rollout in run.rollouts:
         request = rollout.request
-        whole = run.responses[int(request.prompt.prompt.prompt_id[1:]), request.sample_id]
+        whole = run.responses[int(request.key.prompt_id[1:]), request.sample_id]
         np.testing.assert_array_equal(rollout.tokens, whole[: request.max_tokens])
         np.testing.assert_array_equal(rollout.behaviour_logprobs, rollout.tokens.astype(np.float32))
         assert rollout.tokens.dtype == np.int32
@@ -202,7 +229,9 @@ def test_every_slot_goes_on_where_its_cache_ends(case):
         for s in np.flatnonzero(table.active):
             p = run.by_number[int(table.prompts[s])]
             whole = [*run.prompts[f"p{p}"], *run.responses[p, int(table.samples[s])]]
-            np.testing.assert_array_equal([*held[s], table.tokens[s]], whole[: table.lengths[s] + 1])
+            np.testing.assert_array_equal(
+                [*held[s], table.tokens[s]], whole[: table.lengths[s] + 1]
+            )
             assert table.lengths[s] == len(run.prompts[f"p{p}"]) - 1 + table.drawn[s]
             dispatches += 1
     assert dispatches >= len(run.requests)
@@ -222,9 +251,13 @@ def test_samples_of_a_prompt_stay_in_one_shard(case):
 def test_the_same_outcomes_lead_to_the_same_decisions(case):
     one, two = driven(case), Driver(case)
     assert one.copies == two.copies
-    np.testing.assert_equal([x[0].__dict__ for x in one.pieces], [x[0].__dict__ for x in two.pieces])
-    np.testing.assert_equal([x[0].__dict__ for x in one.tables], [x[0].__dict__ for x in two.tables])
-    names = [[(r.request.prompt.prompt.prompt_id, r.request.sample_id) for r in x.rollouts] for x in (one, two)]
+    np.testing.assert_equal(
+        [x[0].__dict__ for x in one.pieces], [x[0].__dict__ for x in two.pieces]
+    )
+    np.testing.assert_equal(
+        [x[0].__dict__ for x in one.tables], [x[0].__dict__ for x in two.tables]
+    )
+    names = [[r.request.key for r in x.rollouts] for x in (one, two)]
     assert names[0] == names[1]
 
 
@@ -242,12 +275,16 @@ def test_every_prompt_is_prefilled_once_in_order(case):
             start, length = batch.starts[d, r], batch.lengths[d, r]
             name = f"p{prompt_of(batch.tokens[d, r, 0])}"
             assert start == done[name] == prefix and 0 < length <= width
-            np.testing.assert_array_equal(batch.tokens[d, r, :length], run.prompts[name][start : start + length])
+            np.testing.assert_array_equal(
+                batch.tokens[d, r, :length], run.prompts[name][start : start + length]
+            )
             done[name] += length
     assert done == {name: len(tokens) for name, tokens in run.prompts.items()}
     assert sum(int(x[0].lengths.sum()) for x in run.pieces) == sum(map(len, run.prompts.values()))
     if case.longest_piece < case.longest_prompt:
-        assert any(prefix for _, _, prefix, *_ in run.pieces) and any(unfinished for _, _, _, unfinished, *_ in run.pieces)
+        assert any(prefix for _, _, prefix, *_ in run.pieces) and any(
+            unfinished for _, _, _, unfinished, *_ in run.pieces
+        )
 
 
 @every_case
@@ -257,8 +294,14 @@ def test_rows_beyond_the_batch_are_empty(case):
         slots = case.slots // case.shards
         real = batch.lengths > 0
         assert real.sum() == batch.prompts > 0
-        assert not batch.tokens[~real].any() and not batch.starts[~real].any() and (batch.rows < slots).all()
-        assert all(len(set(rows[here])) == sum(here) for rows, here in zip(batch.rows, real, strict=True))
+        assert (
+            not batch.tokens[~real].any()
+            and not batch.starts[~real].any()
+            and (batch.rows < slots).all()
+        )
+        assert all(
+            len(set(rows[here])) == sum(here) for rows, here in zip(batch.rows, real, strict=True)
+        )
         assert not batch.tokens[np.arange(width) >= batch.lengths[..., None]].any()
         most = max(1, min(slots, case.prefill_tokens // width))
         assert batch.rows.shape[1] in (most, min(few, most))  # two buckets for each width
@@ -290,13 +333,24 @@ def requests_of(lengths, samples=1, limit=9):
     requests = []
     for p, length in enumerate(lengths):
         tokens = (1_000_000 * p + 1 + np.arange(length)).astype(np.int32)
-        prompt = EncodedPrompt(Prompt(f"p{p}", ({"role": "user", "content": "?"},), "math", ""), tokens)
+        prompt = EncodedPrompt(
+            Prompt(f"p{p}", ({"role": "user", "content": "?"},), "math", ""), tokens
+        )
         requests += [Request(prompt, s, limit) for s in range(samples)]
     return requests
 
 
 def test_pieces_are_powers_of_two_from_sixteen_or_the_longest():
-    assert [piece_width(n, 100) for n in (1, 16, 17, 32, 33, 64, 65, 100)] == [16, 16, 32, 32, 64, 64, 100, 100]
+    assert [piece_width(n, 100) for n in (1, 16, 17, 32, 33, 64, 65, 100)] == [
+        16,
+        16,
+        32,
+        32,
+        64,
+        64,
+        100,
+        100,
+    ]
     assert [piece_width(n, 6) for n in (1, 6)] == [6, 6]
 
 
@@ -304,7 +358,9 @@ def test_new_prompts_are_spread_over_the_shards():
     scheduler = Scheduler(requests_of([5] * 4), 8, 4, 16)
     assert scheduler.place() == []
     batch, *_ = scheduler.pieces(1, 64)
-    np.testing.assert_array_equal(batch.rows, [[0, 2]] * 4 if batch.rows.shape[1] == 2 else [[0]] * 4)
+    np.testing.assert_array_equal(
+        batch.rows, [[0, 2]] * 4 if batch.rows.shape[1] == 2 else [[0]] * 4
+    )
     np.testing.assert_array_equal(scheduler.table().active, [True, False] * 4)
     assert (scheduler.active, scheduler.busiest_shard(), scheduler.pending) == (4, 1, False)
 
@@ -325,7 +381,9 @@ def test_pieces_that_finish_a_prompt_come_first():
     seen = []
     while scheduler.prefilling:
         batch, width, prefix, unfinished = scheduler.pieces(1, 16)
-        seen.append((prompt_of(batch.tokens[0, 0, 0]), prefix, int(batch.lengths[0, 0]), unfinished))
+        seen.append(
+            (prompt_of(batch.tokens[0, 0, 0]), prefix, int(batch.lengths[0, 0]), unfinished)
+        )
     assert seen == [(1, 0, 10, False), (0, 0, 16, True), (0, 16, 16, True), (0, 32, 8, False)]
 
 
@@ -342,15 +400,23 @@ def test_a_batch_is_large_where_more_than_half_of_it_is_there(there, rows):
 
 def outcome(counts, active, stopped=None, K=4):
     counts, active = np.array(counts, np.int32), np.array(active)
-    tokens = np.where(np.arange(K) < counts[:, None], 500 + np.arange(K) + 10 * np.arange(len(counts))[:, None], GARBAGE)
+    tokens = np.where(
+        np.arange(K) < counts[:, None],
+        500 + np.arange(K) + 10 * np.arange(len(counts))[:, None],
+        GARBAGE,
+    )
     stopped = np.zeros(len(counts), bool) if stopped is None else np.array(stopped)
-    return Outcome(tokens.astype(np.int32), np.zeros(tokens.shape, np.float32), counts, active, stopped, K)
+    return Outcome(
+        tokens.astype(np.int32), np.zeros(tokens.shape, np.float32), counts, active, stopped, K
+    )
 
 
 def test_the_table_holds_active_slots_and_zeros_for_idle_ones():
     scheduler = Scheduler(requests_of([3, 7], samples=2, limit=5), 6, 2, 16)
     table = scheduler.table()
-    for name, dtype in zip(table.__dict__, ("int32",) * 4 + ("uint32",) * 2 + ("bool",), strict=True):
+    for name, dtype in zip(
+        table.__dict__, ("int32",) * 4 + ("uint32",) * 2 + ("bool",), strict=True
+    ):
         column = getattr(table, name)
         assert column.shape == (6,) and column.dtype == dtype and not column.any(), name
 
@@ -368,8 +434,10 @@ def test_the_table_holds_active_slots_and_zeros_for_idle_ones():
     np.testing.assert_array_equal(table.prompts, [p0, p0, 0, p1, p1, 0])
     np.testing.assert_array_equal(table.samples, [0, 1, 0] * 2)
 
-    (rollout,) = scheduler.record(outcome([4, 2, 0, 1, 4, 0], [True, False, False, True, True, False]))
-    assert (rollout.request.prompt.prompt.prompt_id, rollout.request.sample_id) == ("p0", 1)
+    (rollout,) = scheduler.record(
+        outcome([4, 2, 0, 1, 4, 0], [True, False, False, True, True, False])
+    )
+    assert rollout.request.key == ("p0", 1)
     np.testing.assert_array_equal(rollout.tokens, [510, 511])
     table = scheduler.table()
     np.testing.assert_array_equal(table.active, [True, False, False, True, True, False])
@@ -403,7 +471,9 @@ def test_shrinking_keeps_the_active_slots_of_each_shard():
     assert not scheduler.active and not scheduler.pending
 
 
-@pytest.mark.parametrize("case", [Case(64, samples=4, steps=3), Case(32, shards=2, samples=2, steps=8, seed=4)], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(64, samples=4, steps=3), Case(32, shards=2, samples=2, steps=8, seed=4)], ids=str
+)
 def test_narrowing_changes_no_rollout_and_moves_every_active_slot(case):
     widths = [case.slots // 4, case.slots // 16 // case.shards * case.shards]
     run = driven(case, tuple(widths))
@@ -411,12 +481,18 @@ def test_narrowing_changes_no_rollout_and_moves_every_active_slot(case):
         used = np.flatnonzero(after.active)
         assert len(from_slot) == len(after.active) < len(before.active)
         assert sorted(from_slot[used]) == list(np.flatnonzero(before.active))
-        np.testing.assert_array_equal(from_slot // old, np.arange(len(from_slot)) // (len(from_slot) // case.shards))
+        np.testing.assert_array_equal(
+            from_slot // old, np.arange(len(from_slot)) // (len(from_slot) // case.shards)
+        )
         for name in before.__dict__:
-            np.testing.assert_array_equal(getattr(after, name)[used], getattr(before, name)[from_slot[used]])
+            np.testing.assert_array_equal(
+                getattr(after, name)[used], getattr(before, name)[from_slot[used]]
+            )
     assert {len(after.active) for _, after, _, _ in run.moves} == set(widths)
     whole = driven(case)
-    drawn = [{(prompt_of(r.tokens[0]), r.request.sample_id): r for r in x.rollouts} for x in (run, whole)]
+    drawn = [
+        {(prompt_of(r.tokens[0]), r.request.sample_id): r for r in x.rollouts} for x in (run, whole)
+    ]
     assert drawn[0].keys() == drawn[1].keys() and len(drawn[0]) == len(run.requests)
     for name, rollout in drawn[0].items():
         np.testing.assert_array_equal(rollout.tokens, drawn[1][name].tokens)
@@ -432,6 +508,8 @@ def test_slots_draw_nine_tenths_of_the_time(prompts, samples):
     run = driven(Case(64, prompts=prompts, samples=samples, **LONG_TAIL), (16, 4))
     lengths = [len(r.tokens) for r in run.rollouts]
     utilisation = run.tokens / run.slot_steps
-    print(f"utilisation {utilisation:.3f}, mean {np.mean(lengths):.1f}, longest {max(lengths)}, {run.steps} steps")
+    print(
+        f"utilisation {utilisation:.3f}, mean {np.mean(lengths):.1f}, longest {max(lengths)}, {run.steps} steps"
+    )
     assert len(lengths) == 1024 and max(lengths) == 256 and run.tokens == sum(lengths)
     assert utilisation > 0.9

@@ -6,9 +6,16 @@ from model_cases import CASES
 import numpy as np
 import pytest
 
-from gopd_jax.models import abstract_params, logical_axes
+from gopd_jax.models.decoder import abstract_params, logical_axes
 from gopd_jax.runtime import mesh as meshes
-from gopd_jax.runtime.mesh import AXES, DECODE_RULES, batch_sharding, make_mesh, rows_multiple, shardings
+from gopd_jax.runtime.mesh import (
+    AXES,
+    DECODE_RULES,
+    batch_sharding,
+    make_mesh,
+    rows_multiple,
+    shardings,
+)
 
 MESH = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
 DEVICE = jax.devices()[:1]
@@ -16,12 +23,18 @@ DEVICE = jax.devices()[:1]
 
 def _shard(shape, *axes, **rules):
     tree = {"layers": {"kernel": jax.ShapeDtypeStruct(shape, np.float32)}}
-    return shardings(MESH, tree, {"layers": {"kernel": PartitionSpec(*axes)}}, **rules)["layers"]["kernel"].spec
+    return shardings(MESH, tree, {"layers": {"kernel": PartitionSpec(*axes)}}, **rules)["layers"][
+        "kernel"
+    ].spec
 
 
 def test_rules_for_training_and_for_decode():
-    assert _shard((3, 4, 6, 8), "layers", "embed", "heads", "head_size") == PartitionSpec(None, "fsdp", "tensor", None)
-    assert _shard((3, 4, 6), "layers", "embed", "mlp", rules=DECODE_RULES) == PartitionSpec(None, None, "tensor")
+    assert _shard((3, 4, 6, 8), "layers", "embed", "heads", "head_size") == PartitionSpec(
+        None, "fsdp", "tensor", None
+    )
+    assert _shard((3, 4, 6), "layers", "embed", "mlp", rules=DECODE_RULES) == PartitionSpec(
+        None, None, "tensor"
+    )
     assert _shard((4, 5), "batch") == PartitionSpec(("data", "fsdp"), None)
     assert batch_sharding(MESH, leading=1).spec == PartitionSpec(None, ("data", "fsdp"))
     assert rows_multiple(MESH) == 4
@@ -37,15 +50,31 @@ def test_every_parameter_of_a_model_is_spread():
 @pytest.mark.parametrize(
     "shape, axes, message",
     [
-        ((4, 5), ("embed", "mlp"), r"layers/kernel: axis 'mlp' of size 5 does not divide over \('tensor',\) \(2 ways\)"),
-        ((6, 4), ("batch", None), r"layers/kernel: axis 'batch' of size 6 does not divide over \('data', 'fsdp'\) \(4 ways\)"),
-        ((4, 4), ("embed", "pages"), r"layers/kernel: unknown logical axis 'pages'; known: \['batch', 'embed'"),
+        (
+            (4, 5),
+            ("embed", "mlp"),
+            r"layers/kernel: axis 'mlp' of size 5 does not divide over \('tensor',\) \(2 ways\)",
+        ),
+        (
+            (6, 4),
+            ("batch", None),
+            r"layers/kernel: axis 'batch' of size 6 does not divide over \('data', 'fsdp'\) \(4 ways\)",
+        ),
+        (
+            (4, 4),
+            ("embed", "pages"),
+            r"layers/kernel: unknown logical axis 'pages'; known: \['batch', 'embed'",
+        ),
         (
             (4, 4),
             ("heads", "vocab"),
             r"layers/kernel: two of its axes \('heads', 'vocab'\) map to the same mesh axis \('tensor',\)",
         ),
-        ((4, 4), ("batch", "embed"), r"layers/kernel: two of its axes .* map to the same mesh axis"),
+        (
+            (4, 4),
+            ("batch", "embed"),
+            r"layers/kernel: two of its axes .* map to the same mesh axis",
+        ),
     ],
 )
 def test_errors_name_the_parameter(shape, axes, message):
@@ -62,7 +91,10 @@ def test_make_mesh_fills_the_free_axis():
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (-1, -1, 1), (-1, 2, 1), (0, -1, 1), (-2, -2, 1)])
 def test_make_mesh_says_what_does_not_fit(sizes):
     data, fsdp, tensor = sizes
-    with pytest.raises(ValueError, match=rf"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit 1 devices.*may be -1"):
+    with pytest.raises(
+        ValueError,
+        match=rf"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit 1 devices.*may be -1",
+    ):
         make_mesh(data, fsdp, tensor, devices=DEVICE)
 
 

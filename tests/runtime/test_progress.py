@@ -22,7 +22,10 @@ def test_last_count_is_always_a_line_on_its_own(out):
         assert out.getvalue() == ""
         bar.advance(1, "reward [0.81]")
     assert out.getvalue().startswith("train 50/50  ")
-    assert out.getvalue().endswith("step/s  left 0 s  reward [0.81]\n") and out.getvalue().count("\n") == 1
+    assert (
+        out.getvalue().endswith("step/s  left 0 s  reward [0.81]\n")
+        and out.getvalue().count("\n") == 1
+    )
 
 
 def test_lines_come_at_intervals(out, monkeypatch):
@@ -39,7 +42,10 @@ def test_lines_come_at_intervals(out, monkeypatch):
 
 def test_nothing_is_read_as_markup(out):
     progress.say("[bold] a long sentence is not wrapped at the width of the console [/bold]")
-    assert out.getvalue() == "[bold] a long sentence is not wrapped at the width of the console [/bold]\n"
+    assert (
+        out.getvalue()
+        == "[bold] a long sentence is not wrapped at the width of the console [/bold]\n"
+    )
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

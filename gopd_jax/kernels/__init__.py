@@ -1,0 +1,1 @@
+"""Attention and grouped matrix products, one implementation for each kind of device."""

@@ -1,0 +1,75 @@
+"""Settings of the update: objective, optimizer, packing."""
+
+from typing import Literal
+
+from gopd_jax.objective.settings import Clipping, Weighting
+from gopd_jax.runtime.schema import (
+    Count,
+    Flag,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    part_of,
+    settings,
+)
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+@settings
+class OptimizerSettings:
+    """AdamW and its learning-rate schedule. The defaults are those of the paper."""
+
+    learning_rate: NonNegative = 1e-5
+    """Peak learning rate of AdamW. Larger values change the student faster and less stably."""
+    schedule: Schedule = "constant"
+    """Learning rate after the warm-up: constant, or falling to 0 at the last step along a cosine
+    or a line."""
+    warmup_steps: Count = 0
+    """Updates over which the learning rate rises linearly from 0 to its peak."""
+    b1: NonNegative = 0.9
+    """Decay of AdamW's mean of gradients. Larger values average over more updates."""
+    b2: NonNegative = 0.999
+    """Decay of AdamW's mean of squared gradients. Larger values average over more updates."""
+    eps: Positive = 1e-8
+    """Added to the denominator of AdamW's step. Larger values shorten the steps of parameters
+    with small gradients."""
+    weight_decay: NonNegative = 0.01
+    """AdamW's weight decay, on every parameter. Larger values pull harder towards 0."""
+    clip_norm: NonNegative = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+
+
+@settings
+class PackingSettings:
+    """The fixed shape that the responses of a step are packed into."""
+
+    row_length: Count = 0
+    """Tokens in a packed row; 0 takes prompt limit + response limit. Longer rows pack more densely
+    and need more memory."""
+    rows_per_micro_batch: PositiveCount = 16
+    """Packed rows in one forward and backward pass. Larger values need more memory for
+    activations; the result does not depend on it."""
+    remat: Flag = True
+    """Recompute the activations of each layer in the backward pass: less memory, a third more
+    work."""
+
+
+@settings
+class LearnerSettings(Clipping, Weighting, OptimizerSettings, PackingSettings):
+    """How the student is updated from the responses of a step."""
+
+    reward_scale: NonNegative = 1.25
+    """lambda: scale of the teacher's implicit reward. 1 is OPD, larger values extrapolate beyond
+    the teacher (ExOPD), values below 1 interpolate between reference and teacher."""
+    updates_per_batch: PositiveCount = 1
+    """Optimizer updates on one batch of responses, which is split evenly. More than 1 makes later
+    updates off-policy, so that the PPO clip acts."""
+
+    @property
+    def clipping(self) -> Clipping:
+        return part_of(self, Clipping)
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        return part_of(self, OptimizerSettings)

@@ -1,0 +1,45 @@
+"""run.json: what a run is made of, and with which versions each of its starts was made.
+
+`gopd_jax.train` writes it; whoever reads a run folder reads it first and so notices a folder of
+another format.
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from gopd_jax.runtime.files import replace_json
+
+FORMAT = 2  # of a run folder: run.json, checkpoints, logs; one higher with each incompatible change
+
+
+def read_run(workdir: str) -> dict[str, Any]:
+    """The content of run.json: "config", "fingerprints" and "starts".
+
+    Raises:
+        ValueError: there is no run in that folder, or one of another format.
+    """
+    path = epath.Path(workdir) / "run.json"
+    if not path.exists():
+        raise ValueError(
+            f"{workdir!r} holds no run: expected a folder written by gopd_jax.train, but {path} "
+            "does not exist"
+        )
+    run = json.loads(path.read_text())
+    if run.get("format", 1) != FORMAT:
+        commit = next((s["git_commit"] for s in run.get("starts", []) if s.get("git_commit")), None)
+        raise ValueError(
+            f"{workdir!r} is a run folder of format {run.get('format', 1)}, this version of "
+            f"gopd_jax reads format {FORMAT}: use the version that wrote it"
+            + (f" (commit {commit[:12]})" if commit else "")
+            + ", or another folder"
+        )
+    return run
+
+
+def write_run(workdir: str, run: dict[str, Any]) -> None:
+    """Writes run.json, the format included."""
+    path = epath.Path(workdir) / "run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_json(path, {"format": FORMAT} | run)

@@ -1,0 +1,45 @@
+"""Settings of the machine: mesh, checkpoints, logs."""
+
+from typing import Annotated
+
+from pydantic import Field, Strict
+
+from gopd_jax.runtime.schema import Count, PositiveCount, settings
+
+AxisSize = Annotated[int, Strict(), Field(ge=-1)]
+
+
+@settings
+class MeshSettings:
+    """Devices along each mesh axis. One size may be -1: it takes the devices that are left."""
+
+    data: AxisSize = 1
+    """Copies of the parameters; the rows of a batch are spread over them."""
+    fsdp: AxisSize = -1
+    """Shards of the parameters and the optimizer; the rows of a batch are spread over them too."""
+    tensor: AxisSize = 1
+    """Shards of every layer's heads and MLP width, and of the vocabulary."""
+
+
+@settings
+class CheckpointSettings:
+    """Checkpoints of a run. The last step is always saved."""
+
+    every: PositiveCount = 10
+    """Steps between two checkpoints. Larger values lose more work when the run is killed."""
+    keep: PositiveCount = 2
+    """Checkpoints kept; older ones are deleted."""
+
+
+@settings
+class LogSettings:
+    """What a run writes down besides its metrics."""
+
+    samples: Count = 4
+    """Responses written to samples.jsonl, with the log-probs and advantage of each token; 0 writes
+    none."""
+    samples_every: PositiveCount = 10
+    """Steps between two steps whose responses are written."""
+    rewards: Count = 0
+    """Responses of a step that are verified; 0 verifies all. Rewards are only watched with gopd
+    and sft, so that fewer save time; grpo verifies all of them."""

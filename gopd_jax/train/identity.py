@@ -1,0 +1,90 @@
+"""Whether a run folder holds the run that a command asks for: config and fingerprints, compared."""
+
+import dataclasses
+import fnmatch
+import json
+from typing import Any
+
+from etils import epath
+import jax
+
+from gopd_jax.config import Config
+from gopd_jax.runtime.run_folder import read_run, write_run
+
+# Fields that may differ when a run is resumed: they change what is shown or kept, or how the work is
+# laid out, and not what is computed. Paths are among them because the fingerprints of what they lead
+# to are compared.
+FREE_FIELDS = (
+    "checkpoint",
+    "log",
+    "mesh",
+    "data.cache_dir",
+    "name",
+    "verifier.workers",
+    "rollout.slots",
+    "rollout.steps_per_dispatch",
+    "rollout.prefill_tokens",
+    "student",
+    "reference",
+    "domains.*.teacher",
+    "domains.*.train",
+    "domains.*.test",
+)
+
+
+def run_identity(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run this run: its config, and fingerprints of models, tokenizer, template, data.
+
+    Returned as JSON reads it back, so that it can be compared with what a file holds.
+    """
+    identity = {"config": dataclasses.asdict(config), "fingerprints": fingerprints}
+    return json.loads(json.dumps(identity))
+
+
+def start_or_resume(workdir: str, identity: dict[str, Any], start: dict[str, Any]) -> bool:
+    """Writes run.json for a new run, or checks that the folder holds the same run.
+
+    Args:
+        identity: what `run_identity` returned.
+        start: versions, git commit, command: recorded for each start, never compared.
+
+    Returns:
+        Whether there was a run.
+
+    Raises:
+        ValueError: the folder holds another run; lists every field that differs.
+    """
+    resumed = (epath.Path(workdir) / "run.json").exists()
+    old = read_run(workdir) if resumed else identity | {"starts": []}
+    refuse_another_run(workdir, old, identity)
+    if jax.process_index() == 0:
+        write_run(workdir, old | {"starts": [*old["starts"], start]})
+    return resumed
+
+
+def refuse_another_run(workdir: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises ValueError with every field in which two identities differ, if there is one."""
+    lines = differing_fields(old["config"], new["config"])
+    lines += differing_fields(old["fingerprints"], new["fingerprints"], "fingerprint of ")
+    if lines:
+        raise ValueError(
+            f"{workdir} holds another run; resuming it with this command would mix two. "
+            "Differing:\n  "
+            + "\n  ".join(lines)
+            + "\nUse another --workdir, or the old values."
+        )
+
+
+def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines "field: old -> new" for two nested dicts, `FREE_FIELDS` left out."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        field = f"{prefix}{key}"
+        if any(fnmatch.fnmatchcase(field, free) for free in FREE_FIELDS):
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differing_fields(a, b, f"{field}.")
+        elif a != b:
+            lines.append(f"{field}: {a!r} -> {b!r}")
+    return lines

@@ -1,0 +1,29 @@
+import os
+from pathlib import Path
+
+from data_cases import ROOT, save_tokenizer
+import pytest
+
+from gopd_jax.data.datasets import DataSource, prepare
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = Path(os.environ.get("GOPD_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(
+            "needs the shared data folder: ../shared/data beside the repository, or GOPD_SHARED_DATA"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def deepmath(shared_data, tmp_path_factory) -> DataSource:
+    return prepare(
+        shared_data / "deepmath_14k.parquet", tmp_path_factory.mktemp("deepmath"), domain="math"
+    )

@@ -1,0 +1,36 @@
+"""Embedded configs, cut down to a few small steps."""
+
+import atexit
+from pathlib import Path
+import runpy
+import shutil
+import tempfile
+from typing import Any
+
+from gopd_jax.config import Config, from_config_dict
+
+ROOT = Path(__file__).parents[2]
+DATASETS = tempfile.mkdtemp(
+    prefix="gopd_jax_datasets_"
+)  # of all these runs: building and encoding takes seconds
+atexit.register(shutil.rmtree, DATASETS, ignore_errors=True)
+SETTINGS = {
+    "data.cache_dir": DATASETS,
+    "steps": 6,
+    "rollout.prompts_per_step": 16,
+    "rollout.slots": 16,
+    "learner.rows_per_micro_batch": 8,
+    "eval.prompts": 32,
+    "eval.during_prompts": 8,
+    "eval.every": 4,
+    "eval.samples": 1,
+    "checkpoint.every": 2,
+    "log.samples_every": 2,
+}
+
+
+def small(path: str = "configs/math.py", **changes: Any) -> Config:
+    """An embedded config with `SETTINGS`; `changes` are "part.field" -> value."""
+    config = runpy.run_path(str(ROOT / path))["get_config"]()
+    config.update_from_flattened_dict(SETTINGS | changes)
+    return from_config_dict(config)
