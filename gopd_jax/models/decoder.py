@@ -13,13 +13,14 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.linear import linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
-from gopd_jax.runtime.mesh import constrain
+from gopd_jax.runtime.mesh import constrain, shardings
 
 _normal = nn.initializers.normal(0.02)
 
@@ -176,6 +177,11 @@ def abstract_params(config: ModelConfig) -> Any:
 def logical_axes(config: ModelConfig) -> Any:
     """The parameter tree with, for each parameter, a PartitionSpec of logical axis names (see `runtime.mesh.RULES`)."""
     return nn.get_partition_spec(_boxed(config))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Any:
+    """The sharding of each parameter in training and scoring, by its logical axes."""
+    return shardings(mesh, abstract_params(config), logical_axes(config))
 
 
 def unstack(params: Any, dtype: Any) -> Any:

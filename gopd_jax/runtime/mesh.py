@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -26,6 +27,13 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
 }
 DECODE_RULES = RULES | {"embed": None}
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype of a name; "auto" is float32 on CPU and bfloat16 on accelerators."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name).type
 
 
 def make_mesh(
