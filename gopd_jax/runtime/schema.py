@@ -48,6 +48,11 @@ def part_of(whole: Any, part: type[T]) -> T:
     return part(**{f.name: getattr(whole, f.name) for f in dataclasses.fields(part)})
 
 
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """The values that a field of a `Literal` type may have, for the choices of an option."""
+    return typing.get_args(typing.get_type_hints(cls)[name])
+
+
 def defaults(cls: type) -> dict[str, Any]:
     """The fields of a settings class as nested dicts, each at its default."""
 

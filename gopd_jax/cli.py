@@ -1,0 +1,95 @@
+"""What every command has in common: its parser, its number options, its exit status.
+
+In: a command's options and the function that does the work. Out: an exit status, and one line on
+stderr for whatever the person at the terminal can put right. Imports neither JAX nor transformers:
+a command imports the rooms it needs after its options are parsed, so that `--help` answers at once.
+"""
+
+import argparse
+from collections.abc import Callable
+import math
+from typing import Any, NoReturn
+
+import pydantic
+
+from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.schema import one_line
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+STOPPED = "stopped by Ctrl-C"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help keeps its line breaks and whose errors are one line.
+
+    Options cannot be abbreviated. An error ends the process with exit status 2.
+    """
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}; see --help\n")
+
+
+def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The argparse type of an integer in [least, most]."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            expected = f"expected an integer in [{least}, {most}]"
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
+        return value
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """The argparse type of a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected a finite number > 0")
+    return value
+
+
+def run(
+    command: Callable[..., object],
+    *args: Any,
+    stopped: str = STOPPED,
+    bad_input: tuple[type[Exception], ...] = (ValueError, OSError),
+) -> int:
+    """Calls `command(*args)` and turns its outcome into an exit status.
+
+    Args:
+        command: does the work; its result is ignored.
+        args: passed on to `command`, usually the parsed options.
+        stopped: the sentence that Ctrl-C is answered with.
+        bad_input: exceptions that say what is wrong with the input. They become one line on
+            stderr; any other exception is a defect of the program and keeps its traceback.
+
+    Returns:
+        0 when the work is done, 2 for bad input, 130 after Ctrl-C.
+    """
+    try:
+        command(*args)
+    except bad_input as error:
+        say(f"error: {_one_line(error)}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say(stopped)
+        return INTERRUPTED
+    return DONE
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        return one_line(error)
+    return " ".join(str(error).split()) or repr(error)
