@@ -1,0 +1,116 @@
+"""The options that `gopd_jax.generate` and `gopd_jax.evaluate` share.
+
+In: a parser or a group of its options. Out: the same with more options; `job.make_job` reads what
+they parse to. Imports nothing but settings, so that `--help` answers at once.
+"""
+
+import argparse
+
+from gopd_jax.cli import Parser, integer
+from gopd_jax.rollout.settings import EngineOptions
+from gopd_jax.runtime.schema import choices, defaults
+
+RESUMES = "stopped by Ctrl-C; the same command started again resumes from here"
+DEFAULT_SLOTS = 64
+DEFAULT_MAX_TOKENS = 1024  # of gopd_jax.generate
+
+ArgumentGroup = argparse._ArgumentGroup  # argparse has no public name for it
+
+
+def add_limit_options(group: ArgumentGroup, max_tokens: int) -> None:
+    """Adds the length limits and the seed; `max_tokens` is the default response limit."""
+    group.add_argument(
+        "--max-tokens",
+        type=integer(1),
+        metavar="N",
+        help=f"response limit (default: {max_tokens}, or half the positions of the model)",
+    )
+    group.add_argument(
+        "--max-prompt-tokens",
+        type=integer(1),
+        metavar="N",
+        help="prompt limit, template included (default: the longest prompt)",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer(0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="another seed draws other samples (default: %(default)s)",
+    )
+
+
+def add_sampling_options(parser: Parser) -> None:
+    """Adds the group that decides which distribution is drawn from, and where a response ends."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0 is greedy (default: %(default)s)",
+    )
+    group.add_argument(
+        "--top-k",
+        type=integer(0),
+        default=0,
+        metavar="K",
+        help="only the K most likely tokens (default: 0, all)",
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="only the most likely tokens that reach P (default: 1, all)",
+    )
+    group.add_argument(
+        "--stop-ids",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help="token ids that end a response, besides those of the model",
+    )
+    group.add_argument(
+        "--enable-thinking",
+        action="store_true",
+        help="a switch of Qwen3's chat template; other templates ignore it",
+    )
+
+
+def add_engine_options(parser: Parser) -> ArgumentGroup:
+    """Adds the group that decides how the work is done, and returns it for further options."""
+    group = parser.add_argument_group("how the work is done")
+    group.add_argument(
+        "--slots",
+        type=integer(1),
+        metavar="N",
+        help=f"sequences decoded at once (default: {DEFAULT_SLOTS}, fewer for fewer samples)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="compute dtype; auto is float32 on CPU, bfloat16 elsewhere",
+    )
+    helps = {
+        "kernel": "decode attention kernel (default: %(default)s)",
+        "kv_cache": "keys and values in the compute dtype or in int8 (default: %(default)s)",
+        "weights": "weights in the compute dtype or in int8 (default: %(default)s)",
+    }
+    for name, text in helps.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            choices=choices(EngineOptions, name),
+            default=defaults(EngineOptions)[name],
+            help=text,
+        )
+    group.add_argument(
+        "--tensor",
+        type=integer(1),
+        default=1,
+        metavar="N",
+        help="devices that share each layer; the slots are spread over the rest",
+    )
+    return group

@@ -1,0 +1,65 @@
+"""The generate command after its options are parsed: prompts -> samples -> file and summary."""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from gopd_jax.generate.job import draw, make_job, speed
+from gopd_jax.generate.options import DEFAULT_MAX_TOKENS
+from gopd_jax.generate.prompts import read_prompts
+from gopd_jax.generate.samples_file import Record, SamplesFile
+from gopd_jax.runtime.processes import start_processes
+from gopd_jax.runtime.progress import say
+from gopd_jax.types import Rollout
+
+# May change when a command is resumed; the two paths have fingerprints in their place.
+MAY_CHANGE = ("model", "prompts", "slots", "tensor")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Runs the command from wherever its output stands.
+
+    Raises:
+        ValueError: an option, the prompts, the model or the output is wrong.
+    """
+    start_processes()
+    prompts = read_prompts(args.prompts, args.samples)
+    job = make_job(args, prompts, f"--prompts={args.prompts}", DEFAULT_MAX_TOKENS)
+    counts = {"samples": 0, "tokens": 0, "truncated": 0}
+
+    def count(record: Record) -> None:
+        counts["samples"] += 1
+        counts["tokens"] += len(record["tokens"])
+        counts["truncated"] += record["finish_reason"] == "length"
+
+    def summary(complete: bool, drawn: dict[str, Any]) -> Record:
+        drawable = {r.key.prompt_id for r in job.requests}
+        begin = {"complete": complete, "prompts": len(drawable)}
+        return begin | counts | {"skipped": job.skipped, "drawn": drawn}
+
+    def take(rollout: Rollout) -> None:
+        prompt_id, sample_id = rollout.request.key
+        record = {
+            "prompt_id": prompt_id,
+            "sample_id": sample_id,
+            "text": job.tokenizer.decode(rollout.tokens),
+            "tokens": rollout.tokens.tolist(),
+            "logprobs": [round(float(x), 6) for x in rollout.behaviour_logprobs],
+            "finish_reason": rollout.finish_reason,
+        }
+        file.write(record)
+
+    path = Path(args.out)
+    drawn: dict[str, Any] = {}
+    with contextlib.closing(
+        SamplesFile(
+            path, path.with_suffix(".summary.json"), job.requests, job.settings, MAY_CHANGE, count
+        )
+    ) as file:
+        if not file.complete:
+            file.begin(summary(False, {}))
+            drawn = draw(job, file.missing, "generate", take) if file.missing else {}
+            file.write_summary(summary(True, drawn))
+    what = f"{path}: {counts['samples']} samples, {counts['tokens']} tokens"
+    say(f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped")
