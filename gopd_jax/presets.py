@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from gopd_jax import tiny
 from gopd_jax.config import default, domain
-from gopd_jax.evaluate.suites import MATH_SUFFIX
+from gopd_jax.data.messages import MATH_SUFFIX
 
 PAPER_DATA = {  # your own copies: --config.domains.NAME.train=FILE and .test=FILE
     "math": {

@@ -1,8 +1,9 @@
 """Source files -> a TFDS data set on disk -> a random-access sequence of `Prompt`.
 
-In: what `rows.read` takes. Out: array_record files, written once by a TFDS builder and read through `as_data_source`, with no
-TensorFlow anywhere. The folder is named by the fingerprint of the source, so the same content is built once and changed
-content never meets old files. Nothing is tokenised, filtered or shuffled here.
+In: a source, see `sources`. Out: array_record files, written once by a TFDS builder and read
+through `as_data_source`, without TensorFlow. The folder of a data set is named by the fingerprint
+of its source: the same content is built once, and changed content goes to another folder. Does
+not tokenize, filter or shuffle.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,18 +18,22 @@ from absl import logging
 from etils import epath
 import tensorflow_datasets as tfds
 
-from gopd_jax.data import rows
+from gopd_jax.data import rows, sources
 from gopd_jax.types import Prompt
 
 SPLIT = "prompts"
 
 
 class GopdPrompts(tfds.core.GeneratorBasedBuilder):
-    """Rows of one source file, in file order. Raise VERSION when `rows.parse` reads the same file differently."""
+    """The rows of one source, in order.
+
+    Raise VERSION when `rows.parse` reads the same row differently.
+    """
 
     VERSION = tfds.core.Version("1.2.0")
-    # Nothing is downloaded, so there are no checksums beside the code to look for; and looking for them takes a package that
-    # TFDS 4.9.10 uses without declaring it, importlib_resources: github.com/tensorflow/datasets/issues/11212
+    # TFDS looks for checksums of downloads beside the code, but nothing is downloaded here, and the
+    # search takes a package that TFDS 4.9.10 uses without declaring it, importlib_resources:
+    # github.com/tensorflow/datasets/issues/11212
     code_path = None
 
     def __init__(self, *, source: str, skipped: epath.Path | None = None, **kwargs: Any):
@@ -41,31 +46,30 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
         features = tfds.features.FeaturesDict(text | lists)
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
         return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
         skipped: list[str] = []
-        found = (
-            rows.read(self._source)
-            if self._skipped is None
-            else rows.read(self._source, skipped.append)
-        )
+        if self._skipped is None:
+            found = rows.read(self._source)
+        else:
+            found = rows.read(self._source, skipped.append)
         for number, row in enumerate(found):
-            yield (
-                number,
-                {**row, "messages": json.dumps(row["messages"]), "extra": json.dumps(row["extra"])},
-            )
+            lists = {name: json.dumps(row[name]) for name in ("messages", "extra")}
+            yield number, {**row, **lists}
         if self._skipped is not None:
             self._skipped.parent.mkdir(parents=True, exist_ok=True)
             self._skipped.write_text(json.dumps(skipped))
 
 
 class DataSource(Sequence[Prompt]):
-    """The prompts of one source, read from disk when asked for: `len(s)`, `s[i]`, iteration.
+    """The prompts of one source, each read from disk when it is asked for.
 
-    fingerprint: sha256 hex of what decides every prompt here but the domain: content, file stem, reader version.
+    domain: the domain of every prompt.
+    fingerprint: sha256 hex of everything that decides the prompts, apart from the domain: content,
+        stem of the source, version of the reader.
     skipped: bad rows that were left out, each with file, line and what is wrong.
     """
 
@@ -85,9 +89,8 @@ class DataSource(Sequence[Prompt]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Prompt:
-        record = self._records[
-            range(len(self))[index]
-        ]  # range: negative indices, and IndexError past the end
+        # The range supports negative indices, and raises IndexError past the end.
+        record = self._records[range(len(self))[index]]
         return Prompt(
             prompt_id=record["prompt_id"].decode(),
             messages=tuple(json.loads(record["messages"])),
@@ -104,37 +107,39 @@ def prepare(
     domain: str,
     skip_bad_rows: bool = False,
 ) -> DataSource:
-    """Builds `source` into `data_dir` unless it is there already, and opens it.
+    """Builds a source into `data_dir`, unless it is there already, and opens it.
 
-    A build that dies leaves only a folder named `incomplete.*`, which is never read; two builds at once both succeed.
+    A build that is killed leaves only a folder named `incomplete.*`, which is never read. Of two
+    builds at once, both succeed.
 
     Args:
-      source: files, folders, data sets of the hub or "tiny:NAME/SPLIT", see `sources.py`.
-      data_dir: where prepared data sets live; each source gets its own folder, `STEM-FINGERPRINT`.
-      domain: the domain of every prompt; a "domain" field in the rows is only carried along in `extra`.
-      skip_bad_rows: leave out rows that cannot be read, and list them in `skipped`.
+        source: see `sources`.
+        data_dir: folder of the prepared data sets; each has its own folder, `STEM-FINGERPRINT`.
+        domain: the domain of every prompt. A "domain" field of a row is only kept in `extra`.
+        skip_bad_rows: leave out rows that cannot be read, and list them in `skipped`.
+
+    Returns:
+        The prompts.
 
     Raises:
-      ValueError: a row is malformed or has no ground truth, or two share a prompt_id; the message names file and line.
+        ValueError: a row is malformed or has no ground truth, or two rows share a prompt_id; the
+            message names file and line.
     """
     source = os.fspath(source)
-    fingerprint = rows.fingerprint(
-        source, version=f"{GopdPrompts.VERSION}{'-skip' * skip_bad_rows}"
-    )
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", rows.stem(source))
+    version = f"{GopdPrompts.VERSION}{'-skip' if skip_bad_rows else ''}"
+    fingerprint = rows.fingerprint(source, version)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", sources.stem(source))
     folder = epath.Path(data_dir) / f"{name}-{fingerprint[:16]}"
     skipped = folder / "skipped.json" if skip_bad_rows else None
     builder = _builder(source, folder, skipped)
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
         _build(builder)
-        builder = _builder(
-            source, folder, skipped
-        )  # afresh: another process may have been the one that wrote it
+        # A new builder, because another process may have written the files.
+        builder = _builder(source, folder, skipped)
     records = builder.as_data_source(SPLIT)
-    return DataSource(
-        records, domain, fingerprint, json.loads(skipped.read_text()) if skipped else ()
-    )
+    bad = json.loads(skipped.read_text()) if skipped else ()
+    return DataSource(records, domain, fingerprint, bad)
 
 
 def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> GopdPrompts:
@@ -144,12 +149,10 @@ def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> Gop
 def _build(builder: GopdPrompts) -> None:
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(
-            io.StringIO()
-        ):  # TFDS prints "Downloading ...", and nothing is downloaded
+        # TFDS prints "Downloading ...", although nothing is downloaded.
+        with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
     except OSError:
-        if (
-            not builder.data_path.exists()
-        ):  # it exists: another process finished the same build first
+        # The build failed, unless another process finished the same one first.
+        if not builder.data_path.exists():
             raise

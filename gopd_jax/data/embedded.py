@@ -1,44 +1,55 @@
-"""The tasks of the embedded world, generated: integer arithmetic ("math") and small Python functions ("code").
+r"""The embedded tasks as data sets: integer arithmetic ("math"), small Python functions ("code").
 
-math  "437+885"  ->  "2231 \\boxed{1322}": the digits of the result, least significant first (the order in which one adds),
-      then the answer. Sums and differences of three-digit numbers. Verified by Math-Verify on the box.
-code  "f(0,0)=12;f(1,0)=15;f(0,1)=16"  ->  "f=lambda x,y:3*x+4*y+12": a function that satisfies the examples. Verified by
-      running it on the examples and on two hidden inputs.
+In: the NAME and SPLIT of a source "tiny:NAME/SPLIT". Out: its rows, generated, the same every time.
+Does not read files.
 
-Splits: train and test share no question. sft has more questions of train's kind, with their answers; in noisy many answers are
-wrong: a base that learns from them knows how to answer and is often wrong, which leaves a teacher something to teach.
+math  "437+885" -> "2231 \boxed{1322}": the digits of the result, least significant first (the order
+      in which one adds), then the answer. Sums and differences of three-digit numbers, verified by
+      Math-Verify on the box.
+code  "f(0,0)=12;f(1,0)=15;f(0,1)=16" -> "f=lambda x,y:3*x+4*y+12": a function that satisfies the
+      examples, verified by running it on the examples and on two hidden inputs.
+
+Splits: "train" and "test" share no question. "sft" has more questions like those of "train", with
+their answers. In "noisy" many answers are wrong: a base model trained on them knows how to answer
+and is often wrong, which leaves a teacher something to teach.
 """
 
 from collections.abc import Iterator
 import functools
 import json
-from typing import Any
+from typing import NotRequired, TypedDict
 import zlib
 
 import numpy as np
 
+from gopd_jax.data.messages import Message
+
 SIZES = {
     "math": {"train": 16384, "test": 8192, "sft": 65536, "noisy": 16384},
-    "code": {
-        "train": 16384,
-        "test": 4096,
-        "sft": 65536,
-        "noisy": 16384,
-    },  # only 40,000 questions, one in eight held out
+    # There are only 40,000 questions; one in eight is a test question.
+    "code": {"train": 16384, "test": 4096, "sft": 65536, "noisy": 16384},
 }
-WRONG_SHARE = 0.4  # of the answers in noisy
+WRONG_SHARE = 0.4  # share of the answers in "noisy" that are wrong
 
 
-def records(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split, the same in every run: {"prompt_id", "messages", "ground_truth"}; in sft and noisy also "response".
+class EmbeddedRow(TypedDict):
+    """One row; "response" is in the splits "sft" and "noisy" only."""
+
+    prompt_id: str
+    messages: list[Message]
+    ground_truth: str
+    response: NotRequired[str]
+
+
+def records(name: str, split: str) -> Iterator[EmbeddedRow]:
+    """Yields the rows of one split, the same every time.
 
     Raises:
         ValueError: an unknown task or split.
     """
     if split not in SIZES.get(name, ()):
-        raise ValueError(
-            f"tiny:{name}/{split}: wanted one of {[f'tiny:{n}/{s}' for n in SIZES for s in SIZES[n]]}"
-        )
+        choices = [f"tiny:{n}/{s}" for n in SIZES for s in SIZES[n]]
+        raise ValueError(f"tiny:{name}/{split}: expected one of {choices}")
     rng = np.random.default_rng(zlib.crc32(f"{name}/{split}".encode()))
     seen: set[str] = set()
     number = 0
@@ -47,13 +58,13 @@ def records(name: str, split: str) -> Iterator[dict[str, Any]]:
         held_out = zlib.crc32(question.encode()) % 8 == 0
         if held_out != (split == "test") or (question in seen and split in ("train", "test")):
             continue
-        row = {
-            "prompt_id": f"{name}/{split}/{number:05d}",
-            "messages": [{"role": "user", "content": question}],
-            "ground_truth": answer.ground_truth(),
-        }
+        row = EmbeddedRow(
+            prompt_id=f"{name}/{split}/{number:05d}",
+            messages=[{"role": "user", "content": question}],
+            ground_truth=answer.ground_truth(),
+        )
         if split == "noisy" and rng.random() < WRONG_SHARE:
-            answer = answer.spoiled(rng)
+            answer = answer.corrupted(rng)
         if split in ("sft", "noisy"):
             row["response"] = answer.response()
         seen.add(question)
@@ -63,7 +74,10 @@ def records(name: str, split: str) -> Iterator[dict[str, Any]]:
 
 @functools.lru_cache(maxsize=4)
 def json_lines(name: str, split: str) -> bytes:
-    """`records` as a file of JSON lines; kept, because a run asks for its content and for its fingerprint."""
+    """Returns `records` as the content of a file of JSON lines.
+
+    It is cached, because a run asks for the content and for its fingerprint.
+    """
     return b"".join(json.dumps(row).encode() + b"\n" for row in records(name, split))
 
 
@@ -80,8 +94,8 @@ class Number:
     def response(self) -> str:
         return f"{self.digits} \\boxed{{{self.digits[::-1]}}}"
 
-    def spoiled(self, rng: np.random.Generator) -> "Number":
-        """One digit is off; the box copies the working."""
+    def corrupted(self, rng: np.random.Generator) -> "Number":
+        """Returns the answer with one wrong digit, in the working and in the box."""
         where = rng.integers(len(self.digits))
         low = 1 if where == len(self.digits) - 1 and len(self.digits) > 1 else 0  # no leading zero
         others = [d for d in "0123456789"[low:] if d != self.digits[where]]
@@ -102,16 +116,15 @@ class Function:
 
     def ground_truth(self) -> str:
         points = ((0, 0), (1, 0), (0, 1), (2, 3), (7, 5))
-        return json.dumps(
-            {"entry_point": "f", "tests": [f"f({x},{y})=={self.at(x, y)}" for x, y in points]}
-        )
+        tests = [f"f({x},{y})=={self.at(x, y)}" for x, y in points]
+        return json.dumps({"entry_point": "f", "tests": tests})
 
     def response(self) -> str:
         a, b, c = self.written
         return f"f=lambda x,y:{a}*x+{b}*y+{c}"
 
-    def spoiled(self, rng: np.random.Generator) -> "Function":
-        """One coefficient is off."""
+    def corrupted(self, rng: np.random.Generator) -> "Function":
+        """Returns the answer with one wrong coefficient."""
         written = list(self.coefficients)
         where = rng.integers(3)
         limit = 100 if where == 2 else 20
@@ -128,8 +141,7 @@ def _arithmetic(rng: np.random.Generator) -> tuple[str, Number]:
 
 def _function(rng: np.random.Generator) -> tuple[str, Function]:
     a, b, c = int(rng.integers(0, 20)), int(rng.integers(0, 20)), int(rng.integers(0, 100))
-    f = Function(a, b, c)
-    return f"f(0,0)={c};f(1,0)={a + c};f(0,1)={b + c}", f
+    return f"f(0,0)={c};f(1,0)={a + c};f(0,1)={b + c}", Function(a, b, c)
 
 
 TASKS = {"math": _arithmetic, "code": _function}

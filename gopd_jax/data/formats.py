@@ -1,15 +1,18 @@
-r"""One raw row of a known data set -> chat messages, ground truth, and the fields that are carried along.
+r"""One raw row of a known data set -> chat messages, ground truth, and the remaining fields.
 
-Comes in: a dict as a JSON line or a parquet row holds it. Goes out: `Parsed`, or a ValueError that says what is wrong. Which
-format a row has is found from its fields: `FORMATS` is a list of predicates, the first that fits decides.
+In: a row as a JSON line or a parquet file holds it. Out: `Parsed`, or a ValueError that says what
+is wrong. The fields of a row decide its format: the first format of `FORMATS` that fits. Does not
+check that a ground truth can be verified.
 
     own           messages | prompt | question | problem, and ground_truth
-    eurus-code    verl fields, a reward_model.ground_truth of inputs and outputs (PRIME-RL/Eurus-2-RL-Data)
-    verl          verl fields: data_source, prompt, ability, reward_model.ground_truth, extra_info
-    livecodebench, evalplus, humaneval, mbpp (also MBPP+): see `code_formats.py`
-    deepmath      question, final_answer, difficulty, topic, r1_solution_1.. (zwhe99/DeepMath-103K)
+    eurus-code    fields of verl whose reward_model.ground_truth holds inputs and outputs
+                  (PRIME-RL/Eurus-2-RL-Data)
+    verl          data_source, prompt, ability, reward_model.ground_truth, extra_info
+    livecodebench, evalplus, humaneval, mbpp (also MBPP+): see `code_formats`
+    deepmath      question, final_answer, difficulty, topic, r1_solution_1 to _3
+                  (zwhe99/DeepMath-103K)
     gsm8k         question, answer that ends in "#### number"
-    math          problem, solution whose last \boxed{} is the answer, level, type (hendrycks MATH)
+    math          problem, solution whose last \boxed{} is the answer, level, type (MATH)
     plain         messages | prompt | question | problem, and answer
 """
 
@@ -18,71 +21,179 @@ import dataclasses
 import json
 import math
 import re
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from gopd_jax.data import code_formats
+from gopd_jax.data.code_formats import Fields
+from gopd_jax.data.messages import Message
 from gopd_jax.rewards.math import last_boxed
+from gopd_jax.rewards.verifier import check_ground_truth
 
 PROMPT_KEYS = ("messages", "prompt", "question", "problem")
 _THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
-Fields = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """A row read: the name of its format, chat messages, ground truth as text, and the fields that are left."""
+    """A row that was understood.
+
+    format: name of its format.
+    messages: the prompt as a chat.
+    ground_truth: a text; for code, a test specification as JSON.
+    extra: the remaining fields.
+    """
 
     format: str
-    messages: list[dict[str, str]]
+    messages: list[Message]
     ground_truth: str
     extra: Fields
 
 
+class Format(NamedTuple):
+    """A format of rows.
+
+    name: as reports name it.
+    fits: tells whether a row without null fields has this format.
+    take: removes prompt and ground truth from a row, and returns both.
+    """
+
+    name: str
+    fits: Callable[[Fields], bool]
+    take: Callable[[Fields], tuple[list[Message], str]]
+
+
 def read(raw: Fields) -> Parsed:
-    """Reads a row by the first format that fits; fields that are null count as absent."""
+    """Reads a row by the first format that fits; fields that are null count as absent.
+
+    Raises:
+        ValueError: no format fits, or a field does not hold what its format requires.
+    """
     row = {key: value for key, value in raw.items() if value is not None}
     for name, fits, take in FORMATS:
-        if fits(row):
-            extra = dict(raw)
-            try:
-                prompt, ground_truth = take(extra)
-            except ValueError:
-                raise
-            except Exception as error:  # a field of a type or form that its format does not have
-                raise ValueError(
-                    f"not a row of format {name}: {type(error).__name__}: {error}"
-                ) from error
-            return Parsed(name, prompt, ground_truth, extra)
+        if not fits(row):
+            continue
+        extra = dict(raw)
+        try:
+            messages, ground_truth = take(extra)
+        except ValueError:
+            raise
+        except Exception as error:  # a field of a type or form that its format does not allow
+            raise ValueError(
+                f"not a row of format {name}: {type(error).__name__}: {error}"
+            ) from error
+        return Parsed(name, messages, ground_truth, extra)
     found = ", ".join(raw) or "an empty row"
-    if not any(key in row for key in PROMPT_KEYS):
-        raise ValueError(f"no prompt: wanted one of {', '.join(PROMPT_KEYS)}, found {found}")
+    if not _has_prompt(row):
+        raise ValueError(f"no prompt: expected one of {', '.join(PROMPT_KEYS)}, found {found}")
     raise ValueError(
-        "no ground truth: wanted one of ground_truth, reward_model.ground_truth, answer, or the fields of another known format "
-        f"({', '.join(name for name, _, _ in FORMATS)}); found {found}"
+        "no ground truth: expected one of ground_truth, reward_model.ground_truth, answer, or the "
+        f"fields of another known format ({', '.join(f.name for f in FORMATS)}); found {found}"
     )
 
 
-def _own(extra: Fields) -> tuple[list[dict[str, str]], str]:
+def guess_reward_kind(ground_truth: str) -> Literal["math", "code"]:
+    """Returns "code" for a valid test specification, and "math" for any other ground truth."""
+    if not ground_truth.lstrip().startswith("{"):  # most rows: saves parsing them
+        return "math"
+    try:
+        check_ground_truth("code", ground_truth)
+    except ValueError:
+        return "math"
+    return "code"
+
+
+def text_of(value: Any, name: str, convert: bool = True) -> str:
+    """Checks that a value is a text which is not blank.
+
+    Args:
+        value: the value of a field.
+        name: of the field, for error messages.
+        convert: write numbers as text, and lists and dicts as JSON.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: any other value, a blank text, or invalid Unicode.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if convert and isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=False)
+    elif convert and is_number and math.isfinite(value):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, not {value!r}")
+    if not value.strip():
+        raise ValueError(f"{name} is blank")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode: {error}") from error
+    return value
+
+
+# ---- The prompt of a row.
+
+
+def _has_prompt(row: Fields) -> bool:
+    return any(key in row for key in PROMPT_KEYS)
+
+
+def _prompt(extra: Fields) -> list[Message]:
+    """Removes the prompt from `extra` and returns it as a chat."""
+    key = next(key for key in PROMPT_KEYS if extra.get(key) is not None)
+    value = extra.pop(key)
+    if isinstance(value, str) and key != "messages":
+        return [{"role": "user", "content": text_of(value, key)}]
+    if not isinstance(value, list):
+        kinds = "a list of messages" if key == "messages" else "a list of messages or a string"
+        raise ValueError(f"{key} must be {kinds}, not {value!r}")
+    messages = [_message(message, f"{key}[{i}]") for i, message in enumerate(value)]
+    roles = [message["role"] for message in messages]
+    if "user" not in roles or roles[-1] == "assistant":
+        raise ValueError(
+            f"{key} must hold a user message and not end with the assistant's, its roles are "
+            f"{roles}"
+        )
+    return messages
+
+
+def _message(message: Any, name: str) -> Message:
+    if not isinstance(message, dict):
+        raise ValueError(f"{name} must be an object with role and content, not {message!r}")
+    keys = ("role", "content")
+    unknown = [key for key, field in message.items() if key not in keys and field is not None]
+    if unknown:
+        raise ValueError(f"{name} has {', '.join(unknown)}: only role and content are supported")
+    return {key: text_of(message.get(key), f"{name}.{key}", convert=False) for key in keys}
+
+
+# ---- One function per format: removes prompt and ground truth from the row, and returns both.
+
+
+def _own(extra: Fields) -> tuple[list[Message], str]:
     return _prompt(extra), text_of(extra.pop("ground_truth"), "ground_truth")
 
 
-def _verl(extra: Fields) -> tuple[list[dict[str, str]], str]:
+def _verl(extra: Fields) -> tuple[list[Message], str]:
     model = extra["reward_model"]
     extra["reward_model"] = {key: field for key, field in model.items() if key != "ground_truth"}
     return _prompt(extra), text_of(model["ground_truth"], "reward_model.ground_truth")
 
 
-def _eurus(extra: Fields) -> tuple[list[dict[str, str]], str]:
+def _is_verl(row: Fields) -> bool:
+    model = row.get("reward_model")
+    return isinstance(model, dict) and model.get("ground_truth") is not None and _has_prompt(row)
+
+
+def _eurus(extra: Fields) -> tuple[list[Message], str]:
     messages, ground_truth = _verl(extra)
-    spec, note = code_formats.inputs_and_outputs(
-        json.loads(ground_truth), " ".join(m["content"] for m in messages)
-    )
+    shown = " ".join(message["content"] for message in messages)
+    spec, note = code_formats.inputs_and_outputs(json.loads(ground_truth), shown)
     if note:
         last = max(i for i, message in enumerate(messages) if message["role"] == "user")
-        messages[last] = {
-            **messages[last],
-            "content": messages[last]["content"].rstrip() + "\n\n" + note,
-        }
+        content = messages[last]["content"].rstrip() + "\n\n" + note
+        messages[last] = {**messages[last], "content": content}
     return messages, json.dumps(spec)
 
 
@@ -99,28 +210,25 @@ def _is_eurus(row: Fields) -> bool:
     return isinstance(value, dict) and {"inputs", "outputs"} <= value.keys()
 
 
-def _is_verl(row: Fields) -> bool:
-    model = row.get("reward_model")
-    return isinstance(model, dict) and model.get("ground_truth") is not None and _has_prompt(row)
-
-
-def _deepmath(extra: Fields) -> tuple[list[dict[str, str]], str]:
-    for key in (
-        "r1_solution_2",
-        "r1_solution_3",
-    ):  # two thirds of 5 GB; one solution is enough for a teacher_context
+def _deepmath(extra: Fields) -> tuple[list[Message], str]:
+    # Two thirds of 5 GB; one solution is enough for a teacher_context.
+    for key in ("r1_solution_2", "r1_solution_3"):
         extra.pop(key, None)
     return _prompt(extra), text_of(extra.pop("final_answer"), "final_answer")
 
 
-def _gsm8k(extra: Fields) -> tuple[list[dict[str, str]], str]:
+def _gsm8k(extra: Fields) -> tuple[list[Message], str]:
     value = extra["answer"].rsplit("####", 1)[1].strip()  # the reasoning stays in `answer`
-    return _prompt(extra), text_of(
-        value.replace(",", "") if _THOUSANDS.fullmatch(value) else value, "answer"
-    )
+    if _THOUSANDS.fullmatch(value):
+        value = value.replace(",", "")
+    return _prompt(extra), text_of(value, "answer")
 
 
-def _math(extra: Fields) -> tuple[list[dict[str, str]], str]:
+def _is_gsm8k(row: Fields) -> bool:
+    return "question" in row and isinstance(row.get("answer"), str) and "####" in row["answer"]
+
+
+def _math(extra: Fields) -> tuple[list[Message], str]:
     answer = last_boxed(text_of(extra["solution"], "solution"))
     if answer is None:
         raise ValueError(
@@ -129,100 +237,29 @@ def _math(extra: Fields) -> tuple[list[dict[str, str]], str]:
     return _prompt(extra), text_of(answer, "the last \\boxed{} of solution")
 
 
-def _plain(extra: Fields) -> tuple[list[dict[str, str]], str]:
+def _plain(extra: Fields) -> tuple[list[Message], str]:
     return _prompt(extra), text_of(extra.pop("answer"), "answer")
 
 
-def _has_prompt(row: Fields) -> bool:
-    return any(key in row for key in PROMPT_KEYS)
-
-
 def _code(
-    take: Callable[[Fields], tuple[str, Fields]],
-) -> Callable[[Fields], tuple[list[dict[str, str]], str]]:
-    def convert(extra: Fields) -> tuple[list[dict[str, str]], str]:
-        prompt, spec = take(extra)
+    convert: Callable[[Fields], tuple[str, Fields]],
+) -> Callable[[Fields], tuple[list[Message], str]]:
+    """`take` of a format of `code_formats`."""
+
+    def take(extra: Fields) -> tuple[list[Message], str]:
+        prompt, spec = convert(extra)
         return [{"role": "user", "content": text_of(prompt, "prompt")}], json.dumps(spec)
 
-    return convert
+    return take
 
 
-FORMATS: list[
-    tuple[str, Callable[[Fields], bool], Callable[[Fields], tuple[list[dict[str, str]], str]]]
-] = [
-    ("own", lambda row: "ground_truth" in row and _has_prompt(row), _own),
-    ("eurus-code", _is_eurus, _eurus),
-    ("verl", _is_verl, _verl),
-    *((name, fits, _code(take)) for name, fits, take in code_formats.FORMATS),
-    ("deepmath", lambda row: {"question", "final_answer"} <= row.keys(), _deepmath),
-    (
-        "gsm8k",
-        lambda row: (
-            "question" in row and isinstance(row.get("answer"), str) and "####" in row["answer"]
-        ),
-        _gsm8k,
-    ),
-    ("math", lambda row: {"problem", "solution"} <= row.keys() and "answer" not in row, _math),
-    ("plain", lambda row: "answer" in row and _has_prompt(row), _plain),
+FORMATS = [
+    Format("own", lambda row: "ground_truth" in row and _has_prompt(row), _own),
+    Format("eurus-code", _is_eurus, _eurus),
+    Format("verl", _is_verl, _verl),
+    *(Format(name, fits, _code(convert)) for name, fits, convert in code_formats.FORMATS),
+    Format("deepmath", lambda row: {"question", "final_answer"} <= row.keys(), _deepmath),
+    Format("gsm8k", _is_gsm8k, _gsm8k),
+    Format("math", lambda r: {"problem", "solution"} <= r.keys() and "answer" not in r, _math),
+    Format("plain", lambda row: "answer" in row and _has_prompt(row), _plain),
 ]
-
-
-def _prompt(extra: Fields) -> list[dict[str, str]]:
-    """Takes the prompt out of `extra` (in place), as chat messages."""
-    key = next(key for key in PROMPT_KEYS if extra.get(key) is not None)
-    value = extra.pop(key)
-    if isinstance(value, str) and key != "messages":
-        return [{"role": "user", "content": text_of(value, key)}]
-    if not isinstance(value, list):
-        raise ValueError(
-            f"{key} must be a list of messages{'' if key == 'messages' else ' or a string'}, not {value!r}"
-        )
-    messages = []
-    for index, message in enumerate(value):
-        if not isinstance(message, dict):
-            raise ValueError(
-                f"{key}[{index}] must be an object with role and content, not {message!r}"
-            )
-        unknown = [
-            name
-            for name, field in message.items()
-            if name not in ("role", "content") and field is not None
-        ]
-        if unknown:
-            raise ValueError(
-                f"{key}[{index}] has {', '.join(unknown)}: only role and content can be carried"
-            )
-        messages.append(
-            {
-                name: text_of(message.get(name), f"{key}[{index}].{name}", False)
-                for name in ("role", "content")
-            }
-        )
-    roles = [message["role"] for message in messages]
-    if "user" not in roles or roles[-1] == "assistant":
-        raise ValueError(
-            f"{key} must hold a user message and not end with the assistant's, its roles are {roles}"
-        )
-    return messages
-
-
-def text_of(value: Any, name: str, convert: bool = True) -> str:
-    """`value` as text that is not blank; with `convert` numbers are written out and lists and dicts become JSON."""
-    if convert and isinstance(value, (dict, list)):
-        value = json.dumps(value, ensure_ascii=False)
-    elif (
-        convert
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    ):
-        value = str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string, not {value!r}")
-    if not value.strip():
-        raise ValueError(f"{name} is blank")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not valid Unicode: {error}") from error
-    return value

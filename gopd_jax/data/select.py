@@ -1,7 +1,7 @@
-"""Which prompts of a data set are used: those that are hard enough, and which of those are held out from training.
+"""Which prompts of a data set are used: those hard enough, and which of them are held out.
 
-In: the prompts of a source, in order. Out: parts of them, in the same order, read from disk when asked for. Nothing is drawn at
-random: a prompt's own text and fields decide.
+In: the prompts of a source, in order. Out: some of them, in the same order, read from disk when
+they are asked for. Draws nothing at random: the text and fields of a prompt decide.
 """
 
 from collections.abc import Sequence
@@ -9,31 +9,19 @@ import hashlib
 import json
 import math
 
+from gopd_jax.data.lazy import LazySequence
 from gopd_jax.types import Prompt
 
 
-class Subset(Sequence[Prompt]):
-    """Some of the prompts, in their order."""
-
-    def __init__(self, prompts: Sequence[Prompt], indices: Sequence[int]):
-        self._prompts, self._indices = prompts, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Prompt:
-        return self._prompts[self._indices[index]]
-
-
 def difficulty(prompt: Prompt) -> float | None:
-    """The number in the row's "difficulty", its own or that of verl's extra_info; None where there is none."""
+    """Returns the number in the row's "difficulty", or in that of verl's extra_info, or None."""
     inner = prompt.extra.get("extra_info")
     for fields in (prompt.extra, inner if isinstance(inner, dict) else {}):
         value = fields.get("difficulty")
         try:
             if value is not None and math.isfinite(float(value)):
                 return float(value)
-        except (TypeError, ValueError):  # "easy"
+        except (TypeError, ValueError):  # such as "easy"
             continue
     return None
 
@@ -41,10 +29,17 @@ def difficulty(prompt: Prompt) -> float | None:
 def hard_enough(
     prompts: Sequence[Prompt], least: float
 ) -> tuple[Sequence[Prompt], tuple[tuple[str, str], ...]]:
-    """The prompts of at least this difficulty, and (prompt id, reason) of the others. 0 keeps all, those without one too.
+    """Keeps the prompts of at least a given difficulty.
+
+    Args:
+        prompts: the data set.
+        least: lowest difficulty kept; 0 keeps all prompts, with and without a difficulty.
+
+    Returns:
+        The prompts kept, and (prompt id, reason) of each of the others.
 
     Raises:
-      ValueError: no prompt has a difficulty, or none is hard enough.
+        ValueError: no prompt has a difficulty, or none is hard enough.
     """
     if least <= 0:
         return prompts, ()
@@ -55,54 +50,55 @@ def hard_enough(
         if value is not None and value >= least:
             indices.append(i)
         else:
-            dropped.append(
-                (
-                    prompt.prompt_id,
-                    "no difficulty" if value is None else f"difficulty below {least:g}",
-                )
-            )
+            reason = "no difficulty" if value is None else f"difficulty below {least:g}"
+            dropped.append((prompt.prompt_id, reason))
+    count = len(prompts)
     if not found:
+        fields = ", ".join(prompts[0].extra) or "no further fields"
         raise ValueError(
-            f'min_difficulty={least:g}: none of {len(prompts)} prompts has a number in "difficulty" (nor in extra_info); the '
-            f"first, {prompts[0].prompt_id!r}, has {', '.join(prompts[0].extra) or 'no further fields'}"
+            f'min_difficulty={least:g}: none of {count} prompts has a number in "difficulty" (nor '
+            f"in extra_info); the first, {prompts[0].prompt_id!r}, has {fields}"
         )
     if not indices:
-        raise ValueError(
-            f"min_difficulty={least:g}: none of {len(prompts)} prompts is that difficult"
-        )
-    return Subset(prompts, indices), tuple(dropped)
+        raise ValueError(f"min_difficulty={least:g}: none of {count} prompts is that difficult")
+    return LazySequence(prompts, indices), tuple(dropped)
 
 
-def hold_out(
-    prompts: Sequence[Prompt], how_many: float
-) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-    """(train, test): the test prompts are those whose questions have the lowest hashes.
+def hold_out(prompts: Sequence[Prompt], amount: float) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    """Splits prompts into training and test prompts: the lowest hashes of questions are held out.
 
-    A question, white space aside, is on one side only, however often it comes and whatever else it is asked with. With a share,
-    rows that are added never move others; with a number they may move test prompts to the training side, never the other way.
+    A question, ignoring white space, is on one side only, however often it occurs and whatever else
+    its prompts hold. With a share, added rows never move other rows; with a number, they may move
+    test prompts to the training side, but never the other way.
 
     Args:
-      how_many: below 1 a share, else a number of prompts; a question that comes more than once can make it a few more.
+        prompts: the data set.
+        amount: below 1 the share of prompts held out, otherwise their number; a question that
+            occurs several times can make it a few more.
+
+    Returns:
+        The training prompts and the test prompts.
 
     Raises:
-      ValueError: nothing would be left for training, or nothing held out.
+        ValueError: one of the two sides would be empty.
     """
     hashes = [question_hash(prompt) for prompt in prompts]
-    if how_many < 1:
-        limit = int(how_many * 2**64)
+    if amount < 1:
+        limit = int(amount * 2**64)
     else:
-        limit = sorted(hashes)[min(int(how_many), len(hashes)) - 1] + 1
-    sides: tuple[list[int], list[int]] = ([], [])
+        limit = sorted(hashes)[min(int(amount), len(hashes)) - 1] + 1
+    train, test = [], []
     for i, value in enumerate(hashes):
-        sides[value < limit].append(i)
-    if not all(sides):
+        (test if value < limit else train).append(i)
+    if not train or not test:
         raise ValueError(
-            f"held_out={how_many:g}: of {len(hashes)} prompts {len(sides[0])} are left to train on, {len(sides[1])} held out"
+            f"held_out={amount:g}: of {len(hashes)} prompts {len(train)} are left to train on, "
+            f"{len(test)} held out"
         )
-    return Subset(prompts, sides[0]), Subset(prompts, sides[1])
+    return LazySequence(prompts, train), LazySequence(prompts, test)
 
 
 def question_hash(prompt: Prompt) -> int:
-    """64 bits of what is asked: the messages of the user, white space aside."""
+    """Returns a 64-bit hash of the user's messages, ignoring white space."""
     words = [message["content"].split() for message in prompt.messages if message["role"] == "user"]
     return int.from_bytes(hashlib.sha256(json.dumps(words).encode()).digest()[:8], "big")

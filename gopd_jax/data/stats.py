@@ -1,37 +1,46 @@
-"""What is in a source of prompts: rows, forms, lengths, what is left out and why. Reads; changes and builds nothing.
+"""What is in a source of prompts: rows, formats, lengths, what a run would leave out and why.
 
-In: a source and the settings that a run would use. Out: a `Report`, for the command `python -m gopd_jax.data`.
+In: a source and the settings of a run. Out: a `Report`, for the command `python -m gopd_jax.data`.
+Only reads: does not prepare the data set.
 """
 
 from collections import Counter
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
-import functools
 import multiprocessing
 import signal
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from gopd_jax.data import rows
+from gopd_jax.data.formats import guess_reward_kind
 from gopd_jax.data.select import difficulty, hard_enough, hold_out, question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.rewards.verifier import check_ground_truth
 from gopd_jax.types import Prompt
 
-SHOWN = 20  # bad rows that are named
-VERIFY_S = 10  # for one ground truth
+SHOWN = 20  # bad rows that are listed
+VERIFY_S = 10  # time limit for one ground truth
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Figures of one source.
 
-    formats, kinds: rows by format and by how their answers are verified. bad: rows that cannot be read, with file, line and
-    reason. unverifiable: ground truths that their verifier refuses (None: not asked). lengths: tokens of each prompt, template
-    and suffix included (None: no tokenizer). dropped: rows by the reason why a run would leave them out. repeated: rows whose
-    question has come before. difficulties: rows by difficulty, rounded down.
+    rows: number of rows, bad ones included.
+    formats: rows by format.
+    kinds: rows by the way their answers are verified.
+    bad: rows that cannot be read, each with file, line and reason.
+    unverifiable: ground truths that their verifier rejects; None if they were not checked.
+    repeated: rows whose question occurs in an earlier row.
+    difficulties: rows by difficulty, rounded down.
+    lengths: tokens of each prompt, template and suffix included; None without a tokenizer.
+    dropped: rows by the reason why a run would leave them out.
+    train: prompts left to train on.
+    held_out: prompts held out from training.
     """
 
     source: str
@@ -55,73 +64,75 @@ def examine(
     suffix: str = "",
     max_prompt_tokens: int = 2048,
     min_difficulty: float = 0.0,
-    how_many_held_out: float = 0.0,
+    held_out: float = 0.0,
     verify: int = 0,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Report:
     """Reads a whole source.
 
     Args:
-      verify: processes that check every ground truth; 0: only its presence. advance: told of rows read.
+        source: see `sources`.
+        tokenizer: of the student; None counts no tokens.
+        suffix: as `prompt_suffix` of a domain.
+        max_prompt_tokens: as in the settings of the data.
+        min_difficulty: as in the settings of a domain.
+        held_out: as in the settings of a domain.
+        verify: number of processes that check every ground truth; 0 checks none.
+        advance: called with the number of rows read since the last call.
+
+    Returns:
+        The figures.
 
     Raises:
-      ValueError: no such source, no row that can be read, no difficulty where one is asked for, or nothing left.
+        ValueError: no such source, no row that can be read, no difficulty although one is required,
+            or no prompts left.
     """
-    prompts, formats, kinds, bad = [], Counter(), Counter(), []
+    formats, kinds = Counter(), Counter()
+    prompts: list[Prompt] = []
+    bad: list[str] = []
     for scanned in rows.scan(source):
         if scanned.row is None:
             bad.append(f"{scanned.where}: {scanned.error}")
         else:
             row = scanned.row
+            truth = row["ground_truth"]
             formats[scanned.format] += 1
-            kinds[_kind(row["ground_truth"])] += 1
-            prompts.append(
-                Prompt(
-                    row["prompt_id"], tuple(row["messages"]), "", row["ground_truth"], row["extra"]
-                )
-            )
+            kinds[guess_reward_kind(truth)] += 1
+            prompt = Prompt(row["prompt_id"], tuple(row["messages"]), "", truth, row["extra"])
+            prompts.append(prompt)
         advance(1)
     if not prompts:
-        raise ValueError(
-            f"{source}: no rows that can be read{f'; the first: {bad[0]}' if bad else ''}"
-        )
-    hashes = Counter(map(question_hash, prompts))
+        first = f"; the first: {bad[0]}" if bad else ""
+        raise ValueError(f"{source}: no rows that can be read{first}")
+    questions = len(set(map(question_hash, prompts)))
     kept, easy = hard_enough(prompts, min_difficulty)
+    train, test = hold_out(kept, held_out) if held_out else (kept, ())
     dropped = Counter(reason for _, reason in easy)
-    train, test = hold_out(kept, how_many_held_out) if how_many_held_out else (kept, ())
-    lengths, too_long = None, {}
+    lengths, too_long = None, set()
     if tokenizer is not None:
         ids = tokenizer.encode_prompts([p.messages for p in prompts], suffix)
         lengths = np.array([len(x) for x in ids])
         too_long = {
             p.prompt_id for p, n in zip(prompts, lengths, strict=True) if n > max_prompt_tokens
         }
-        over = sum(p.prompt_id in too_long for p in kept)
-        dropped |= Counter({f"over {max_prompt_tokens} tokens": over} if over else {})
+        if over := sum(p.prompt_id in too_long for p in kept):
+            dropped[f"over {max_prompt_tokens} tokens"] = over
+    if bad:
+        dropped["cannot be read"] = len(bad)
     return Report(
-        source,
-        len(prompts) + len(bad),
-        dict(formats),
-        dict(kinds),
-        tuple(bad),
-        None if not verify else _unverifiable(prompts, verify),
-        sum(hashes.values()) - len(hashes),
-        _histogram(prompts),
-        lengths,
-        dict(dropped) | ({"cannot be read": len(bad)} if bad else {}),
-        sum(p.prompt_id not in too_long for p in train),
-        sum(p.prompt_id not in too_long for p in test),
+        source=source,
+        rows=len(prompts) + len(bad),
+        formats=dict(formats),
+        kinds=dict(kinds),
+        bad=tuple(bad),
+        unverifiable=_unverifiable(prompts, verify) if verify else None,
+        repeated=len(prompts) - questions,
+        difficulties=_histogram(prompts),
+        lengths=lengths,
+        dropped=dict(dropped),
+        train=sum(p.prompt_id not in too_long for p in train),
+        held_out=sum(p.prompt_id not in too_long for p in test),
     )
-
-
-def _kind(ground_truth: str) -> str:
-    if not ground_truth.lstrip().startswith("{"):  # most rows: no need to parse them
-        return "math"
-    try:
-        check_ground_truth("code", ground_truth)
-    except ValueError:
-        return "math"
-    return "code"
 
 
 def _histogram(prompts: list[Prompt]) -> dict[str, int]:
@@ -133,13 +144,13 @@ def _histogram(prompts: list[Prompt]) -> dict[str, int]:
 
 def _unverifiable(prompts: list[Prompt], processes: int) -> tuple[str, ...]:
     context = multiprocessing.get_context("spawn")
-    items = [(p.prompt_id, _kind(p.ground_truth), p.ground_truth) for p in prompts]
+    items = [(p.prompt_id, guess_reward_kind(p.ground_truth), p.ground_truth) for p in prompts]
     with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
         return tuple(found for found in pool.map(_check, items, chunksize=64) if found)
 
 
 def _check(item: tuple[str, str, str]) -> str:
-    """What is wrong with a ground truth, or ""; runs in a process of its own."""
+    """What is wrong with a ground truth, or "". Runs in a process of its own."""
     prompt_id, kind, ground_truth = item
     signal.signal(signal.SIGALRM, _too_slow)
     signal.alarm(VERIFY_S)
@@ -152,12 +163,15 @@ def _check(item: tuple[str, str, str]) -> str:
     return ""
 
 
-def _too_slow(*_: Any) -> None:
+def _too_slow(signum: int, frame: FrameType | None) -> None:
     raise TimeoutError(f"its check took more than {VERIFY_S} s")
 
 
+# ---- Reports as JSON and as text.
+
+
 def record(report: Report) -> dict[str, Any]:
-    """The report as plain JSON."""
+    """Returns the report as plain JSON."""
     values = {f.name: getattr(report, f.name) for f in dataclasses.fields(report)}
     values["bad"], values["bad_shown"] = len(report.bad), list(report.bad[:SHOWN])
     values["unverifiable"] = None if report.unverifiable is None else len(report.unverifiable)
@@ -166,15 +180,8 @@ def record(report: Report) -> dict[str, Any]:
     return values
 
 
-def _quantiles(lengths: np.ndarray) -> dict[str, float]:
-    named = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
-    return {name: float(np.percentile(lengths, q)) for name, q in named.items()} | {
-        "mean": float(lengths.mean())
-    }
-
-
 def text(report: Report) -> str:
-    """The report for a person."""
+    """Returns the report as text for a person."""
 
     def counted(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {n:,}" for name, n in counts.items())
@@ -184,23 +191,26 @@ def text(report: Report) -> str:
     lines.append(f"  verified as  {counted(report.kinds)}")
     if report.difficulties:
         lines.append(f"  difficulty   {counted(report.difficulties)}")
-    lines.append(f"  repeated     {report.repeated:,} questions that have come before")
+    lines.append(f"  repeated     {report.repeated:,} questions that occur in an earlier row")
     if report.unverifiable is not None:
         lines.append(f"  unverifiable {len(report.unverifiable):,} ground truths")
         lines += [f"    {line}" for line in report.unverifiable[:SHOWN]]
     if report.lengths is not None:
-        q = _quantiles(report.lengths)
-        lines.append(
-            "  tokens       " + ", ".join(f"{name} {value:,.0f}" for name, value in q.items())
-        )
+        quantiles = _quantiles(report.lengths).items()
+        figures = ", ".join(f"{name} {value:,.0f}" for name, value in quantiles)
+        lines.append(f"  tokens       {figures}")
         lines += _bars(report.lengths)
     lines.append(f"  left out     {counted(report.dropped) or 'none'}")
     lines += [f"    {line}" for line in report.bad[:SHOWN]]
-    lines.append(
-        f"  to train on  {report.train:,}"
-        + (f", held out {report.held_out:,}" if report.held_out else "")
-    )
+    held_out = f", held out {report.held_out:,}" if report.held_out else ""
+    lines.append(f"  to train on  {report.train:,}{held_out}")
     return "\n".join(lines)
+
+
+def _quantiles(lengths: np.ndarray) -> dict[str, float]:
+    named = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
+    quantiles = {name: float(np.percentile(lengths, q)) for name, q in named.items()}
+    return quantiles | {"mean": float(lengths.mean())}
 
 
 def _bars(lengths: np.ndarray, width: int = 40) -> list[str]:
@@ -213,11 +223,3 @@ def _bars(lengths: np.ndarray, width: int = 40) -> list[str]:
         f"    {e:>6}-{2 * e - 1:<6} {n:>7,} {'#' * b}"
         for e, n, b in zip(edges, counts, bars, strict=True)
     ]
-
-
-@functools.cache
-def choices() -> str:
-    """The names of the formats, for --help."""
-    from gopd_jax.data.formats import FORMATS
-
-    return ", ".join(name for name, _, _ in FORMATS)

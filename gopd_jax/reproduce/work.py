@@ -194,7 +194,7 @@ def _tools(out: str) -> tuple[Any, Any, Any, Any]:
     """What scoring needs, made once in a process: the verifier, prompts by domain, engines by architecture and domain."""
     from gopd_jax import tiny
     from gopd_jax.data.datasets import prepare
-    from gopd_jax.data.prompts import encode_all
+    from gopd_jax.data.encode import encode_all
     from gopd_jax.data.tokenizer import ChatTokenizer
     from gopd_jax.presets import embedded
     from gopd_jax.rewards.verifier import Verifier

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from gopd_jax.config import Config, from_config_dict
-from gopd_jax.data.prompts import PromptStream
+from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched, evaluate
 from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.sources import given_answers, order, outside_advantages, to_sequences

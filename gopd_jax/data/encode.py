@@ -1,0 +1,125 @@
+"""Prompts -> token ids, without the prompts that are too long.
+
+In: the prompts of one domain. Out: the same prompts with their token ids, and a report of those
+left out. Token ids, prompt ids and domains stay in memory; everything else is read from the data
+set when it is asked for. Does not shuffle.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from gopd_jax.data.lazy import LazySequence
+from gopd_jax.data.messages import Message, Messages, with_suffix
+from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.types import EncodedPrompt, Prompt
+
+ENCODE_BATCH = 512  # chats per tokenizer call
+
+
+class Identity(NamedTuple):
+    """What identifies an encoded prompt: its id, its domain and its int32 token ids."""
+
+    prompt_id: str
+    domain: str
+    tokens: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterReport:
+    """What the length limit left out.
+
+    total: number of prompts before.
+    kept: number of prompts after.
+    too_long: (prompt id, tokens) of each prompt over the limit.
+    """
+
+    total: int
+    kept: int
+    too_long: tuple[tuple[str, int], ...]
+
+
+def encode_all(
+    prompts: Sequence[Prompt], tokenizer: ChatTokenizer, suffix: str, max_prompt_tokens: int
+) -> tuple[Sequence[EncodedPrompt], FilterReport]:
+    """Tokenizes every prompt and leaves out those that are too long; none is cut.
+
+    Args:
+        prompts: the data set of one domain.
+        tokenizer: applies the chat template.
+        suffix: appended to the last user message.
+        max_prompt_tokens: longest prompt kept, chat template and generation prompt included.
+
+    Returns:
+        The prompts that fit, in order, and what was left out.
+
+    Raises:
+        ValueError: a row names another domain than the one it was loaded for, or no prompt fits.
+    """
+
+    def chat(prompt: Prompt) -> list[Message]:
+        if prompt.extra.get("domain", prompt.domain) != prompt.domain:
+            raise ValueError(
+                f"prompt {prompt.prompt_id!r} says domain {prompt.extra['domain']!r}, its file is "
+                f"for {prompt.domain!r}; split the file by domain, or its teacher would be the "
+                "wrong one"
+            )
+        return with_suffix(prompt.messages, suffix)
+
+    indices, kept, report = encode_fitting(prompts, chat, tokenizer, max_prompt_tokens)
+    if not indices:
+        shortest = min((length for _, length in report.too_long), default=0)
+        raise ValueError(
+            f"none of {len(prompts)} prompts fits max_prompt_tokens={max_prompt_tokens}: the "
+            f"shortest has {shortest} tokens"
+        )
+
+    def convert(prompt: Prompt, i: int) -> EncodedPrompt:
+        return EncodedPrompt(prompt, kept[i].tokens)
+
+    return LazySequence(prompts, indices, convert, metadata=kept), report
+
+
+def encode_fitting(
+    prompts: Sequence[Prompt],
+    chat: Callable[[Prompt], Messages],
+    tokenizer: ChatTokenizer,
+    max_tokens: int,
+) -> tuple[list[int], list[Identity], FilterReport]:
+    """Encodes one chat per prompt and keeps those of at most `max_tokens` tokens.
+
+    Args:
+        prompts: the data set, read once, in order.
+        chat: function of a prompt that returns the messages to encode.
+        tokenizer: applies the chat template.
+        max_tokens: longest chat kept.
+
+    Returns:
+        The indices of the prompts that fit, their identities with the encoded tokens, and what was
+        left out.
+    """
+    indices, kept, too_long = [], [], []
+    for start in range(0, len(prompts), ENCODE_BATCH):
+        batch = [prompts[i] for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
+        encoded = tokenizer.encode_prompts([chat(prompt) for prompt in batch])
+        for i, (prompt, tokens) in enumerate(zip(batch, encoded, strict=True), start):
+            if len(tokens) > max_tokens:
+                too_long.append((prompt.prompt_id, len(tokens)))
+            else:
+                indices.append(i)
+                kept.append(Identity(prompt.prompt_id, prompt.domain, tokens))
+    return indices, kept, FilterReport(len(prompts), len(indices), tuple(too_long))
+
+
+def identities(prompts: Sequence[EncodedPrompt]) -> Iterator[Identity]:
+    """The identity of each prompt, in order.
+
+    They come from memory if `prompts` holds them: reading 16,000 rows from disk takes seconds.
+    """
+    if isinstance(prompts, LazySequence) and prompts.metadata is not None:
+        yield from prompts.metadata
+    else:
+        for prompt in prompts:
+            yield Identity(prompt.source.prompt_id, prompt.source.domain, prompt.tokens)
