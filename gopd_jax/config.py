@@ -15,7 +15,7 @@ from pydantic import Field, Strict
 
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
-from gopd_jax.learner.settings import LearnerSettings
+from gopd_jax.learner.settings import LearnerSettings, Method
 from gopd_jax.rewards.settings import VerifierSettings
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime import schema
@@ -33,7 +33,7 @@ class Config:
     """Name of the run; the default --workdir is runs/NAME. Set by the preset."""
     student: Text = ""
     """The model that is trained: a Hugging Face folder or hub id. Required."""
-    method: Literal["gopd", "grpo", "sft"] = "gopd"
+    method: Method = "gopd"
     """gopd distils on-policy from teachers, grpo learns from verified rewards without teachers,
     sft learns from the teachers' samples or from given responses."""
     reference: Text = ""
@@ -127,10 +127,12 @@ class Config:
     def row_length(self) -> int:
         return self.learner.row_length or self.longest
 
-    def reward_scale(self, domain: str) -> float:
-        """lambda of a domain's teacher."""
-        own = self.domains[domain].reward_scale
-        return self.learner.reward_scale if own is None else own
+    @property
+    def reward_scales(self) -> dict[str, float]:
+        """lambda of each domain's teacher, in the order of the domains."""
+        default = self.learner.reward_scale
+        own = {name: d.reward_scale for name, d in self.domains.items()}
+        return {name: default if scale is None else scale for name, scale in own.items()}
 
 
 def default() -> ml_collections.ConfigDict:

@@ -18,6 +18,7 @@ from flax import struct
 import jax
 import numpy as np
 
+Params = Any  # a nested dict of arrays, or of their shapes: the parameters of one model
 FinishReason = Literal["stop", "length"]
 
 

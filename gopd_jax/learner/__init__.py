@@ -1,1 +1,1 @@
-"""From rollouts to new parameters: packing, chunked log-probs, scoring by frozen models, the train step. Knows no files."""
+"""From rollouts to new parameters: packing, scoring by frozen models, the train step, optimizer."""

@@ -1,221 +1,278 @@
 """The learner on a mesh: the compiled train step and scorers, and the arrays they exchange.
 
-In: sequences of one update. Out: a scored batch on device, then a new state and metrics. Knows no files and no text.
+In: the examples of one update. Out: a scored batch on device, then a new state and metrics. Does not
+read files or handle text.
 """
 
-from collections.abc import Sequence as Seq
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.typing import ArrayLike
 import numpy as np
+import optax
 
-from gopd_jax.config import Config
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
 from gopd_jax.learner.packing import (
-    Place,
-    Sequence,
+    Example,
+    RowSlice,
     as_teachers_read,
     gather_index,
     micro_batches_needed,
     pack,
 )
-from gopd_jax.learner.step import score, train_step
+from gopd_jax.learner.settings import LearnerSettings
+from gopd_jax.learner.step import StepMetrics, TokenValues, score, train_step
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.decoder import Decoder, abstract_params, logical_axes
-from gopd_jax.objective.settings import Clipping
-from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, shardings
-from gopd_jax.types import PackedBatch, TrainState
+from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
+from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.types import PackedBatch, Params, SampleKey, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenModel:
+    """A model that scores or answers and is never trained.
+
+    role: what messages call it, such as "teacher of math".
+    """
+
+    role: str
+    config: ModelConfig
+    params: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The fixed shape that the examples of one update are packed into.
+
+    examples: of one update. longest: tokens of the longest possible example.
+    rows: of a micro-batch. row_length: tokens of a row.
+    """
+
+    examples: int
+    longest: int
+    rows: int
+    row_length: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """The batch of one update on device; where each sequence went, by its name; the share of tokens that are not padding."""
+    """The batch of one update on device.
+
+    slices: where each example went.
+    filled: share of the tokens that are not padding.
+    used: number of micro-batches that hold something.
+    domain_M: int32 [M], domain of each micro-batch.
+    teacher_view: the batch as teachers with a context read it, and the `gather_index` from it.
+    """
 
     batch: PackedBatch
-    places: dict[tuple, Place]
+    slices: dict[SampleKey, RowSlice]
     filled: float
-    used: int  # micro-batches that hold something
-    domain_M: np.ndarray  # int32 [M], domain of each micro-batch
-    teachers: "tuple[Packed, jax.Array] | None" = (
-        None  # the batch as teachers with context read it, and `gather_index`
-    )
+    used: int
+    domain_M: np.ndarray
+    teacher_view: "tuple[Packed, jax.Array] | None" = None
+
+    def active(self, domains: set[int]) -> np.ndarray:
+        """Which micro-batches hold something of these domains, bool [M]."""
+        filled = np.arange(len(self.domain_M)) < self.used
+        return filled & np.isin(self.domain_M, list(domains))
 
 
 class Learner:
     """The programs of one student on one mesh.
 
+    Args:
+        student: architecture of the model that is trained.
+        programs: the table of compiled programs; its mesh is the learner's.
+        settings: objective, optimizer, packing.
+        reward_scales: lambda by domain; the order of the domains gives their indices.
+        shape: the fixed shape of a packed batch.
+        updates: optimizer updates of the whole run.
+        rule: what the samples are drawn by.
+        dtype: compute dtype.
+
     Raises:
-        ValueError: the mesh does not divide rows_per_micro_batch or a parameter.
+        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter.
     """
 
-    def __init__(self, config: Config, student: ModelConfig, mesh: Mesh, dtype: Any):
-        devices = rows_multiple(mesh)
-        c = config.learner
-        if c.rows_per_micro_batch % devices:
+    def __init__(
+        self,
+        student: ModelConfig,
+        programs: ProgramTable,
+        settings: LearnerSettings,
+        *,
+        reward_scales: Mapping[str, float],
+        shape: BatchShape,
+        updates: int,
+        rule: SamplingRule = PLAIN,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
+        self._devices = devices = rows_multiple(self.mesh)
+        if shape.rows % devices:
             raise ValueError(
-                f"config.learner.rows_per_micro_batch={c.rows_per_micro_batch}: wanted a multiple of {devices}, "
-                "the devices on the data and fsdp axes"
+                f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
+                f"{devices}, the devices on the data and fsdp axes"
             )
-        self.config, self.mesh, self.dtype = config, mesh, dtype
-        self.domains = list(config.domains)
-        rollouts = (
-            config.rollout.prompts_per_step
-            * config.rollout.samples_per_prompt
-            // c.updates_per_batch
-        )
+        self.reward_scales, self.shape = dict(reward_scales), shape
+        self._domains = list(reward_scales)
         self.micro_batches = micro_batches_needed(
-            rollouts, config.longest, c.rows_per_micro_batch, config.row_length, len(self.domains)
+            shape.examples, shape.longest, shape.rows, shape.row_length, len(self._domains)
         )
-        self.schedule = make_schedule(
-            c.schedule, c.learning_rate, config.steps * c.updates_per_batch, c.warmup_steps
+        self.schedule: optax.Schedule = make_schedule(settings.optimizer, updates)
+        optimizer = make_optimizer(settings.optimizer, self.schedule)
+        self.param_shardings = param_shardings(student, self.mesh)
+        moments = opt_state_shardings(
+            optimizer, abstract_params(student), self.param_shardings, self.mesh
         )
-        self.optimizer = make_optimizer(
-            self.schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm
-        )
-        self.param_shardings = shardings(mesh, abstract_params(student), logical_axes(student))
-        opt_shardings = opt_state_shardings(
-            self.optimizer, abstract_params(student), self.param_shardings, mesh
-        )
-        self._state_shardings = TrainState(replicated(mesh), self.param_shardings, opt_shardings)
+        self._state_shardings = TrainState(replicated(self.mesh), self.param_shardings, moments)
         self._student = student
-        self._rows = batch_sharding(mesh, leading=1)
-        step = functools.partial(
+        self._row_sharding = batch_sharding(self.mesh, leading=1)
+        self._initial = functools.partial(_initial, optimizer=optimizer)
+        self._step = functools.partial(
             train_step,
-            model=Decoder(student, dtype, c.remat),
-            optimizer=self.optimizer,
-            clipping=Clipping(c.clip_low, c.clip_high, c.dual_clip, c.importance_cap),
-            num_domains=len(self.domains),
-            rule=config.rollout.rule,
+            model=Decoder(student, dtype, settings.remat),
+            optimizer=optimizer,
+            clipping=settings.clipping,
+            num_domains=len(self._domains),
+            rule=rule,
             devices=devices,
         )
-        self._step = jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(self._state_shardings, replicated(mesh), self._rows),
+
+    # ---- State.
+
+    def start(self, params: Params) -> TrainState:
+        """Step 0 of these parameters (donated), with an optimizer state sharded like them."""
+        run = self.programs.compiled(
+            self._initial, params, name="start", donate=0, out=lambda: self._state_shardings
         )
-
-        @functools.cache
-        def scorer(model: ModelConfig):
-            run = functools.partial(
-                score, model=Decoder(model, dtype, remat=False), devices=devices
-            )
-            return jax.jit(run, out_shardings=self._rows)
-
-        self._scorer = scorer
-        self._add = jax.jit(jnp.add)
-        self._regather = jax.jit(_regather, out_shardings=self._rows)
-
-    def start(self, params: Any) -> TrainState:
-        """Step 0 of these parameters (donated), optimizer state sharded like them."""
-        return jax.jit(self._initial, out_shardings=self._state_shardings, donate_argnums=0)(params)
-
-    def _initial(self, params: Any) -> TrainState:
-        return TrainState(jnp.int32(0), params, self.optimizer.init(params))
+        return run(params)
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
         shapes = jax.eval_shape(self._initial, abstract_params(self._student))
-        return jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-            shapes,
-            self._state_shardings,
-        )
+        return with_shardings(shapes, self._state_shardings)
 
-    def pack(self, sequences: Seq[Sequence]) -> Packed:
-        """Packs the sequences of one update and puts them on the mesh, twice where teachers read another prompt."""
-        packed = self._pack(sequences)
-        if not (read := as_teachers_read(sequences)):
+    # ---- Packing.
+
+    def pack(self, examples: Sequence[Example]) -> Packed:
+        """Packs the examples of one update and puts them on the mesh.
+
+        Examples whose teacher reads a prompt of its own are packed a second time, as it reads them.
+        """
+        packed = self._pack(examples)
+        if not (read := as_teachers_read(examples)):
             return packed
-        teachers = self._pack(read)
-        index = gather_index(sequences, packed.places, teachers.places, packed.batch.tokens.shape)
-        return dataclasses.replace(packed, teachers=(teachers, self._put(index)))
+        view = self._pack(read)
+        index = gather_index(examples, packed.slices, view.slices, packed.batch.tokens.shape)
+        return dataclasses.replace(packed, teacher_view=(view, self._put(index)))
 
-    def _put(self, x: Any) -> jax.Array:
-        sharding = self._rows if np.ndim(x) else replicated(self.mesh)
-        return jax.make_array_from_callback(
-            np.shape(x), sharding, lambda index: np.asarray(x)[index]
-        )
+    def _pack(self, examples: Sequence[Example]) -> Packed:
+        shape = self.shape
+        batch, slices, filled = pack(examples, self.micro_batches, shape.rows, shape.row_length)
+        on_mesh = jax.tree.map(self._put, batch)
+        return Packed(on_mesh, slices, filled, int(batch.used), batch.domains[:, 0])
 
-    def _pack(self, sequences: Seq[Sequence]) -> Packed:
-        c = self.config
-        batch, places, filled = pack(
-            sequences, self.micro_batches, c.learner.rows_per_micro_batch, c.row_length
-        )
-        return Packed(
-            jax.tree.map(self._put, batch), places, filled, int(batch.used), batch.domains[:, 0]
-        )
+    def _put(self, x: ArrayLike) -> jax.Array:
+        sharding = self._row_sharding if np.ndim(x) else replicated(self.mesh)
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
+
+    # ---- Scoring.
 
     def score(
         self,
         packed: Packed,
-        teachers: dict[str, tuple[ModelConfig, Any]],
-        reference: tuple[ModelConfig, Any] | None,
-        old: Any | None,
+        teachers: Mapping[str, FrozenModel],
+        reference: FrozenModel | None,
+        old: Params | None,
     ) -> PackedBatch:
         """The batch with the frozen models' log-probs in it.
 
         Args:
-            teachers: architecture and parameters by domain; each scores the micro-batches of its own domain only.
-            reference: scores micro-batches whose lambda is not 1; None where every lambda is 1.
-            old: student parameters at the start of the rollout batch, scored when several updates follow; or None.
+            teachers: by domain; each scores only the micro-batches of its own domain.
+            reference: scores the micro-batches whose lambda needs it; None where none does.
+            old: student parameters at the start of the rollout batch, scored when several updates
+                follow; or None.
         """
         batch = packed.batch
-        filled = np.arange(self.micro_batches) < packed.used
         if teachers:
-            shown_more = {name for name in teachers if self.config.domains[name].teacher_context}
-            total = self._by_domain(
-                {n: t for n, t in teachers.items() if n not in shown_more}, packed
-            )
-            if packed.teachers is not None:
-                read, index = packed.teachers
-                total = self._regather(
-                    total, self._by_domain({n: teachers[n] for n in shown_more}, read), index
-                )
-            batch = batch.replace(teacher_logprobs=total)
+            batch = batch.replace(teacher_logprobs=self._teacher_logprobs(teachers, packed))
+        everything = set(range(len(self._domains)))
         if reference is not None:
-            counts = np.array([self.config.reward_scale(name) != 1 for name in self.domains])
-            batch = batch.replace(
-                reference_logprobs=self._score(*reference, batch, filled & counts[packed.domain_M])
+            scales = self.reward_scales.values()
+            needed = {i for i, scale in enumerate(scales) if needs_reference(scale)}
+            logprobs = self._score(
+                reference.config, reference.params, packed.batch, packed.active(needed)
             )
+            batch = batch.replace(reference_logprobs=logprobs)
         if old is not None:
-            batch = batch.replace(old_logprobs=self._score(self._student, old, batch, filled))
+            logprobs = self._score(self._student, old, packed.batch, packed.active(everything))
+            batch = batch.replace(old_logprobs=logprobs)
         return batch
 
-    def _by_domain(self, teachers: dict[str, tuple[ModelConfig, Any]], packed: Packed) -> jax.Array:
-        """Each domain's micro-batches scored by its own teacher; zeros where there is none."""
-        filled = np.arange(self.micro_batches) < packed.used
-        active = {name: filled & (packed.domain_M == self.domains.index(name)) for name in teachers}
-        parts = [
-            self._score(*teachers[name], packed.batch, rows)
-            for name, rows in active.items()
-            if np.any(rows)
-        ]
-        return functools.reduce(
-            self._add, parts or [self._put(np.zeros(packed.batch.tokens.shape, np.float32))]
+    def _teacher_logprobs(self, teachers: Mapping[str, FrozenModel], packed: Packed) -> jax.Array:
+        """Each domain scored by its own teacher, on the prompt that this teacher reads."""
+        if packed.teacher_view is None:
+            return self._by_domain(teachers, packed)
+        view, index = packed.teacher_view
+        with_context = {self._domains[i] for i in view.domain_M[: view.used]}
+        plain = {name: t for name, t in teachers.items() if name not in with_context}
+        shown_more = {name: t for name, t in teachers.items() if name in with_context}
+        ours, theirs = self._by_domain(plain, packed), self._by_domain(shown_more, view)
+        run = self.programs.compiled(
+            _regather, ours, theirs, index, name="regather", out=lambda: self._row_sharding
         )
+        return run(ours, theirs, index)
+
+    def _by_domain(self, teachers: Mapping[str, FrozenModel], packed: Packed) -> jax.Array:
+        """Each domain's micro-batches scored by its own teacher; zeros in all others."""
+        total = None
+        for name, teacher in teachers.items():
+            active_M = packed.active({self._domains.index(name)})
+            if not active_M.any():
+                continue
+            part = self._score(teacher.config, teacher.params, packed.batch, active_M)
+            total = part if total is None else self._add(total, part)
+        zeros = np.zeros(packed.batch.tokens.shape, np.float32)
+        return self._put(zeros) if total is None else total
+
+    def _add(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        run = self.programs.compiled(jnp.add, a, b, name="add", out=lambda: self._row_sharding)
+        return run(a, b)
 
     def _score(
-        self, model: ModelConfig, params: Any, batch: PackedBatch, active_M: np.ndarray
+        self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
     ) -> jax.Array:
-        plain = batch.replace(
-            behaviour_logprobs=None,
-            teacher_logprobs=None,
-            reference_logprobs=None,
-            old_logprobs=None,
-        )
-        with jax.set_mesh(self.mesh):
-            return self._scorer(model)(params, plain, active_M)
+        decoder = Decoder(config, self.dtype, remat=False)
+        function = functools.partial(score, model=decoder, devices=self._devices)
+        args = (params, batch.replace(behaviour_logprobs=None), active_M)
+        run = self.programs.compiled(function, *args, name="score", out=lambda: self._row_sharding)
+        return run(*args)
+
+    # ---- The update.
 
     def update(
         self, state: TrainState, batch: PackedBatch
-    ) -> tuple[TrainState, dict[str, Any], jax.Array]:
+    ) -> tuple[TrainState, StepMetrics, TokenValues]:
         """One optimizer update; `state` is donated. See `step.train_step`."""
-        with jax.set_mesh(self.mesh):
-            return self._step(state, batch)
+
+        def shardings():
+            return self._state_shardings, replicated(self.mesh), self._row_sharding
+
+        run = self.programs.compiled(
+            self._step, state, batch, name="train step", donate=0, out=shardings
+        )
+        return run(state, batch)
+
+
+def _initial(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
 def _regather(ours: jax.Array, theirs: jax.Array, index: jax.Array) -> jax.Array:

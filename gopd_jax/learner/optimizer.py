@@ -1,48 +1,60 @@
 """AdamW with clipping by global norm and a learning-rate schedule, all from optax."""
 
+from typing import Any, get_args
+
 import jax
 from jax.sharding import Mesh
 import optax
 
+from gopd_jax.learner.settings import OptimizerSettings, Schedule
 from gopd_jax.runtime.mesh import replicated
 
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = get_args(Schedule)
 
 
-def make_schedule(kind: str, peak: float, steps: int, warmup_steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up from 0 over `warmup_steps`, then constant, or falling to 0 at `steps`."""
-    if kind not in SCHEDULES:
-        raise ValueError(f"schedule={kind!r}: wanted one of {list(SCHEDULES)}")
-    rest = max(1, steps - warmup_steps)
+def make_schedule(settings: OptimizerSettings, updates: int) -> optax.Schedule:
+    """The learning rate of each update.
+
+    It rises linearly from 0 during the warm-up, then stays constant or falls to 0.
+
+    Args:
+        updates: optimizer updates of the whole run, where a falling schedule reaches 0.
+    """
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    rest = max(1, updates - warmup)
     after = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
         "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
-    }[kind]()
-    if not warmup_steps:
+    }[settings.schedule]()
+    if not warmup:
         return after
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps]
-    )
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
 def make_optimizer(
-    schedule: optax.Schedule,
-    b1: float,
-    b2: float,
-    eps: float,
-    weight_decay: float,
-    clip_norm: float,
+    settings: OptimizerSettings, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0: no clipping), then AdamW; weight decay applies to every parameter, as in the paper's runs."""
-    adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
+    """Clips by global norm, unless clip_norm is 0, then AdamW.
+
+    Weight decay applies to every parameter, as in the paper's runs.
+    """
+    adamw = optax.adamw(
+        schedule,
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+    if not settings.clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)
 
 
 def opt_state_shardings(
-    optimizer: optax.GradientTransformation, abstract, param_shardings, mesh: Mesh
-):
-    """Moments are sharded like their parameters, counters are replicated."""
+    optimizer: optax.GradientTransformation, abstract: Any, param_shardings: Any, mesh: Mesh
+) -> Any:
+    """Shardings of the optimizer state: moments like their parameters, counters replicated."""
     return optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,

@@ -13,6 +13,7 @@ from gopd_jax.runtime.schema import (
     settings,
 )
 
+Method = Literal["gopd", "grpo", "sft"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -69,6 +70,10 @@ class LearnerSettings(Clipping, Weighting, OptimizerSettings, PackingSettings):
     @property
     def clipping(self) -> Clipping:
         return part_of(self, Clipping)
+
+    @property
+    def weighting(self) -> Weighting:
+        return part_of(self, Weighting)
 
     @property
     def optimizer(self) -> OptimizerSettings:

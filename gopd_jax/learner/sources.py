@@ -1,27 +1,34 @@
-"""Where a step's inputs come from: rollouts and rewards (G-OPD, GRPO) or given answers (SFT), as sequences ready to pack.
+"""Where a step's examples come from: rollouts and rewards (G-OPD, GRPO), or answers (SFT).
 
-The method decides two numbers of every sequence, its advantage from outside and whether behaviour log-probs count; everything
-after this module is the same for all three.
+In: rollouts, and the advantages that do not come from a teacher. Out: the examples of each update,
+ready to pack. The method decides two numbers of every example: its advantage from outside, and
+whether behaviour log-probs count. What comes after this module is the same for all methods.
 """
 
-from collections.abc import Sequence as Seq
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gopd_jax.config import Config
-from gopd_jax.learner.packing import Sequence
+from gopd_jax.learner.packing import Example
+from gopd_jax.learner.settings import Method
 from gopd_jax.objective.gopd import group_normalised
+from gopd_jax.objective.settings import Weighting
 from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import Request, Rollout
 
 
-def order(rollouts: Seq[Rollout]) -> list[Rollout]:
-    """Rollouts in an order of their own, whatever the order in which they finished."""
+def in_order(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Rollouts in the order of their keys, whatever the order in which they finished."""
     return sorted(rollouts, key=lambda r: r.request.key)
 
 
-def given_answers(requests: Seq[Request], answers: Seq[np.ndarray]) -> list[Rollout]:
-    """SFT: the answers of a data set in place of samples; those over the limit are cut there and marked truncated."""
+def given_answers(requests: Sequence[Request], answers: Sequence[np.ndarray]) -> list[Rollout]:
+    """The answers of a data set as rollouts.
+
+    Args:
+        requests: one for each answer.
+        answers: int32 ids; those over the limit of the request are cut there and count as truncated.
+    """
     rollouts = []
     for request, answer in zip(requests, answers, strict=True):
         reason = "stop" if len(answer) <= request.max_tokens else "length"
@@ -30,59 +37,70 @@ def given_answers(requests: Seq[Request], answers: Seq[np.ndarray]) -> list[Roll
     return rollouts
 
 
-def to_sequences(
-    rollouts: Seq[Rollout], advantages: np.ndarray, config: Config, step: int
-) -> list[list[Sequence]]:
-    """Splits one rollout batch into the sequences of each update.
+def outside_advantages(
+    method: Method, rollouts: Sequence[Rollout], rewards: Sequence[float] | None
+) -> np.ndarray:
+    """The advantage of each rollout that does not come from a teacher.
 
-    Every update has its own token weights: they sum over its own rollouts. Rollouts of weight 0 (masked or dropped because
-    they were truncated) are left out, since they cannot change the update.
-
-    Args:
-        advantages: float [B], from outside. step: with the run's seed, the key of the split into several updates.
+    Returns:
+        float32 [B]: 0 for gopd, 1 for sft, the group-normalised reward for grpo.
     """
-    updates = config.learner.updates_per_batch
-    shuffled = np.arange(len(rollouts))
-    if updates > 1:
-        shuffled = np.random.default_rng((config.seed, step)).permutation(len(rollouts))
-    index_of = {name: i for i, name in enumerate(config.domains)}
-    out = []
-    for members in np.split(shuffled, updates):
-        lengths = np.array([len(rollouts[i].tokens) for i in members])
-        truncated = np.array([rollouts[i].truncated for i in members])
-        weights = token_weights(
-            lengths, truncated, config.learner.aggregation, config.learner.truncation
-        )
-        out.append(
-            [
-                _sequence(rollouts[i], w, advantages[i], config, index_of)
-                for i, w in zip(members, weights, strict=True)
-                if w
-            ]
-        )
-    return out
-
-
-def outside_advantages(method: str, rollouts: Seq[Rollout], rewards: Seq[float]) -> np.ndarray:
-    """The advantage that does not come from a teacher: 0 for gopd, 1 for sft, the group-normalised reward for grpo."""
     if method == "grpo":
-        _, groups = np.unique([r.request.key.prompt_id for r in rollouts], return_inverse=True)
+        prompts = [r.request.key.prompt_id for r in rollouts]
+        _, groups = np.unique(prompts, return_inverse=True)
         return group_normalised(np.asarray(rewards), groups)
     return np.full(len(rollouts), {"gopd": 0.0, "sft": 1.0}[method], np.float32)
 
 
-def _sequence(
-    rollout: Rollout, weight: float, advantage: float, config: Config, index_of: dict[str, int]
-) -> Sequence:
-    prompt = rollout.request.prompt
-    return Sequence(
-        name=rollout.request.key,
-        domain=index_of[prompt.source.domain],
-        prompt=prompt.tokens,
-        response=rollout.tokens,
-        weight=float(weight),
-        reward_scale=config.reward_scale(prompt.source.domain),
-        advantage=float(advantage),
-        behaviour_logprobs=None if config.method == "sft" else rollout.behaviour_logprobs,
-        teacher_prompt=prompt.teacher_tokens if config.method == "gopd" else None,
-    )
+def to_examples(
+    rollouts: Sequence[Rollout],
+    advantages: np.ndarray,
+    *,
+    method: Method,
+    reward_scales: Mapping[str, float],
+    weighting: Weighting,
+    updates: int,
+    split_seed: tuple[int, int],
+) -> list[list[Example]]:
+    """Splits one rollout batch into the examples of each update.
+
+    Every update has its own token weights: they sum over its own rollouts. Rollouts of weight 0
+    (masked or dropped because they were truncated) are left out, since they cannot change the
+    update.
+
+    Args:
+        rollouts: in the order of their keys.
+        advantages: float [B], from outside.
+        reward_scales: lambda by domain; the order of the domains gives their indices.
+        weighting: aggregation and truncation rule.
+        updates: number of updates; divides the number of rollouts.
+        split_seed: run seed and step, the seed of the random split into several updates.
+    """
+    shuffled = np.arange(len(rollouts))
+    if updates > 1:
+        shuffled = np.random.default_rng(split_seed).permutation(len(rollouts))
+    domain_index = {name: i for i, name in enumerate(reward_scales)}
+
+    def example(rollout: Rollout, weight: float, advantage: float) -> Example:
+        prompt = rollout.request.prompt
+        domain = prompt.source.domain
+        return Example(
+            key=rollout.request.key,
+            domain=domain_index[domain],
+            prompt=prompt.tokens,
+            response=rollout.tokens,
+            weight=float(weight),
+            reward_scale=reward_scales[domain],
+            advantage=float(advantage),
+            behaviour_logprobs=None if method == "sft" else rollout.behaviour_logprobs,
+            teacher_prompt=prompt.teacher_tokens if method == "gopd" else None,
+        )
+
+    out = []
+    for members in np.split(shuffled, updates):
+        lengths = np.array([len(rollouts[i].tokens) for i in members])
+        truncated = np.array([rollouts[i].truncated for i in members])
+        weights = token_weights(lengths, truncated, weighting.aggregation, weighting.truncation)
+        pairs = zip(members, weights, strict=True)
+        out.append([example(rollouts[i], w, advantages[i]) for i, w in pairs if w])
+    return out

@@ -1,11 +1,10 @@
 """The train step and the scorer: pure functions of parameters and one packed batch.
 
-step: (state, batch with teacher and reference log-probs in it) -> (state, diagnostics, student log-probs).
-score: (frozen parameters, batch, which micro-batches) -> log-probs.
+train_step: (state, batch with teacher and reference log-probs) -> (state, metrics, tokens)
+score:      (frozen parameters, batch, active micro-batches) -> log-probs
 """
 
-from typing import Any
-
+from flax import struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,9 +12,31 @@ import optax
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.heads import token_logprobs
 from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import weighted_loss
 from gopd_jax.objective.settings import Clipping
-from gopd_jax.types import PackedBatch, TrainState
+from gopd_jax.types import PackedBatch, Params, TrainState
+
+
+@struct.dataclass
+class StepMetrics:
+    """Numbers of one update: loss and gradient norm before clipping, and the diagnostics."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    diagnostics: Diagnostics
+
+
+@struct.dataclass
+class TokenValues:
+    """What one update knew of each token, float32 [M, R, S], nats; 0 in skipped micro-batches.
+
+    logprobs: the student's, before the update.
+    advantages: those that the loss used.
+    """
+
+    logprobs: jax.Array
+    advantages: jax.Array
 
 
 def train_step(
@@ -28,66 +49,67 @@ def train_step(
     num_domains: int,
     rule: SamplingRule = PLAIN,
     devices: int = 1,
-) -> tuple[TrainState, dict[str, Any], jax.Array]:
+) -> tuple[TrainState, StepMetrics, TokenValues]:
     """One optimizer update from one packed batch.
 
-    Gradients of the micro-batches are summed by a scan; the weights in the batch already carry every denominator, so nothing
-    is divided here and the result does not depend on the split. Empty micro-batches are skipped.
+    A scan sums the gradients of the micro-batches; the token weights carry every denominator, so
+    nothing is divided here and the result does not depend on the split. Empty micro-batches are
+    skipped.
 
     Args:
-        state: donated by the caller's jit. batch: fields as in `PackedBatch`.
-        rule: what the samples were drawn by; it enters the diagnostics alone (`sampler_gap`), the loss is that of the plain
-            distribution. devices: over how many devices rows are spread.
+        state: donated by the caller's jit.
+        batch: fields as in `PackedBatch`.
+        clipping: limits of the policy loss.
+        num_domains: number of domains that the diagnostics tell apart.
+        rule: what the samples were drawn by. It enters only `sampler_gap`; the loss is that of the
+            plain distribution.
+        devices: number of devices that the rows are spread over.
 
     Returns:
-        the new state; {"loss", "grad_norm", "diagnostics"}; the student's log-probs before the update, float32 [M, R, S].
+        The new state, the metrics, and the values of each token.
     """
 
     def micro_loss(params, micro):
         hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
-        logprobs, entropy = token_logprobs(
-            hidden_RSD, output_head(params), micro.targets, devices=devices
-        )
+        head_VD = output_head(params)
+        logprobs, entropy = token_logprobs(hidden_RSD, head_VD, micro.targets, devices=devices)
         ruled = None
         if rule != PLAIN:
-            fixed = jax.lax.stop_gradient((hidden_RSD, output_head(params)))
+            fixed = jax.lax.stop_gradient((hidden_RSD, head_VD))
             ruled, _ = token_logprobs(*fixed, micro.targets, rule=rule, devices=devices)
-        loss, diagnostics = weighted_loss(logprobs, entropy, micro, clipping, num_domains, ruled)
-        return loss, (diagnostics, logprobs)
+        loss, details = weighted_loss(logprobs, entropy, micro, clipping, num_domains, ruled)
+        tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
+        return loss, (details.diagnostics, tokens)
 
     def accumulate(total, micro):
-        (loss, (diagnostics, logprobs)), grads = jax.value_and_grad(micro_loss, has_aux=True)(
-            state.params, micro
-        )
-        return (
-            jax.tree.map(jnp.add, total[0], (loss, grads)),
-            total[1].merge(diagnostics),
-        ), logprobs
+        (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
+        (loss, (more, tokens)), grads = value_and_grad(state.params, micro)
+        sums = jax.tree.map(jnp.add, sums, (loss, grads))
+        return (sums, diagnostics.merge(more)), tokens
 
     def skip(total, micro):
-        return total, jnp.zeros(micro.targets.shape, jnp.float32)
+        zeros = jnp.zeros(micro.targets.shape, jnp.float32)
+        return total, TokenValues(zeros, zeros)
 
     def body(total, indexed):
         index, micro = indexed
         return jax.lax.cond(index < batch.used, accumulate, skip, total, micro)
 
-    micros = batch.replace(
-        used=jnp.arange(batch.tokens.shape[0])
-    )  # scanned along with the rest: the index of each
-    shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))[1][0]
-    start = (
-        (jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)),
-        shapes.emptied(),
-    )
-    ((loss, grads), diagnostics), logprobs = jax.lax.scan(body, start, (micros.used, micros))
+    # The index of each micro-batch is scanned along with the rest, in the place of `used`.
+    micros = batch.replace(used=jnp.arange(batch.tokens.shape[0]))
+    shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))
+    diagnostics = shapes[1][0].emptied()
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
+    start = ((jnp.zeros(()), zeros), diagnostics)
+    ((loss, grads), diagnostics), tokens = jax.lax.scan(body, start, (micros.used, micros))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "diagnostics": diagnostics}
-    return TrainState(state.step + 1, params, opt_state), metrics, logprobs
+    metrics = StepMetrics(loss, optax.global_norm(grads), diagnostics)
+    return TrainState(state.step + 1, params, opt_state), metrics, tokens
 
 
 def score(
-    params: Any,
+    params: Params,
     batch: PackedBatch,
     active_M: jax.Array,
     *,
@@ -95,24 +117,30 @@ def score(
     rule: SamplingRule = PLAIN,
     devices: int = 1,
 ) -> jax.Array:
-    """Log-probs, float32 [M, R, S], that a model gives the targets of the active micro-batches; exact zeros elsewhere.
+    """Log-probs that a model gives the targets of the active micro-batches.
 
-    They are those of the plain distribution, or of the one that a sampling rule draws from.
+    A teacher is active on the micro-batches of its own domain, the reference where lambda needs it:
+    nothing else is computed.
 
-    A teacher is active on the micro-batches of its own domain, the reference where lambda != 1: nothing else is computed.
+    Args:
+        batch: tokens, positions, segments and targets are read.
+        active_M: bool [M].
+        rule: log-probs of the distribution that this rule draws from.
+        devices: number of devices that the rows are spread over.
+
+    Returns:
+        float32 [M, R, S], nats; exact zeros in micro-batches that are not active.
     """
 
     def forward(tokens, positions, segments, targets):
         hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
-        return token_logprobs(hidden_RSD, output_head(params), targets, rule=rule, devices=devices)[
-            0
-        ]
+        head_VD = output_head(params)
+        return token_logprobs(hidden_RSD, head_VD, targets, rule=rule, devices=devices)[0]
 
     def body(_, args):
         active, *micro = args
         zeros = jnp.zeros(micro[-1].shape, jnp.float32)
         return None, jax.lax.cond(active, forward, lambda *_: zeros, *micro)
 
-    return jax.lax.scan(
-        body, None, (active_M, batch.tokens, batch.positions, batch.segments, batch.targets)
-    )[1]
+    inputs = (active_M, batch.tokens, batch.positions, batch.segments, batch.targets)
+    return jax.lax.scan(body, None, inputs)[1]

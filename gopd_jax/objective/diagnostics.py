@@ -1,21 +1,32 @@
-"""What one watches in a G-OPD run, gathered inside the train step; every metric carries its reduction (sum, max or min)."""
+"""What is watched in a G-OPD run, reduced inside the train step.
+
+In: token arrays of one micro-batch. Out: partial sums, maxima and minima by domain, which merge
+over micro-batches and updates and become plain numbers on the host.
+"""
+
+from collections.abc import Sequence
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Bin b of the positions in a response holds 2**b to 2**(b + 1) - 1 (bin 0: 0 and 1), the last one everything from there on:
-# the signal fades with depth over powers of the length, and 16 bins reach 32,768.
+from gopd_jax.objective.gopd import needs_reference
+
+# Bin b of the positions in a response holds 2**b to 2**(b + 1) - 1; bin 0 holds 0 and 1, and the
+# last bin everything from its start on. The signal fades with depth over powers of the length, and
+# 16 bins reach 32,768.
 POSITION_BINS = 16
 
 
 @struct.dataclass
 class Diagnostics:
-    """Partial reductions over tokens that are trained on, one slot for each domain: every value is [domains].
+    """Partial reductions over the trained tokens, one slot per domain: each value is [domains].
 
-    `sums` are divided by sums["tokens"] at the end; `largest` and `smallest` are maxima and minima. `by_position` holds sums
-    for each bin of positions in the response, [domains, POSITION_BINS], divided by its own "tokens".
+    sums: divided by sums["tokens"] at the end.
+    largest, smallest: maxima and minima.
+    by_position: sums for each bin of positions in the response, [domains, POSITION_BINS], divided
+        by its own "tokens".
     """
 
     sums: dict[str, jax.Array]
@@ -24,17 +35,17 @@ class Diagnostics:
     by_position: dict[str, jax.Array]
 
     def emptied(self) -> "Diagnostics":
-        """Of no token at all: what reductions of this structure (arrays or shapes) begin with."""
+        """The reduction of no tokens, with this structure: where accumulation begins."""
 
         def filled(tree, value):
             return jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), tree)
 
-        zeros, lowest, highest = (
+        return Diagnostics(
             filled(self.sums, 0.0),
             filled(self.largest, -jnp.inf),
             filled(self.smallest, jnp.inf),
+            filled(self.by_position, 0.0),
         )
-        return Diagnostics(zeros, lowest, highest, filled(self.by_position, 0.0))
 
     def merge(self, other: "Diagnostics") -> "Diagnostics":
         """Joins the reductions of two micro-batches."""
@@ -45,52 +56,48 @@ class Diagnostics:
             jax.tree.map(jnp.add, self.by_position, other.by_position),
         )
 
-    def finish(self, domains: list[str]) -> dict[str, float | list[float]]:
-        """Plain numbers on the host: `name` over all domains and, with several domains, `name/domain` for each.
+    def finish(self, domains: Sequence[str]) -> dict[str, float | list[float]]:
+        """Plain numbers on the host.
 
-        `tokens_by_position` and `NAME_by_position`, the means, are lists: one number for each bin up to the last that holds a
-        token (an empty bin before it has mean 0).
+        Returns:
+            `name` over all domains and, with several domains, `name/domain` for each.
+            `tokens_by_position` and `NAME_by_position`, the means, are lists with one number for
+            each bin up to the last that holds a token; an empty bin before it has mean 0.
         """
         sums, largest, smallest, bins = jax.tree.map(
             np.asarray, (self.sums, self.largest, self.smallest, self.by_position)
         )
         out: dict[str, float | list[float]] = {}
-        slices = [("", slice(None))] + [
-            (f"/{d}", slice(i, i + 1)) for i, d in enumerate(domains) if len(domains) > 1
-        ]
+        slices = [("", slice(None))]
+        if len(domains) > 1:
+            slices += [(f"/{d}", slice(i, i + 1)) for i, d in enumerate(domains)]
         for suffix, part in slices:
             tokens = sums["tokens"][part].sum()
             out[f"tokens_trained{suffix}"] = float(tokens)
             if tokens == 0:
                 continue
-            out |= {
-                f"{k}{suffix}": float(v[part].sum() / tokens)
-                for k, v in sums.items()
-                if k != "tokens"
-            }
+            means = {k: float(v[part].sum() / tokens) for k, v in sums.items() if k != "tokens"}
+            out |= {f"{k}{suffix}": mean for k, mean in means.items()}
             out |= {f"{k}{suffix}": float(v[part].max()) for k, v in largest.items()}
             out |= {f"{k}{suffix}": float(v[part].min()) for k, v in smallest.items()}
             counts = bins["tokens"][part].sum(0)
             counts = counts[: np.flatnonzero(counts)[-1] + 1]
             for k, v in bins.items():
-                values = v[part].sum(0)[: len(counts)] / (
-                    1 if k == "tokens" else np.maximum(counts, 1)
-                )
+                values = v[part].sum(0)[: len(counts)]
+                values = values / (1 if k == "tokens" else np.maximum(counts, 1))
                 out[f"{k}_by_position{suffix}"] = values.tolist()
         return out
 
 
 def response_positions(trained_RS: jax.Array) -> jax.Array:
-    """Position of each trained token within its response, from 0: how many trained tokens stand right before it.
+    """Position of each trained token within its response, from 0.
 
-    A response is trained on as a whole or not at all, and what follows its last token is not (there is nothing to predict), so
-    a run of trained tokens is one response. Elsewhere the number means nothing.
+    A response is trained on as a whole or not at all, and the place after its last token predicts
+    nothing, so a run of trained tokens is one response. The number means nothing elsewhere.
     """
     index = jnp.arange(trained_RS.shape[1], dtype=jnp.int32)
-    before = jax.lax.cummax(
-        jnp.where(trained_RS, -1, index), axis=1
-    )  # the last token that is not trained on
-    return index - before - 1
+    last_untrained = jax.lax.cummax(jnp.where(trained_RS, -1, index), axis=1)
+    return index - last_untrained - 1
 
 
 def token_diagnostics(
@@ -110,12 +117,16 @@ def token_diagnostics(
     reference_logprobs: jax.Array | None,
     reward_scale: jax.Array,
 ) -> Diagnostics:
-    """Reduces the token arrays [R, S] of one micro-batch, by the domain of each row.
+    """Reduces the token arrays [R, S] of one micro-batch by the domain of each row.
 
-    reverse_kl_teacher = mean(log student - log teacher) and kl_reference = mean(log student - log reference) are the sampled
-    estimates, in nats per token; kl_reference counts as 0 where lambda = 1: the reference was not run there. sampler_gap =
-    mean |log student - log behaviour|, both of the distribution drawn from: the student as the learner computes it
-    (`sampler_logprobs`) against the student in the sampler. Advantages and reverse_kl_teacher also by `response_positions`.
+        reverse_kl_teacher = mean(log student - log teacher)
+        kl_reference       = mean(log student - log reference)
+        sampler_gap        = mean |log student - log behaviour|
+
+    The KL estimates are those of the sampled tokens, in nats per token; `kl_reference` counts as 0
+    where lambda needs no reference, because it was not run there. `sampler_gap` compares the
+    student as the learner computes it (`sampler_logprobs`) with the student in the sampler, both
+    under the sampling rule. Advantages and `reverse_kl_teacher` are also reduced by position.
     """
     per_token = {
         "tokens": jnp.ones_like(logprobs),
@@ -130,34 +141,46 @@ def token_diagnostics(
     if teacher_logprobs is not None:
         per_token["reverse_kl_teacher"] = logprobs - teacher_logprobs
     if reference_logprobs is not None:
-        per_token["kl_reference"] = jnp.where(reward_scale == 1, 0.0, logprobs - reference_logprobs)
+        per_token["kl_reference"] = jnp.where(
+            needs_reference(reward_scale), logprobs - reference_logprobs, 0.0
+        )
     if importance is not None:
         per_token["importance_mean"] = importance
         per_token["importance_capped"] = (importance >= importance_cap).astype(jnp.float32)
         per_token["sampler_gap"] = jnp.abs(sampler_logprobs - behaviour_logprobs)
         extreme["importance"] = importance
+    return _reduce(domains_R, num_domains, trained_RS, per_token, extreme)
 
+
+def _reduce(
+    domains_R: jax.Array,
+    num_domains: int,
+    trained_RS: jax.Array,
+    per_token: dict[str, jax.Array],
+    extreme: dict[str, jax.Array],
+) -> Diagnostics:
+    """Sums of `per_token`, extremes of `extreme`, by domain; some of the sums also by position."""
     in_domain_RD = jax.nn.one_hot(domains_R, num_domains)
     keep = (in_domain_RD > 0)[:, :, None] & trained_RS[:, None, :]  # [R, domains, S]
 
     def reduce(x_RS, reduction, empty):
         return reduction(jnp.where(keep, x_RS[:, None, :], empty), axis=(0, 2))
 
-    bins_RS = jnp.minimum(
-        31 - jax.lax.clz(response_positions(trained_RS) | 1), POSITION_BINS - 1
-    )  # floor(log2), exactly
-    in_bin = trained_RS[:, None, :] & (
-        bins_RS[:, None, :] == jnp.arange(POSITION_BINS)[:, None]
-    )  # [R, bins, S]
+    position_RS = response_positions(trained_RS)
+    bins_RS = 31 - jax.lax.clz(position_RS | 1)  # floor(log2), exactly
+    bins_RS = jnp.minimum(bins_RS, POSITION_BINS - 1)
+    of_bin = bins_RS[:, None, :] == jnp.arange(POSITION_BINS)[:, None]
+    in_bin = trained_RS[:, None, :] & of_bin  # [R, bins, S]
 
     def reduce_bins(x_RS):
         of_rows = jnp.sum(jnp.where(in_bin, x_RS[:, None, :], 0.0), axis=2)
-        return jnp.sum(jnp.where((in_domain_RD > 0)[:, :, None], of_rows[:, None, :], 0.0), axis=0)
+        of_domains = jnp.where((in_domain_RD > 0)[:, :, None], of_rows[:, None, :], 0.0)
+        return jnp.sum(of_domains, axis=0)
 
     binned = ("tokens", "advantage_mean", "advantage_abs", "reverse_kl_teacher")
     return Diagnostics(
-        {k: reduce(v, jnp.sum, 0.0) for k, v in per_token.items()},
-        {f"{k}_max": reduce(v, jnp.max, -jnp.inf) for k, v in extreme.items()},
-        {f"{k}_min": reduce(v, jnp.min, jnp.inf) for k, v in extreme.items()},
-        {k: reduce_bins(per_token[k]) for k in binned if k in per_token},
+        sums={k: reduce(v, jnp.sum, 0.0) for k, v in per_token.items()},
+        largest={f"{k}_max": reduce(v, jnp.max, -jnp.inf) for k, v in extreme.items()},
+        smallest={f"{k}_min": reduce(v, jnp.min, jnp.inf) for k, v in extreme.items()},
+        by_position={k: reduce_bins(per_token[k]) for k in binned if k in per_token},
     )

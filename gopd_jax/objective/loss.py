@@ -1,5 +1,9 @@
-"""The loss of one micro-batch from token log-probs."""
+"""The loss of one micro-batch: token log-probs and a packed batch in, one number out.
 
+Every denominator is in the batch's token weights, so the loss is a plain weighted sum.
+"""
+
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +13,18 @@ from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch
 
 
+@struct.dataclass
+class LossDetails:
+    """What the loss was made of.
+
+    diagnostics: partial reductions by domain.
+    advantages: float32 [R, S], nats; they mean nothing outside the trained tokens.
+    """
+
+    diagnostics: Diagnostics
+    advantages: jax.Array
+
+
 def weighted_loss(
     logprobs: jax.Array,
     entropy: jax.Array,
@@ -16,25 +32,31 @@ def weighted_loss(
     clipping: Clipping,
     num_domains: int,
     sampler_logprobs: jax.Array | None = None,
-) -> tuple[jax.Array, Diagnostics]:
-    """The loss of one micro-batch from the student's token log-probs [R, S]: sum of weight * importance * policy loss.
+) -> tuple[jax.Array, LossDetails]:
+    """Sum over the trained tokens of weight * importance weight * policy loss.
 
-    The advantage is the one from outside plus, where a teacher scored, the G-OPD one (`gopd_advantage`). `sampler_logprobs`:
-    the student's under the sampling rule, for diagnostics; None where that is the plain distribution.
+    The advantage is the one from outside plus, where a teacher scored, the G-OPD one
+    (`gopd_advantage`).
+
+    Args:
+        logprobs: the student's log-probs of the targets, float32 [R, S], nats.
+        entropy: entropy of the student's predictions, float32 [R, S], nats; for diagnostics.
+        batch: one micro-batch, its fields [R, S].
+        sampler_logprobs: the student's log-probs under the sampling rule, for diagnostics; None
+            where that is the plain distribution.
+
+    Returns:
+        The loss, a float32 scalar, and its details.
     """
     fixed = jax.lax.stop_gradient(logprobs)
     old = fixed if batch.old_logprobs is None else batch.old_logprobs
     advantages = batch.advantages
     if batch.teacher_logprobs is not None:
-        # Without a reference every lambda is 1 (the contract sees to it), and any finite number is multiplied by an exact 0.
-        reference = (
-            batch.teacher_logprobs if batch.reference_logprobs is None else batch.reference_logprobs
-        )
         advantages = advantages + gopd_advantage(
-            old, batch.teacher_logprobs, reference, batch.reward_scale
+            old, batch.teacher_logprobs, batch.reference_logprobs, batch.reward_scale
         )
     loss, clipped = policy_loss(
-        logprobs, old, advantages, clipping.low, clipping.high, clipping.dual
+        logprobs, old, advantages, clipping.clip_low, clipping.clip_high, clipping.dual_clip
     )
     importance = None
     if batch.behaviour_logprobs is not None:
@@ -57,4 +79,5 @@ def weighted_loss(
         reference_logprobs=batch.reference_logprobs,
         reward_scale=batch.reward_scale,
     )
-    return jnp.sum(jnp.where(trained, batch.weights * loss, 0.0)), diagnostics
+    total = jnp.sum(jnp.where(trained, batch.weights * loss, 0.0))
+    return total, LossDetails(diagnostics, advantages)

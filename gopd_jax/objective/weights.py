@@ -1,6 +1,7 @@
-"""Token weights: aggregation, masks and truncation rules, all carried by one number for each token.
+"""Token weights: aggregation, masks and truncation rules, all carried by one number per token.
 
-The loss is then a plain weighted sum, the same for any split into micro-batches, any packing and any padding.
+The loss is then a plain weighted sum, the same for any split into micro-batches, any packing and
+any padding.
 """
 
 from typing import get_args
@@ -14,7 +15,7 @@ TRUNCATION_RULES = get_args(Truncation)
 
 
 def token_weights(
-    lengths: np.ndarray, truncated: np.ndarray, aggregation: str, truncation: str
+    lengths: np.ndarray, truncated: np.ndarray, aggregation: Aggregation, truncation: Truncation
 ) -> np.ndarray:
     """The weight that each token of a rollout has in the loss.
 
@@ -22,25 +23,28 @@ def token_weights(
         sequence-mean-token-mean   1 / (counted rollouts * tokens of this rollout)
         sequence-mean-token-sum    1 / (counted rollouts)
 
-    truncation says what becomes of rollouts that were cut at the length limit: "keep" trains on them like on the others;
-    "mask" gives them weight 0 but counts them below the line; "drop" leaves them out of both.
+    The truncation rule decides about rollouts that were cut at the length limit: "keep" trains on
+    them like on the others; "mask" gives them weight 0 but counts them in the denominator; "drop"
+    leaves them out of both.
 
     Args:
-        lengths: int [B], response tokens. truncated: bool [B].
+        lengths: int [B], response tokens.
+        truncated: bool [B].
 
     Returns:
-        float64 [B], one weight for all tokens of a rollout; all 0 where nothing is counted.
+        float64 [B], one weight for all tokens of a rollout; all 0 where no rollout is counted.
 
     Raises:
         ValueError: an unknown aggregation or truncation rule.
     """
     if aggregation not in AGGREGATIONS:
-        raise ValueError(f"aggregation={aggregation!r}: wanted one of {list(AGGREGATIONS)}")
+        raise ValueError(f"aggregation={aggregation!r}: expected one of {list(AGGREGATIONS)}")
     if truncation not in TRUNCATION_RULES:
-        raise ValueError(f"truncation={truncation!r}: wanted one of {list(TRUNCATION_RULES)}")
+        raise ValueError(f"truncation={truncation!r}: expected one of {list(TRUNCATION_RULES)}")
     lengths = np.asarray(lengths, np.float64)
-    counted = ~np.asarray(truncated, bool) if truncation == "drop" else np.ones(len(lengths), bool)
-    trained = counted if truncation == "keep" else counted & ~np.asarray(truncated, bool)
+    complete = ~np.asarray(truncated, bool)
+    counted = complete if truncation == "drop" else np.ones(len(lengths), bool)
+    trained = counted if truncation == "keep" else counted & complete
     if not counted.any():
         return np.zeros(len(lengths))
     weight = {

@@ -97,6 +97,15 @@ def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: dict[str, Any] = RULE
     return jax.tree_util.tree_map_with_path(one, abstract, axes)
 
 
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """The same tree of shapes, each with its sharding: what a restore or a compilation needs."""
+
+    def one(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(one, abstract, shardings)
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows over data and fsdp: the sharding of an array whose axis number `leading` counts rows."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["batch"]))

@@ -25,7 +25,7 @@ PACKAGES = (
 )
 
 
-def about() -> dict[str, Any]:
+def record() -> dict[str, Any]:
     """A JSON record of this start."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -1,6 +1,6 @@
-"""The picture of a run: reward, KL, length and score by step, from the files in its folder.
+"""The picture of a run: reward, KL, advantage, length and score by step.
 
-In: metrics.jsonl and evaluations.jsonl of a run. Out: curves.png beside them.
+In: metrics.jsonl and evaluations.jsonl in a run's folder. Out: curves.png beside them.
 """
 
 import json
@@ -10,12 +10,14 @@ from etils import epath
 import matplotlib
 
 matplotlib.use("Agg")
+from matplotlib.axes import Axes  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from gopd_jax.evaluate.held_out import interval  # noqa: E402
+from gopd_jax.evaluate.statistics import interval  # noqa: E402
 
 COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#6d597a", "#b08900")
+Records = list[dict[str, Any]]  # lines of a JSON-lines file
 
 
 def draw(workdir: str, title: str) -> str:
@@ -23,26 +25,30 @@ def draw(workdir: str, title: str) -> str:
     metrics, evaluations = _lines(workdir, "metrics.jsonl"), _lines(workdir, "evaluations.jsonl")
     domains = list(dict.fromkeys(e["domain"] for e in evaluations))
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+    scores, kl, advantage, length = axes.flat
     for colour, domain in zip(np.resize(COLOURS, len(domains)), domains, strict=True):
-        _scores(axes[0, 0], [e for e in evaluations if e["domain"] == domain], domain, colour)
+        _scores(scores, [e for e in evaluations if e["domain"] == domain], domain, colour)
         suffix = f"/{domain}" if len(domains) > 1 else ""
-        kinds = [
-            ("reverse_kl_teacher", "to the teacher", "-"),
-            ("kl_reference", "to the reference", ":"),
+        curves = [
+            (kl, f"reverse_kl_teacher{suffix}", f"{domain}, to the teacher", "-"),
+            (kl, f"kl_reference{suffix}", f"{domain}, to the reference", ":"),
+            (advantage, f"advantage_abs{suffix}", f"{domain}, mean |A|", "-"),
+            (advantage, f"advantage_mean{suffix}", f"{domain}, mean A", ":"),
+            (length, f"response_length/{domain}", domain, "-"),
         ]
-        for name, label, style in kinds:
-            _curve(axes[0, 1], metrics, f"{name}{suffix}", f"{domain}, {label}", colour, style)
-        _curve(axes[1, 0], metrics, f"advantage_abs{suffix}", f"{domain}, mean |A|", colour, "-")
-        _curve(axes[1, 0], metrics, f"advantage_mean{suffix}", f"{domain}, mean A", colour, ":")
-        _curve(axes[1, 1], metrics, f"response_length/{domain}", f"{domain}", colour, "-")
-    labels = (
+        for axis, name, label, style in curves:
+            points = [(m["step"], m[name]) for m in metrics if name in m]
+            if points:
+                steps, values = zip(*points, strict=True)
+                axis.plot(steps, values, style, color=colour, linewidth=1.2, label=label)
+    titles = (
         "score on held-out prompts, %",
         "KL estimate, nats per token",
         "token advantage, nats",
         "response length, tokens",
     )
-    for axis, label in zip(axes.flat, labels, strict=True):
-        axis.set_title(label, fontsize=10, loc="left")
+    for axis, name in zip(axes.flat, titles, strict=True):
+        axis.set_title(name, fontsize=10, loc="left")
         axis.set_xlabel("step", fontsize=9)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -56,37 +62,20 @@ def draw(workdir: str, title: str) -> str:
     return str(path)
 
 
-def _scores(axis: Any, evaluations: list[dict[str, Any]], domain: str, colour: str) -> None:
+def _scores(axis: Axes, evaluations: Records, domain: str, colour: str) -> None:
+    """The student's scores with their intervals, and a band for each teacher."""
     student = sorted((e for e in evaluations if e["model"] == "student"), key=lambda e: e["step"])
     points = [(e["step"], *interval(e["by_prompt"])) for e in student]
     steps, means, widths = (np.array(x) for x in zip(*points, strict=True))
+    style = {"marker": "o", "markersize": 4, "capsize": 3}
     axis.errorbar(
-        steps,
-        100 * means,
-        100 * widths,
-        color=colour,
-        marker="o",
-        markersize=4,
-        capsize=3,
-        label=f"{domain} student",
+        steps, 100 * means, 100 * widths, color=colour, label=f"{domain} student", **style
     )
     for teacher in (e for e in evaluations if e["model"] == "teacher"):
-        mean, width = interval(teacher["by_prompt"])
-        axis.axhspan(
-            100 * (mean - width), 100 * (mean + width), color=colour, alpha=0.15, linewidth=0
-        )
-        axis.axhline(
-            100 * mean, color=colour, linestyle="--", linewidth=1, label=f"{domain} teacher"
-        )
+        mean, width = (100 * x for x in interval(teacher["by_prompt"]))
+        axis.axhspan(mean - width, mean + width, color=colour, alpha=0.15, linewidth=0)
+        axis.axhline(mean, color=colour, linestyle="--", linewidth=1, label=f"{domain} teacher")
 
 
-def _curve(
-    axis: Any, metrics: list[dict[str, Any]], name: str, label: str, colour: str, style: str
-) -> None:
-    points = [(m["step"], m[name]) for m in metrics if name in m]
-    if points:
-        axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.2, label=label)
-
-
-def _lines(workdir: str, name: str) -> list[dict[str, Any]]:
+def _lines(workdir: str, name: str) -> Records:
     return [json.loads(line) for line in (epath.Path(workdir) / name).read_text().splitlines()]

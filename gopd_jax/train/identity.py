@@ -69,9 +69,7 @@ def refuse_another_run(workdir: str, old: dict[str, Any], new: dict[str, Any]) -
     if lines:
         raise ValueError(
             f"{workdir} holds another run; resuming it with this command would mix two. "
-            "Differing:\n  "
-            + "\n  ".join(lines)
-            + "\nUse another --workdir, or the old values."
+            "Differing:\n  " + "\n  ".join(lines) + "\nUse another --workdir, or the old values."
         )
 
 

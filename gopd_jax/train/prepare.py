@@ -1,6 +1,7 @@
-"""What must hold before step 0: models, tokenizers, data and paths fit together. Each failure is one clear error.
+"""What a run is made of, read and checked before any work starts.
 
-In: the config. Out: a `Contract` with what was read on the way (architectures, tokenizer, prompts, fingerprints).
+In: the config. Out: `RunInputs`: architectures, tokenizer, prompts, fingerprints. No parameters are
+loaded here.
 """
 
 import collections
@@ -9,31 +10,40 @@ import dataclasses
 import functools
 import os
 from typing import Any
-import uuid
-
-from etils import epath
-import numpy as np
 
 from gopd_jax.config import Config
-from gopd_jax.data.datasets import DataSource, prepare
-from gopd_jax.data.prompts import EncodedPrompts, FilterReport, encode_all
+from gopd_jax.data.answers import given_answers_of
+from gopd_jax.data.datasets import DataSource
+from gopd_jax.data.datasets import prepare as prepare_data
+from gopd_jax.data.encode import FilterReport, encode_all
 from gopd_jax.data.select import hard_enough, hold_out
 from gopd_jax.data.teacher_prompts import add_teacher_context
-from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
+from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.huggingface import weights_fingerprint
-from gopd_jax.rewards.verifier import check_ground_truth
+from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.runtime.progress import say
+from gopd_jax.train.checks import (
+    check_models,
+    check_prompts,
+    check_weights,
+    check_writable,
+    spread,
+)
 from gopd_jax.types import EncodedPrompt, Prompt
 
 
 @dataclasses.dataclass(frozen=True)
-class Contract:
-    """What a run is made of, read and checked.
+class RunInputs:
+    """What a run is made of.
 
-    tokenizer: the student's; it alone templates prompts. models: architecture by path. teachers: path by domain (not grpo).
-    reference: path, or None where no lambda needs it. train, test: encoded prompts by domain. dropped: over the limit.
-    fingerprints: sha256 of everything that must not change under a resumed run.
+    tokenizer: the student's; it alone applies chat templates.
+    models: architecture by path.
+    teachers: path by domain; empty for grpo.
+    reference: path, or None where no lambda needs it.
+    train, test: encoded prompts by domain.
+    dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
+    fingerprints: sha256 of everything that must not change when the run is resumed.
     """
 
     tokenizer: ChatTokenizer
@@ -46,108 +56,116 @@ class Contract:
     fingerprints: dict[str, Any]
 
 
-def check(config: Config, workdir: str) -> Contract:
-    """Reads and checks everything that the run needs.
+def prepare(config: Config, workdir: str) -> RunInputs:
+    """Reads and checks everything that the run needs, short of parameters.
 
     Raises:
-        ValueError: a path that cannot be written, a model or tokenizer that cannot be read, vocabularies that differ, a
-            vocabulary larger than the model's, data that cannot be verified; one sentence says which and what was wanted.
+        ValueError: a path that cannot be written, a model or tokenizer that cannot be read, models
+            that do not fit together, data that cannot be verified; one sentence says which, and
+            what was expected.
     """
     check_writable(workdir)
-    teachers = (
-        {}
-        if config.method == "grpo"
-        else {name: d.teacher for name, d in config.domains.items() if d.teacher}
-    )
-    needs_reference = config.method == "gopd" and any(
-        config.reward_scale(name) != 1 for name in config.domains
-    )
-    reference = (config.reference or config.student) if needs_reference else None
-    roles = {"student": config.student} | {
-        f"teacher of {name}": path for name, path in teachers.items()
-    }
-    if reference:
-        roles["reference"] = reference
+    roles = _roles(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
+    data, rollout = config.data, config.rollout
     load = functools.cache(
-        lambda path: ChatTokenizer.load(
-            path, config.data.enable_thinking, config.rollout.extra_stop_ids
-        )
+        lambda path: ChatTokenizer.load(path, data.enable_thinking, rollout.extra_stop_ids)
     )
     tokenizers = {role: load(path) for role, path in roles.items()}
-    check_same_vocabulary(tokenizers)
+    check_models(roles, models, tokenizers, config.longest)
+
+    weights = {path: weights_fingerprint(path) for path in models}
+    shown_more = {_teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
+    check_weights(roles, weights, shown_more)
+
     tokenizer = tokenizers["student"]
-    for role, path in roles.items():
-        if len(tokenizer.tokenizer) > models[path].vocab_size:
-            raise ValueError(
-                f"{role} {path!r} has {models[path].vocab_size} embeddings, its tokenizer {len(tokenizer.tokenizer)} ids: "
-                "wanted at least as many embeddings as ids"
-            )
-    for role, path in roles.items():
-        if config.longest > models[path].max_positions:
-            raise ValueError(
-                f"{role} {path!r} takes {models[path].max_positions} positions; prompt + response limit is {config.longest}"
-            )
-    hashes = {path: weights_fingerprint(path) for path in models}
-    for role, path in roles.items():
-        shown_more = (
-            role.startswith("teacher")
-            and config.domains[role.removeprefix("teacher of ")].teacher_context
-        )
-        if role.startswith("teacher") and hashes[path] == hashes[config.student] and not shown_more:
-            say(
-                f"warning: the {role} has the student's own weights ({path}): every advantage will be about 0"
-            )
+    prompts = {name: _domain_prompts(name, config, tokenizer, workdir) for name in config.domains}
+    dropped, data_fingerprints = {}, {}
+    for domain in prompts.values():
+        dropped |= domain.dropped
+        data_fingerprints |= domain.fingerprints
+    return RunInputs(
+        tokenizer=tokenizer,
+        models=models,
+        teachers={n: roles[_teacher_of(n)] for n in config.domains if _teacher_of(n) in roles},
+        reference=roles.get("reference"),
+        train={name: domain.train for name, domain in prompts.items()},
+        test={name: domain.test for name, domain in prompts.items()},
+        dropped=dropped,
+        fingerprints={
+            "weights": {role: weights[path] for role, path in roles.items()},
+            "vocabulary": tokenizer.vocabulary_fingerprint,
+            "template": tokenizer.template_fingerprint,
+            "data": data_fingerprints,
+        },
+    )
 
+
+def _teacher_of(domain: str) -> str:
+    return f"teacher of {domain}"
+
+
+def _roles(config: Config) -> dict[str, str]:
+    """The path of the model in each role that the run has."""
+    roles = {"student": config.student}
+    if config.method != "grpo":
+        roles |= {_teacher_of(n): d.teacher for n, d in config.domains.items() if d.teacher}
+    scales = config.reward_scales.values()
+    if config.method == "gopd" and any(needs_reference(scale) for scale in scales):
+        roles["reference"] = config.reference or config.student
+    return roles
+
+
+@dataclasses.dataclass(frozen=True)
+class _DomainPrompts:
+    """The prompts of one domain; `dropped` and `fingerprints` are by "DOMAIN/SPLIT"."""
+
+    train: Sequence[EncodedPrompt]
+    test: Sequence[EncodedPrompt]
+    dropped: dict[str, FilterReport]
+    fingerprints: dict[str, str]
+
+
+def _domain_prompts(
+    name: str, config: Config, tokenizer: ChatTokenizer, workdir: str
+) -> _DomainPrompts:
+    """Reads, encodes and checks the prompts of a domain."""
+    domain, limit = config.domains[name], config.data.max_prompt_tokens
     data_dir = config.data.cache_dir or os.path.join(workdir, "datasets")
-    train, test, dropped, sources = {}, {}, {}, {}
-    for name, domain in config.domains.items():
-        for split, out in (("train", train), ("test", test)):
-            rows, fingerprint, chosen = _prompts(name, config, split, data_dir)
-            sources[f"{name}/{split}"] = fingerprint
-            limit = config.data.max_prompt_tokens
-            identity = (
-                data_dir,
-                name,
-                chosen,
-                tokenizer.vocabulary_fingerprint,
-                tokenizer.template_fingerprint,
-            )
-            encoded = _encode(
-                _Source(
-                    (*identity, domain.prompt_suffix, limit),
-                    rows,
-                    tokenizer,
-                    domain.prompt_suffix,
-                    limit,
-                )
-            )
-            out[name], dropped[f"{name}/{split}"] = encoded
-        if domain.teacher_context and config.method == "gopd":
-            limit = config.data.max_teacher_prompt_tokens or config.data.max_prompt_tokens
-            train[name], dropped[f"{name}/train, as its teacher reads it"] = add_teacher_context(
-                train[name], tokenizer, domain.prompt_suffix, domain.teacher_context, limit
-            )
-        for prompts in (train[name], test[name]):
-            _check_some_rows(name, domain.reward, prompts)
-        if config.method == "sft" and not domain.teacher:
-            sft_answers(tokenizer, _spread(train[name]))
-    fingerprints = {
-        "weights": {role: hashes[path] for role, path in roles.items()},
-        "vocabulary": tokenizer.vocabulary_fingerprint,
-        "template": tokenizer.template_fingerprint,
-        "data": sources,
-    }
-    return Contract(tokenizer, models, teachers, reference, train, test, dropped, fingerprints)
+    encoded, dropped, fingerprints = {}, {}, {}
+    for split in ("train", "test"):
+        where = f"{name}/{split}"
+        rows, fingerprints[where], chosen = _rows(name, config, split, data_dir)
+        reader = (tokenizer.vocabulary_fingerprint, tokenizer.template_fingerprint)
+        identity = (data_dir, name, chosen, reader)
+        source = _Source(identity, domain.prompt_suffix, limit, rows, tokenizer)
+        encoded[split], dropped[where] = _encode(source)
+    if domain.teacher_context and config.method == "gopd":
+        encoded["train"], dropped[f"{name}/train, as its teacher reads it"] = add_teacher_context(
+            encoded["train"],
+            tokenizer,
+            domain.prompt_suffix,
+            domain.teacher_context,
+            config.data.max_teacher_prompt_tokens or limit,
+        )
+    for prompts in encoded.values():
+        check_prompts(name, domain.reward, prompts)
+    if config.method == "sft" and not domain.teacher:
+        given_answers_of(tokenizer, spread(encoded["train"]))  # for its check
+    return _DomainPrompts(encoded["train"], encoded["test"], dropped, fingerprints)
 
 
-def _prompts(
+def _rows(
     name: str, config: Config, split: str, data_dir: str
-) -> tuple[Sequence[Prompt], str, tuple]:
-    """The prompts of a domain's train or test side, the fingerprint of their source, and what decides which those are."""
+) -> tuple[Sequence[Prompt], str, tuple[Any, ...]]:
+    """The prompts of a domain's train or test side.
+
+    Returns:
+        The prompts, the fingerprint of their source, and what decides which prompts those are.
+    """
     domain = config.domains[name]
     source = domain.train if split == "train" or domain.held_out else domain.test
-    data = prepare(source, data_dir, domain=name, skip_bad_rows=config.data.skip_bad_rows)
+    data = prepare_data(source, data_dir, domain=name, skip_bad_rows=config.data.skip_bad_rows)
     if split == "test" and not domain.held_out:
         _say_skipped(f"{name}/{split}", data)
         return data, data.fingerprint, (data.fingerprint,)
@@ -157,86 +175,32 @@ def _prompts(
             prompts = hold_out(prompts, domain.held_out)[split == "test"]
     except ValueError as e:
         raise ValueError(f"config.domains.{name}.{e}") from e
-    if split == "train":  # the test side comes from the same rows: said once
+    if split == "train":  # a held-out test side comes from the same rows: reported once
         _say_skipped(f"{name}/{split}", data)
         for reason, count in collections.Counter(reason for _, reason in dropped).items():
             say(f"{name}/{split}: {count:,} of {len(data):,} prompts left out: {reason}")
-    return (
-        prompts,
-        data.fingerprint,
-        (data.fingerprint, domain.min_difficulty, domain.held_out, split),
-    )
+    chosen = (data.fingerprint, domain.min_difficulty, domain.held_out, split)
+    return prompts, data.fingerprint, chosen
 
 
 def _say_skipped(name: str, data: DataSource) -> None:
     if data.skipped:
-        say(
-            f"warning: {name}: {len(data.skipped):,} bad rows skipped, the first: {data.skipped[0]}"
-        )
+        count, first = len(data.skipped), data.skipped[0]
+        say(f"warning: {name}: {count:,} bad rows skipped, the first: {first}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A data set to encode; `identity` is what decides the result."""
+    """A data set to encode; `identity` stands for its rows and its tokenizer."""
 
-    identity: tuple
+    identity: tuple[Any, ...]
+    suffix: str
+    limit: int
     rows: Sequence[Prompt] = dataclasses.field(compare=False)
     tokenizer: ChatTokenizer = dataclasses.field(compare=False)
-    suffix: str = dataclasses.field(compare=False)
-    limit: int = dataclasses.field(compare=False)
 
 
 @functools.lru_cache(maxsize=4)
-def _encode(source: _Source) -> tuple[EncodedPrompts, FilterReport]:
-    """A process that makes several runs on the same data encodes it once: seconds for each run."""
+def _encode(source: _Source) -> tuple[Sequence[EncodedPrompt], FilterReport]:
+    """Encodes a data set once per process: several runs on the same data save seconds each."""
     return encode_all(source.rows, source.tokenizer, source.suffix, source.limit)
-
-
-def check_writable(workdir: str) -> None:
-    """Raises ValueError where a file cannot be written under `workdir`."""
-    folder = epath.Path(workdir)
-    probe = folder / f".writable-{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as e:
-        raise ValueError(f"--workdir={workdir}: cannot write there ({e})") from e
-
-
-def _spread(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-    """Up to 64 prompts spread over a data set."""
-    return [prompts[int(i)] for i in np.unique(np.linspace(0, len(prompts) - 1, 64).astype(int))]
-
-
-def _check_some_rows(name: str, kind: str, prompts: Sequence[EncodedPrompt]) -> None:
-    """Can the answers be verified? All rows would take a minute (`python -m gopd_jax.data --verify`); the data builder
-    has seen that each has a ground truth."""
-    for encoded in _spread(prompts):
-        prompt = encoded.source
-        try:
-            check_ground_truth(kind, prompt.ground_truth)
-        except ValueError as e:
-            raise ValueError(
-                f"config.domains.{name}: prompt {prompt.prompt_id!r} cannot be verified as {kind!r}: {e}"
-            ) from e
-
-
-def sft_answers(tokenizer: ChatTokenizer, prompts: Sequence[EncodedPrompt]) -> list[np.ndarray]:
-    """The given answers of SFT: the text in a row's "response", then the tokenizer's end of turn.
-
-    Raises:
-        ValueError: a row without a response, named by its prompt id.
-    """
-    answers = []
-    for encoded in prompts:
-        prompt = encoded.source
-        text = prompt.extra.get("response")
-        if not isinstance(text, str):
-            raise ValueError(
-                f'prompt {prompt.prompt_id!r} has no text in "response", and its domain no teacher: method sft learns from '
-                "one of the two"
-            )
-        ids = tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
-        answers.append(np.array([*ids, tokenizer.tokenizer.eos_token_id], np.int32))
-    return answers

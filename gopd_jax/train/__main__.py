@@ -1,0 +1,96 @@
+"""Trains a student by on-policy distillation (G-OPD / ExOPD), by GRPO, or by SFT.
+
+  python -m gopd_jax.train --config=configs/math.py              the embedded run, minutes on a CPU
+  python -m gopd_jax.train --config=configs/math.py:qwen3_4b --workdir=gs://bucket/run
+  python -m gopd_jax.train --config=configs/math.py --config.learner.reward_scale=1.5 \\
+      --workdir=runs/lambda15
+
+  --config=FILE[:PRESET]      what is run; the file's docstring says claim, hardware, time, result
+  --config.PART.FIELD=VALUE   one setting; all of them are listed below
+  --workdir=FOLDER            folder of the run, local or gs:// (default: runs/NAME)
+  --help                      this text; with --config, also the notes of that file
+
+The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/, checkpoints/
+and, at the end, summary.json and curves.png. The same command again resumes the run, or says that it
+is complete. Exit status: 0 done, 2 bad input, 130 stopped by Ctrl-C.
+"""
+
+import ast
+from collections.abc import Sequence
+import os
+from pathlib import Path
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from gopd_jax import cli
+from gopd_jax.config import Config, from_config_dict, reference
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in arguments or "-h" in arguments:
+        return cli.run(_print_help, arguments)
+    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
+    stopped = "stopped by Ctrl-C; the same command resumes from the last checkpoint"
+    return cli.run(_train, arguments, stopped=stopped)
+
+
+def _train(arguments: list[str]) -> None:
+    config, workdir = parse(arguments)
+    # JAX and transformers take seconds to import; a mistyped field is answered before.
+    from gopd_jax.runtime.processes import start_processes
+    from gopd_jax.train.run import run
+
+    start_processes()
+    run(config, workdir or os.path.join("runs", config.name))
+
+
+def parse(arguments: Sequence[str]) -> tuple[Config, str]:
+    """The config and the workdir of a command line.
+
+    Raises:
+        ValueError: an unknown argument, a config file that cannot be read, a field that does not
+            exist or does not take the value; one line.
+    """
+    values = flags.FlagValues()
+    command = ["gopd_jax.train", *arguments]
+    config = config_flags.DEFINE_config_file(
+        "config", None, "Config file and preset.", flag_values=values, sys_argv=command
+    )
+    workdir = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)
+    expected = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
+    try:
+        rest = values(command)[1:]
+        if rest:
+            raise ValueError(f"unknown arguments {' '.join(rest)}: {expected}")
+        if config.value is None:
+            raise ValueError(f"--config must be set: {expected}")
+        config.value.to_dict()  # a file that could not be read is only reported when it is used
+    except (KeyError, AttributeError) as e:  # ml_collections quotes its own message, perhaps twice
+        message = str(e).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
+        raise ValueError(f"--config: {message}") from e
+    except OSError as e:
+        raise ValueError(f"--config: {str(e).strip().splitlines()[-1].strip()}") from e
+    except flags.Error as e:
+        raise ValueError(" ".join(str(e).removeprefix("FATAL Flags parsing error:").split())) from e
+    return from_config_dict(config.value), workdir.value
+
+
+def _print_help(arguments: Sequence[str]) -> None:
+    """Usage, the notes of the config file if one is given, and every setting."""
+    print(__doc__)
+    for argument in arguments:
+        if argument.startswith("--config="):
+            path = argument.removeprefix("--config=").partition(":")[0]
+            notes = ast.get_docstring(ast.parse(Path(path).read_text(encoding="utf-8")))
+            print(f"{path}\n\n{notes}\n")
+    presets = sorted(Path("configs").glob("*.py"))
+    if presets:
+        print("Config files here:", ", ".join(map(str, presets)), "\n")
+    print(reference())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What must hold before a run starts; each failure is one clear error.
+
+Stage one needs configurations, tokenizers and prompts (`check_writable`, `check_models`,
+`check_prompts`). Stage two needs the weights as well (`check_weights`).
+"""
+
+from collections.abc import Mapping, Sequence
+import uuid
+
+from etils import epath
+import numpy as np
+
+from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.rewards.settings import RewardKind
+from gopd_jax.rewards.verifier import check_ground_truth
+from gopd_jax.runtime.progress import say
+from gopd_jax.types import EncodedPrompt
+
+# ---- Stage one: before weights are read.
+
+
+def check_writable(workdir: str) -> None:
+    """Raises ValueError when a file cannot be written under `workdir`."""
+    folder = epath.Path(workdir)
+    probe = folder / f".writable-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as e:
+        raise ValueError(f"--workdir={workdir}: cannot write there ({e})") from e
+
+
+def check_models(
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    tokenizers: Mapping[str, ChatTokenizer],
+    longest: int,
+) -> None:
+    """Checks that the models of a run fit together.
+
+    Args:
+        roles: path of the model in each role: "student", "teacher of NAME", "reference".
+        models: architecture by path.
+        tokenizers: by role.
+        longest: most tokens of a prompt with its response.
+
+    Raises:
+        ValueError: vocabularies differ, a model has fewer embeddings than its tokenizer has ids, or
+            fewer positions than `longest`.
+    """
+    check_same_vocabulary(tokenizers)
+    ids = len(tokenizers["student"].tokenizer)
+    for role, path in roles.items():
+        model = models[path]
+        if ids > model.vocab_size:
+            raise ValueError(
+                f"{role} {path!r} has {model.vocab_size} embeddings, its tokenizer has {ids} ids: "
+                "expected at least as many embeddings as ids"
+            )
+        if longest > model.max_positions:
+            raise ValueError(
+                f"{role} {path!r} has {model.max_positions} positions: expected at least "
+                f"{longest}, the prompt limit + the response limit"
+            )
+
+
+def check_prompts(domain: str, kind: RewardKind, prompts: Sequence[EncodedPrompt]) -> None:
+    """Raises ValueError when the answers to some of the prompts cannot be verified.
+
+    Up to 64 prompts are tried. All of them would take a minute (`python -m gopd_jax.data --verify`);
+    the data builder has checked that each has a ground truth.
+    """
+    for encoded in spread(prompts):
+        prompt = encoded.source
+        try:
+            check_ground_truth(kind, prompt.ground_truth)
+        except ValueError as e:
+            raise ValueError(
+                f"config.domains.{domain}: prompt {prompt.prompt_id!r} cannot be verified as "
+                f"{kind!r}: {e}"
+            ) from e
+
+
+def spread(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """Up to 64 prompts spread evenly over a data set."""
+    return [prompts[int(i)] for i in np.unique(np.linspace(0, len(prompts) - 1, 64).astype(int))]
+
+
+# ---- Stage two: with the weights.
+
+
+def check_weights(
+    roles: Mapping[str, str], fingerprints: Mapping[str, str], shown_more: set[str]
+) -> None:
+    """Warns about a teacher that has the student's own weights.
+
+    Args:
+        roles: path of the model in each role.
+        fingerprints: sha256 of the weights, by path.
+        shown_more: roles of teachers that read more than the student; for them it is intended.
+    """
+    student = fingerprints[roles["student"]]
+    for role, path in roles.items():
+        is_teacher = role.startswith("teacher") and role not in shown_more
+        if is_teacher and fingerprints[path] == student:
+            say(
+                f"warning: the {role} has the student's own weights ({path}): every advantage will "
+                "be about 0"
+            )

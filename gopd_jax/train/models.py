@@ -1,0 +1,66 @@
+"""The models of a run on the mesh: frozen models with their parameters, and a sampler for each
+architecture."""
+
+import jax.numpy as jnp
+
+from gopd_jax.config import Config
+from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.decoder import param_shardings
+from gopd_jax.models.huggingface import load_params
+from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train.prepare import RunInputs
+from gopd_jax.types import Params
+
+
+class Samplers:
+    """The rollout engine of each architecture, made when it is first asked for."""
+
+    def __init__(self, config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype):
+        self._config, self._inputs = config, inputs
+        self._programs, self._dtype = programs, dtype
+        self._engines: dict[ModelConfig, RolloutEngine] = {}
+
+    def __getitem__(self, model: ModelConfig) -> RolloutEngine:
+        if model not in self._engines:
+            rollout = self._config.rollout
+            self._engines[model] = RolloutEngine(
+                model,
+                self._programs.mesh,
+                self._inputs.tokenizer.stop_ids,
+                slots=rollout.slots,
+                max_prompt_tokens=self._config.data.max_prompt_tokens,
+                max_response_tokens=rollout.max_response_tokens,
+                dtype=self._dtype,
+                options=rollout.options,
+                programs=self._programs,
+            )
+        return self._engines[model]
+
+
+def load_student(config: Config, inputs: RunInputs, programs: ProgramTable) -> Params:
+    """The student's parameters in float32, sharded for training."""
+    model = inputs.models[config.student]
+    return load_params(config.student, model, jnp.float32, param_shardings(model, programs.mesh))
+
+
+def load_frozen(
+    inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
+    """The teachers by domain, and the reference or None, in the compute dtype.
+
+    A folder that serves in several roles is loaded once.
+    """
+    loaded: dict[str, Params] = {}
+
+    def frozen(role: str, path: str) -> FrozenModel:
+        model = inputs.models[path]
+        if path not in loaded:
+            where = param_shardings(model, programs.mesh)
+            loaded[path] = load_params(path, model, dtype, where)
+        return FrozenModel(role, model, loaded[path])
+
+    teachers = {n: frozen(f"teacher of {n}", path) for n, path in inputs.teachers.items()}
+    reference = frozen("reference", inputs.reference) if inputs.reference else None
+    return teachers, reference

@@ -1,0 +1,136 @@
+"""One step of training: rollout -> score -> update.
+
+In: the train state and the step's requests. Out: the new state, and a record of what the step left
+behind. Metrics of a step are fetched and written while the next one runs, so that the device never
+waits for them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+
+import jax
+
+from gopd_jax.config import Config
+from gopd_jax.data.answers import given_answers_of
+from gopd_jax.evaluate.held_out import batched
+from gopd_jax.learner.learner import FrozenModel, Learner
+from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
+from gopd_jax.runtime.processes import agree
+from gopd_jax.train.keys import training_key
+from gopd_jax.train.models import Samplers
+from gopd_jax.train.prepare import RunInputs
+from gopd_jax.train.step_log import StepLog, StepRecord, Update
+from gopd_jax.train.verification import BackgroundVerifier, PendingVerdicts
+from gopd_jax.types import Params, Request, Rollout, SampleKey, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What a step is made with.
+
+    teachers: by domain; empty for grpo.
+    reference: None where no lambda needs it.
+    verifier: has each rollout as soon as it is finished.
+    """
+
+    config: Config
+    inputs: RunInputs
+    learner: Learner
+    samplers: Samplers
+    teachers: Mapping[str, FrozenModel]
+    reference: FrozenModel | None
+    verifier: BackgroundVerifier
+
+    def step(
+        self, state: TrainState, requests: Sequence[Request], step: int, log: StepLog
+    ) -> tuple[TrainState, StepRecord, str]:
+        """rollout -> score -> update.
+
+        Returns:
+            The new state, the record of the step, and the note on the step before it for the
+            progress bar.
+        """
+        record = StepRecord(step)
+        self._rollout(state.params, requests, record)
+        record.lap("rollout")
+
+        updates = [self.learner.pack(examples) for examples in self._examples(record)]
+        old = state.params if len(updates) > 1 else None
+        # The teachers of sft have answered already; they score nothing.
+        teachers = self.teachers if self.config.method == "gopd" else {}
+        scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
+        jax.block_until_ready(scored)
+        record.lap("score")
+
+        for packed, batch in zip(updates, scored, strict=True):
+            state, metrics, tokens = self.learner.update(state, batch)
+            record.updates.append(Update(packed, batch, metrics, tokens))
+        note = log.write_previous(record)
+        jax.block_until_ready(state.step)
+        record.lap("update")
+        return state, record, note
+
+    def _examples(self, record: StepRecord):
+        """The examples of each update. grpo waits here for the verdicts that it learns from."""
+        config, rewards = self.config, None
+        if config.method == "grpo":
+            rewards = agree([verdict.reward for verdict in record.verdicts.result()])
+        return to_examples(
+            record.rollouts,
+            outside_advantages(config.method, record.rollouts, rewards),
+            method=config.method,
+            reward_scales=config.reward_scales,
+            weighting=config.learner.weighting,
+            updates=config.learner.updates_per_batch,
+            split_seed=(config.seed, record.step),
+        )
+
+    def _rollout(self, params: Params, requests: Sequence[Request], record: StepRecord) -> None:
+        """Draws the step's rollouts from the student; for sft, takes the answers to learn from.
+
+        Each rollout goes to the verifier as soon as it is finished; the record holds them in the
+        order of their keys.
+        """
+        config, tokenizer = self.config, self.inputs.tokenizer
+        sampler = self.samplers[self.inputs.models[config.student]]
+        if config.method == "sft":
+            rollouts = self._answers(requests, record.step)
+        else:
+            weights = jax.block_until_ready(sampler.sync_weights(params))
+            record.lap("weight_sync")
+            key = training_key(config.seed, record.step)
+            rollouts = sampler(weights, requests, key, config.rollout.rule)
+        selected = self._verified(requests)
+        texts: dict[SampleKey, str] = {}
+        finished: list[Rollout] = []
+        parts = []
+        for part in batched(rollouts, max(1, sampler.slots // 4)):
+            decoded = [tokenizer.decode(r.tokens) for r in part]
+            parts.append(self.verifier.submit(zip(part, decoded, strict=True), selected))
+            texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
+            finished += part
+        record.rollouts = in_order(finished)
+        keys = [r.request.key for r in record.rollouts]
+        record.texts = [texts[key] for key in keys]
+        record.verdicts = PendingVerdicts(parts, keys)
+        record.sampling = sampler.stats
+
+    def _verified(self, requests: Sequence[Request]) -> set[SampleKey]:
+        """Which samples are verified: all, or the first `log.rewards` of the shuffled stream."""
+        most = 0 if self.config.method == "grpo" else self.config.log.rewards
+        return {r.key for r in requests[: most or len(requests)]}
+
+    def _answers(self, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
+        """What sft learns from: samples of the domain's teacher, or the data set's answers."""
+        config = self.config
+        for name in config.domains:
+            mine = [r for r in requests if r.prompt.source.domain == name]
+            if mine and name in self.teachers:
+                teacher = self.teachers[name]
+                sampler = self.samplers[teacher.config]
+                weights = sampler.sync_weights(teacher.params)
+                key = training_key(config.seed, step)
+                yield from sampler(weights, mine, key, config.rollout.rule)
+            else:
+                answers = given_answers_of(self.inputs.tokenizer, [r.prompt for r in mine])
+                yield from given_answers(mine, answers)
