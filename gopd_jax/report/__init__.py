@@ -1,5 +1,7 @@
-"""The report of one or several runs: one HTML page to look at, from the folders that training writes.
+"""The report: one HTML page about one or several runs, made from the folders that training writes.
 
-run folders -> `read.py` (what is there, and what could not be read) -> `findings.py` (what deserves attention) and `numbers.py`
-(curves, scores, samples, cut to size) -> `page.py` (one file: data as JSON, page.css, page.js, which draws it in the browser).
+Run folders -> `read` (what is there, and what could not be read) -> `findings` (what deserves
+attention), `setup` (what was run), `charts` and `numbers` (which curves there are, and their
+values), `samples` -> `page` (one file: the data as JSON, with the style and the scripts in web/,
+which draw it in the browser).
 """

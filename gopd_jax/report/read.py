@@ -1,36 +1,53 @@
-"""A run's folder as plain records, however it was left: half-written, cut short, with lines that are no JSON.
+"""A run folder as plain records, in whatever state it was left: half-written, cut short, damaged.
 
-In: a folder that `gopd_jax.train` wrote (local or gs://). Out: a `Run`; what could not be read is in its `problems`.
+In: a folder that `gopd_jax.train` wrote (local or gs://). Out: a `Run`; its `problems` say what
+could not be read. Does not judge what was read.
 """
 
 from collections.abc import Sequence
 import dataclasses
 import json
+import math
 import os
 from typing import Any
 
 from etils import epath
 
-MOST_PROBLEMS = 5  # of one file: more are counted
+from gopd_jax.runtime import run_folder
+
+Record = dict[str, Any]  # a JSON object
+
+MOST_PROBLEMS = 5  # problems listed for each file; the others are only counted
+
+# Files of JSON lines -> the fields that a line must have besides "step".
+LOGS = {
+    "metrics.jsonl": (),
+    "evaluations.jsonl": ("model", "domain", "by_prompt"),
+    "samples.jsonl": ("tokens",),
+}
 
 
 @dataclasses.dataclass
 class Run:
-    """What a folder holds. `config`, `starts`, `fingerprints` are of run.json; metrics and evaluations are sorted by step.
+    """What a run folder holds.
 
-    label: a name that no other run of the report has. finished: whether there is a summary.json. problems: what could not be
-    read, with file and line.
+    path: the folder.
+    label: a name that no other run of the report has.
+    config, starts, fingerprints: from run.json.
+    metrics, evaluations: sorted by step.
+    summary: summary.json of a finished run, or empty.
+    problems: what could not be read, with file and line.
     """
 
     path: str
     label: str = ""
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    fingerprints: dict[str, Any] = dataclasses.field(default_factory=dict)
-    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: Record = dataclasses.field(default_factory=dict)
+    starts: list[Record] = dataclasses.field(default_factory=list)
+    fingerprints: Record = dataclasses.field(default_factory=dict)
+    metrics: list[Record] = dataclasses.field(default_factory=list)
+    evaluations: list[Record] = dataclasses.field(default_factory=list)
+    samples: list[Record] = dataclasses.field(default_factory=list)
+    summary: Record = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -43,13 +60,12 @@ class Run:
 
     @property
     def domains(self) -> list[str]:
-        """Of the config, or where it is lost, of the evaluations."""
-        return list(
-            self.config.get("domains") or dict.fromkeys(e["domain"] for e in self.evaluations)
-        )
+        """The domains of the config or, if run.json is lost, those that were evaluated."""
+        evaluated = dict.fromkeys(e["domain"] for e in self.evaluations)
+        return list(self.config.get("domains") or evaluated)
 
     def reward_scale(self, domain: str) -> float | None:
-        """lambda of a domain's teacher; None without one."""
+        """lambda of a domain's teacher; None if the method has no lambda."""
         if self.config.get("method", "gopd") != "gopd":
             return None
         own = self.config.get("domains", {}).get(domain, {}).get("reward_scale")
@@ -57,24 +73,19 @@ class Run:
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:
-    """The runs of these folders, each with a label of its own; a folder given twice is read once.
+    """The runs of these folders, each with its own label; a folder given twice is read once.
 
     Raises:
-        ValueError: a folder that does not exist or holds no run.
+        ValueError: a folder does not exist, holds no run, or holds one of another format.
     """
-    runs = [
-        read_run(path)
-        for path in dict.fromkeys(
-            os.path.normpath(p) if "://" not in p else p.rstrip("/") for p in paths
-        )
-    ]
+    normal = [p.rstrip("/") if "://" in p else os.path.normpath(p) for p in paths]
+    runs = [read_run(path) for path in dict.fromkeys(normal)]
     parts = [run.path.split("/") for run in runs]
-    for run, mine in zip(runs, parts, strict=True):
-        ends = range(1, len(mine) + 1)  # as much of the end of the path as tells it apart
-        run.label = next(
-            ("/".join(mine[-n:]) for n in ends if sum(p[-n:] == mine[-n:] for p in parts) == 1),
-            run.path,
-        )
+    for run, own in zip(runs, parts, strict=True):
+        # The shortest end of the path that no other run shares.
+        ends = (own[-n:] for n in range(1, len(own) + 1))
+        unique = (end for end in ends if sum(p[-len(end) :] == end for p in parts) == 1)
+        run.label = "/".join(next(unique, own))
     return runs
 
 
@@ -82,89 +93,99 @@ def read_run(path: str) -> Run:
     """One run, without a label.
 
     Raises:
-        ValueError: the folder does not exist or holds no run.
+        ValueError: the folder does not exist, holds no run, or holds one of another format.
     """
     folder = epath.Path(path)
+    expected = "expected a folder written by gopd_jax.train"
     if not folder.is_dir():
-        raise ValueError(
-            f"no run at {path}: no such folder; wanted the --workdir of gopd_jax.train"
-        )
+        raise ValueError(f"{path!r} holds no run: {expected}, but there is no such folder")
     if not any((folder / name).exists() for name in ("run.json", "metrics.jsonl")):
         raise ValueError(
-            f"no run at {path}: neither run.json nor metrics.jsonl in it; wanted the --workdir of gopd_jax.train"
+            f"{path!r} holds no run: {expected}, but there is neither run.json nor metrics.jsonl "
+            "in it"
         )
     run = Run(str(path))
-    about = _object(folder / "run.json", run.problems, "what was run, and with what, is unknown")
-    run.config, run.fingerprints = _dict(about, "config"), _dict(about, "fingerprints")
-    run.starts = [s for s in about.get("starts", []) if isinstance(s, dict)]
-    wanted = {
-        "metrics.jsonl": (),
-        "evaluations.jsonl": ("model", "domain", "by_prompt"),
-        "samples.jsonl": ("tokens",),
-    }
+    contents = _run_json(folder, run.problems)
+    run.config, run.fingerprints = _part(contents, "config"), _part(contents, "fingerprints")
+    run.starts = [s for s in contents.get("starts", []) if isinstance(s, dict)]
     metrics, evaluations, run.samples = (
-        _lines(folder / name, keys, run.problems) for name, keys in wanted.items()
+        _lines(folder / name, fields, run.problems) for name, fields in LOGS.items()
     )
-    run.metrics = sorted({m["step"]: m for m in metrics}.values(), key=lambda m: m["step"])
-    run.evaluations = sorted(
-        (e for e in evaluations if _numbers(e["by_prompt"])), key=lambda e: e["step"]
-    )
+    last_of_step = {m["step"]: m for m in metrics}
+    run.metrics = sorted(last_of_step.values(), key=lambda m: m["step"])
+    scored = (e for e in evaluations if _are_numbers(e["by_prompt"]))
+    run.evaluations = sorted(scored, key=lambda e: e["step"])
     if (folder / "summary.json").exists():
         run.summary = _object(folder / "summary.json", run.problems, "the run counts as unfinished")
     return run
 
 
-def _numbers(values: Any) -> bool:
-    return (
-        isinstance(values, list)
-        and bool(values)
-        and all(isinstance(v, (int, float)) for v in values)
-    )
+def number(value: Any) -> float:
+    """A value of a record as a float; NaN for anything but a number, such as a missing metric."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan
 
 
-def _dict(record: dict[str, Any], key: str) -> dict[str, Any]:
+def _run_json(folder: epath.Path, problems: list[str]) -> Record:
+    """run.json; empty if it cannot be read. A run of another format is a ValueError."""
+    contents = _object(folder / "run.json", problems, "the setup of the run is unknown")
+    return run_folder.read_run(str(folder)) if contents else {}
+
+
+def _are_numbers(values: Any) -> bool:
+    is_filled = isinstance(values, list) and bool(values)
+    return is_filled and all(isinstance(v, (int, float)) for v in values)
+
+
+def _part(record: Record, key: str) -> Record:
     value = record.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _object(path: epath.Path, problems: list[str], otherwise: str) -> dict[str, Any]:
+def _object(path: epath.Path, problems: list[str], consequence: str) -> Record:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        problems.append(f"{path.name} is missing: {otherwise}")
+        problems.append(f"{path.name} is missing: {consequence}")
         return {}
-    except ValueError as e:  # JSON or UTF-8
-        problems.append(f"{path.name} cannot be read ({e}): {otherwise}")
+    except ValueError as error:  # not JSON, or not UTF-8
+        problems.append(f"{path.name} cannot be read ({error}): {consequence}")
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _lines(path: epath.Path, keys: Sequence[str], problems: list[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file that have a whole "step" and these keys; the others are problems."""
+def _lines(path: epath.Path, fields: Sequence[str], problems: list[str]) -> list[Record]:
+    """The records of a JSON-lines file that have an integer "step" and `fields`."""
     if not path.exists():
         return []
-    text = path.read_bytes().decode("utf-8", "replace")
-    lines = text.split("\n")
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     records, bad = [], []
-    for number, line in enumerate(lines, start=1):
+    for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except ValueError as e:
-            cut = number == len(lines)  # no line end after it
-            bad.append(
-                f"{path.name} line {number}: {'cut short, as by a kill' if cut else f'not JSON ({e})'}"
-            )
-            continue
-        missing = [k for k in ("step", *keys) if not isinstance(record, dict) or k not in record]
-        if missing or not isinstance(record["step"], int):
-            bad.append(
-                f"{path.name} line {number}: no {missing[0] if missing else 'whole number as step'} in it"
-            )
-            continue
-        records.append(record)
+        is_cut = line_number == len(lines)  # no line end follows
+        record, problem = _record(line, fields, is_cut)
+        if problem:
+            bad.append(f"{path.name} line {line_number}: {problem}")
+        else:
+            records.append(record)
     problems += bad[:MOST_PROBLEMS]
     if len(bad) > MOST_PROBLEMS:
         problems.append(f"{path.name}: {len(bad) - MOST_PROBLEMS} more lines like these")
     return records
+
+
+def _record(line: str, fields: Sequence[str], is_cut: bool) -> tuple[Record, str]:
+    """The record of one line, and what is wrong with it ("" if nothing is)."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return {}, "cut short, as by a kill" if is_cut else f"not JSON ({error})"
+    if not isinstance(record, dict):
+        return {}, "no step in it"
+    missing = [f for f in ("step", *fields) if f not in record]
+    if missing:
+        return {}, f"no {missing[0]} in it"
+    if not isinstance(record["step"], int):
+        return {}, "no whole number as step in it"
+    return record, ""

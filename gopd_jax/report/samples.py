@@ -1,0 +1,62 @@
+"""The samples that the page shows, spread over the run and cut to what one page can carry.
+
+In: a `Run`. Out: plain JSON values, token by token.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gopd_jax.report.numbers import short
+from gopd_jax.report.read import Record, Run, number
+
+TOTAL_TOKENS = 30_000  # of all samples of a page: about 1.5 MB at 50 bytes a token
+MAX_SAMPLES = 24  # of a run
+MAX_TOKENS = 600  # of a sample; the middle of a longer one is left out
+MAX_CHARACTERS = 2000  # of a prompt, a ground truth, a verdict
+LOGPROBS = ("student", "teacher", "reference", "behaviour")
+
+
+def samples(run: Run, tokens: int) -> list[dict[str, Any]]:
+    """Samples spread evenly over those that the run wrote, with at most `tokens` tokens in all."""
+    count = min(MAX_SAMPLES, len(run.samples))
+    indices = sorted({round(i) for i in np.linspace(0, len(run.samples) - 1, count)})
+    shown = []
+    for done, index in enumerate(indices):
+        share = tokens // (len(indices) - done)
+        sample = _sample(run.samples[index], min(MAX_TOKENS, share))
+        tokens -= len(sample["tokens"])
+        shown.append(sample)
+    return shown
+
+
+def _sample(record: Record, limit: int) -> dict[str, Any]:
+    """One sample with at most `limit` tokens: the first half of them and the last."""
+    texts = [str(t) for t in record["tokens"]] if isinstance(record["tokens"], list) else []
+    kept = list(range(len(texts)))
+    left_out = None  # [after how many tokens, how many]
+    if len(texts) > limit:
+        kept = [*range(limit // 2), *range(len(texts) - limit // 2, len(texts))]
+        left_out = [limit // 2, len(texts) - len(kept)]
+    sample = {key: record.get(key) for key in ("step", "domain", "sample_id", "finish_reason")}
+    for key in ("prompt_id", "prompt", "ground_truth", "verdict"):
+        sample[key] = _cut(str(record.get(key, "")))
+    sample["reward"] = short(number(record.get("reward")))
+    sample |= {"tokens": [texts[i] for i in kept], "left_out": left_out}
+    fields = {"advantage": "advantages"} | {name: f"{name}_logprobs" for name in LOGPROBS}
+    for name, field in fields.items():
+        values = record.get(field)
+        if isinstance(values, list) and len(values) == len(texts):
+            sample[name] = [_thousandths(values[i]) for i in kept]
+    return sample
+
+
+def _thousandths(value: Any) -> float | None:
+    return round(number(value), 3) if math.isfinite(number(value)) else None
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[:MAX_CHARACTERS]} ... ({len(text) - MAX_CHARACTERS:,} more characters)"
