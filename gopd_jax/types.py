@@ -1,4 +1,4 @@
-"""Records that the stages hand to each other, and the one shape legend of the project.
+"""Records that the stages hand to each other, and the shape legend of the project.
 
 Flow: Prompt -> EncodedPrompt -> Request -> Rollout -> PackedBatch -> (TrainState, metrics).
 
@@ -6,9 +6,11 @@ Shape legend, used in array names (`hidden_RSD`), einsum strings and docstrings:
 
     B rollouts (or decode slots)     T tokens of one sequence      G samples per prompt
     M micro-batches of one update    R packed rows per micro-batch S length of a packed row
-    L layers   D width   N query heads   K key/value heads   H head size   F mlp width   V vocabulary
+    L layers   D width   N query heads   K key/value heads   H head size   F mlp width
+    V vocabulary   E experts
 
-Host records are frozen dataclasses over numpy arrays; device records are `flax.struct` dataclasses over jax arrays.
+Host records are frozen dataclasses of numpy arrays; device records are `flax.struct` dataclasses of
+jax arrays.
 """
 
 import dataclasses
@@ -101,25 +103,29 @@ class Rollout:
 
 @struct.dataclass
 class PackedBatch:
-    """Rollouts of one update, packed into fixed rows: every field [M, R, S] unless said.
+    """Rollouts of one update, packed into fixed rows; every field is [M, R, S] unless stated.
 
-    Several sequences (prompt + response) share a row; `segments` tells them apart; a micro-batch holds one domain. Index s of
-    the per-token fields speaks of the prediction made at s, that is of the token at s + 1 of the same segment, given in
-    `targets`. Padding: everything 0.
+    Several examples (prompt + response) share a row, and a micro-batch holds one domain. Index s of
+    a per-token field stands for the prediction made at s: of the token at s + 1 of the same
+    segment, which is given in `targets`. Padding holds 0 in every field.
 
-    used: int32 scalar, the first `used` micro-batches hold something; the others are skipped.
+    used: int32 scalar; the first `used` micro-batches hold something, the others are skipped.
     domains: int32 [M, R], the domain of each row.
-    tokens: int32 ids fed to the model.
-    positions: int32, from 0 within each sequence.
-    segments: int32, 1, 2, ... within a row.
-    targets: int32 id whose log-prob is taken (tokens shifted by one); 0 where nothing is predicted.
-    weights: float32, the share of this token in the loss; carries aggregation, masks and truncation rules. 0 outside responses.
-    behaviour_logprobs: float32, nats, or None: no importance weight (SFT).
-    old_logprobs: float32, nats, the student at the start of this rollout batch, or None: one update, so the ratio is exactly 1.
-    teacher_logprobs: float32, nats, or None: no implicit reward (GRPO, SFT).
-    reference_logprobs: float32, nats, 0 where the reference was skipped because it has no influence there; or None.
+    tokens: int32 ids that the model reads.
+    positions: int32, from 0 within each example.
+    segments: int32; 1, 2, ... tell the examples of a row apart.
+    targets: int32 ids whose log-prob is taken; 0 where nothing is predicted.
+    weights: float32, the share of each token in the loss; carries aggregation, masks and truncation
+        rules, and is 0 outside responses.
     reward_scale: float32, lambda of the teacher that scored the token.
-    advantages: float32, an advantage from outside, added to the G-OPD one (GRPO: group-normalised reward; SFT: 1; G-OPD: 0).
+    advantages: float32, the advantage from outside, added to that of G-OPD: the group-normalised
+        reward for GRPO, 1 for SFT, 0 for G-OPD.
+    behaviour_logprobs: float32, nats, or None for no importance weight (SFT).
+    old_logprobs: float32, nats, of the student at the start of this rollout batch; None with one
+        update per batch, when the ratio is exactly 1.
+    teacher_logprobs: float32, nats, or None for no implicit reward (GRPO, SFT).
+    reference_logprobs: float32, nats, 0 in micro-batches on which the reference was not run because
+        it has no influence there; None where it is not needed at all.
     """
 
     used: jax.Array
@@ -139,11 +145,13 @@ class PackedBatch:
 
 @struct.dataclass
 class TrainState:
-    """What a train step consumes and returns, and what a checkpoint holds on device.
+    """What a train step consumes and returns, and what a checkpoint holds.
 
-    step: int32 scalar, updates done. params: student parameters, float32. opt_state: optax state.
+    step: int32 scalar, updates done.
+    params: the student's parameters, float32.
+    opt_state: optax state.
     """
 
     step: jax.Array
-    params: Any
+    params: Params
     opt_state: Any

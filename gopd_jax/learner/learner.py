@@ -1,7 +1,7 @@
 """The learner on a mesh: the compiled train step and scorers, and the arrays they exchange.
 
-In: the examples of one update. Out: a scored batch on device, then a new state and metrics. Does not
-read files or handle text.
+In: the examples of one update. Out: a scored batch on device, then a new state and metrics. Does
+not read files or handle text.
 """
 
 from collections.abc import Mapping, Sequence

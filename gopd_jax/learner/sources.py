@@ -27,7 +27,7 @@ def given_answers(requests: Sequence[Request], answers: Sequence[np.ndarray]) ->
 
     Args:
         requests: one for each answer.
-        answers: int32 ids; those over the limit of the request are cut there and count as truncated.
+        answers: int32 ids; those over the request's limit are cut there and count as truncated.
     """
     rollouts = []
     for request, answer in zip(requests, answers, strict=True):

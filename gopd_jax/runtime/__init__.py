@@ -1,1 +1,1 @@
-"""Everything that runs the method without knowing it: mesh, checkpoints, metrics, progress, provenance."""
+"""The machine: mesh, compiled programs, processes, checkpoints, files, logs. Knows no method."""

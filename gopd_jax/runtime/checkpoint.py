@@ -1,7 +1,8 @@
 """Orbax checkpoints of a run.
 
-In a checkpoint: the train state on device (student parameters, optimizer, step) and, as JSON, what the
-host needs to go on: the data iterator and the identity of the run. Never teacher or reference weights.
+In a checkpoint: the train state on device (student parameters, optimizer, step) and, as JSON, what
+the host needs to resume: the data iterator and the identity of the run. Never teacher or reference
+weights.
 """
 
 from typing import Any

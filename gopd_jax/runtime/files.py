@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: a kill leaves the old content or the new, never half of it."""
+"""Files that are replaced as a whole: a kill leaves the old content or the new, never a half."""
 
 import json
 import os

@@ -1,9 +1,11 @@
-"""The device mesh and the one table that maps logical axes to it.
+"""The device mesh and the table that maps logical axes to it.
 
-Every parameter and every batch is sharded by `RULES`; nothing else in the project names a mesh axis. The trainer shards
-parameters over fsdp and tensor; the sampler keeps whole rows of weights on each fsdp rank (`DECODE_RULES`).
+In: logical axes of parameters and activations. Out: shardings. `RULES` serves training and scoring,
+which shard parameters over fsdp and tensor; `DECODE_RULES` serves sampling, which keeps a copy of
+the weights on each fsdp rank, sharded over tensor only.
 """
 
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -14,7 +16,8 @@ import numpy as np
 
 AXES = ("data", "fsdp", "tensor")
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
+Rules = dict[str, str | tuple[str, ...] | None]
+RULES: Rules = {
     "batch": ("data", "fsdp"),
     "vocab": "tensor",
     "embed": "fsdp",
@@ -37,9 +40,13 @@ def compute_dtype(name: str) -> Any:
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[Any] | None = None
+    data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over all devices; one size may be -1 and takes what the others leave.
+    """A (data, fsdp, tensor) mesh over all devices.
+
+    Args:
+        data, fsdp, tensor: sizes of the axes; one may be -1 and takes the devices that are left.
+        devices: the devices of the mesh; None takes all.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
@@ -60,41 +67,54 @@ def make_mesh(
     )
 
 
-def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: dict[str, Any] = RULES) -> Any:
-    """A NamedSharding for each parameter of `abstract`, from its logical axes.
+def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: Rules = RULES) -> Any:
+    """A NamedSharding for each parameter, from its logical axes.
+
+    Args:
+        abstract: the parameter tree, arrays or shapes.
+        axes: the same tree with a PartitionSpec of logical axis names for each parameter.
+        rules: logical axis -> mesh axis or axes, or None for a copy on every device.
 
     Raises:
-        ValueError: an axis that the table does not know, two axes of one parameter on the same mesh axis, or a size that the
-            mesh does not divide; the message names the parameter.
+        ValueError: an axis that the table does not know, two axes of one parameter on the same mesh
+            axis, or a size that the mesh does not divide; the message names the parameter.
     """
 
     def one(path, leaf, spec):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        used: list[str] = []
-        entries = []
-        for axis, size in zip(
-            tuple(spec) + (None,) * (len(leaf.shape) - len(spec)), leaf.shape, strict=True
-        ):
-            if axis is not None and axis not in rules:
-                raise ValueError(
-                    f"parameter {name}: unknown logical axis {axis!r}; known: {sorted(rules)}"
-                )
-            target = rules[axis] if axis is not None else None
-            names = (target,) if isinstance(target, str) else target or ()
-            if any(n in used for n in names):
-                raise ValueError(
-                    f"parameter {name}: two of its axes {tuple(spec)} map to the same mesh axis {names}"
-                )
-            ways = math.prod(mesh.shape[n] for n in names)
-            if size % ways:
-                raise ValueError(
-                    f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} ({ways} ways)"
-                )
-            used.extend(names)
-            entries.append(target)
-        return NamedSharding(mesh, PartitionSpec(*entries))
+        names = tuple(spec) + (None,) * (len(leaf.shape) - len(spec))
+        return NamedSharding(mesh, _partition(mesh, name, leaf.shape, names, rules))
 
     return jax.tree_util.tree_map_with_path(one, abstract, axes)
+
+
+def _partition(
+    mesh: Mesh, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], rules: Rules
+) -> PartitionSpec:
+    """The mesh axes of one parameter."""
+    used: list[str] = []
+    entries = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is not None and axis not in rules:
+            raise ValueError(
+                f"parameter {name}: unknown logical axis {axis!r}; known: {sorted(rules)}"
+            )
+        target = rules[axis] if axis is not None else None
+        names = (target,) if isinstance(target, str) else target or ()
+        if any(n in used for n in names):
+            given = tuple(a for a in axes if a is not None)
+            raise ValueError(
+                f"parameter {name}: two of its axes {given} map to the same mesh axis {names}"
+            )
+        ways = math.prod(mesh.shape[n] for n in names)
+        if size % ways:
+            raise ValueError(
+                f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} "
+                f"({ways} ways)"
+            )
+        used.extend(names)
+        entries.append(target)
+    return PartitionSpec(*entries)
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
@@ -107,7 +127,7 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows over data and fsdp: the sharding of an array whose axis number `leading` counts rows."""
+    """Rows over data and fsdp: the sharding of an array whose axis `leading` counts rows."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["batch"]))
 
 
@@ -116,7 +136,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """Pins an activation to the mesh in use (`jax.set_mesh`); does nothing without one."""
+    """Shards an activation over the mesh in use (`jax.set_mesh`); does nothing without one."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
@@ -126,5 +146,5 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 
 def rows_multiple(mesh: Mesh) -> int:
-    """The number that row counts must be a multiple of: devices on the data and fsdp axes."""
+    """Devices on the data and fsdp axes: row counts must be a multiple of this number."""
     return int(np.prod([mesh.shape[a] for a in RULES["batch"]]))

@@ -1,6 +1,7 @@
 """Metrics and samples of a run: JSON lines that survive a kill, and TensorBoard scalars.
 
-In: plain numbers and records by step. Out: metrics.jsonl, samples.jsonl, tensorboard/ in the run's folder.
+In: plain numbers and records by step. Out: metrics.jsonl, samples.jsonl and tensorboard/ in the
+run's folder.
 """
 
 import json
@@ -30,8 +31,9 @@ def compilations() -> int:
 class JsonLines:
     """An append-only file of JSON objects, each with a "step".
 
-    Opening it drops lines of steps after `last_step`, which a resumed run writes again, and a line cut short by a kill.
-    On object stores (gs://), which cannot append, the whole file is written at each `flush`.
+    Opening the file drops the lines of steps after `last_step`, which a resumed run writes again,
+    and a line that a kill has cut short. On object stores (gs://), which cannot append, each
+    `flush` writes the whole file.
     """
 
     def __init__(self, path: str | epath.Path, last_step: int):
@@ -60,7 +62,7 @@ class JsonLines:
         return kept
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines that were there when the file was opened, and on object stores those written since."""
+        """The lines that the file held when it was opened; on object stores, also those since."""
         return [json.loads(line) for line in self._lines]
 
     def write(self, record: dict[str, Any]) -> None:

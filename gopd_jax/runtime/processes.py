@@ -1,4 +1,4 @@
-"""Starting, agreeing and stopping: one process on a laptop, one for each host on a TPU pod slice or GPU cluster."""
+"""Starting, agreeing and stopping: one process on a laptop, one per host on a slice or cluster."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,13 +13,19 @@ import numpy as np
 
 
 def start_processes() -> None:
-    """Joins the other hosts when GOPD_DISTRIBUTED=1 (the scripts in tpu_scripts/ set it); must run before jax is used."""
+    """Joins the other hosts when GOPD_DISTRIBUTED=1, which the scripts in tpu_scripts/ set.
+
+    Must be called before JAX is used.
+    """
     if os.environ.get("GOPD_DISTRIBUTED") == "1":
         jax.distributed.initialize()
 
 
 def agree(value: Any) -> Any:
-    """The first host's value, on every host: for what is decided by clocks or signals and must not differ between hosts."""
+    """The first host's value, on every host.
+
+    For decisions that depend on clocks or signals and must not differ between hosts.
+    """
     if jax.process_count() == 1:
         return value
     return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
@@ -34,7 +40,10 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 @contextlib.contextmanager
 def until_sigterm() -> Iterator[threading.Event]:
-    """An event that a SIGTERM sets, so that the work at hand is finished and saved; the old handler comes back afterwards."""
+    """An event that a SIGTERM sets, so that the current step can be finished and saved.
+
+    The previous handler is restored at the end.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

@@ -1,8 +1,8 @@
 """The table of compiled programs: one for each function and shapes, shared by sampler and learner.
 
-In: a pure function and its arguments, or their shapes. Out: the compiled program. A program is found
-again by what it computes and on which shapes, never by its name; the name is for people. The table
-records what each program cost to compile and the temporary memory it needs.
+In: a pure function and its arguments, or their shapes. Out: the compiled program. A program is
+found again by what it computes and on which shapes, never by its name; the name is for people. The
+table records what each program cost to compile and the temporary memory it needs.
 """
 
 from collections.abc import Callable, Hashable
@@ -59,11 +59,11 @@ class ProgramTable:
         bucket: str = "",
         donate: int | tuple[int, ...] = (),
     ) -> jax.stages.Compiled:
-        """The program that runs `function` on arguments of these shapes, compiled at the first call.
+        """The program that runs `function` on such arguments, compiled at the first call.
 
         Args:
-            function: pure; a `functools.partial` counts as the same function when function and bound
-                arguments are equal.
+            function: pure; a `functools.partial` counts as the same function when its function and
+                bound arguments are equal.
             args: arrays, or ShapeDtypeStructs with shardings.
             name, bucket: what the log calls the program.
             out: returns the shardings of the result; called only to compile.

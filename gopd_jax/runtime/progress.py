@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then in a log file."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -18,7 +18,18 @@ LOG_SECONDS = 10.0  # between lines where there is no terminal
 
 
 class Bar:
-    """`with Bar("train", total=150, unit="step") as bar: bar.advance(1, "reward 0.81")`; total None: not known."""
+    """Progress of one piece of work; a context manager.
+
+    Args:
+        name: what is being done.
+        total: how many units there are; None if that is not known.
+        unit: what is counted, such as "steps".
+        done: units that an earlier start has done.
+
+    Example:
+        with Bar("train", total=150, unit="steps") as bar:
+            bar.advance(1, "reward 0.81")
+    """
 
     def __init__(self, name: str, total: int | None, unit: str, done: int = 0):
         self._name, self._total, self._unit, self._done, self._first = name, total, unit, done, done
@@ -69,5 +80,5 @@ class Bar:
 
 
 def say(text: str) -> None:
-    """One line for the person who runs the command."""
+    """Prints lines for the person who runs the command."""
     console.print(text, soft_wrap=True, markup=False)

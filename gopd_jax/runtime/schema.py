@@ -1,8 +1,9 @@
 """What settings are made of: the dataclass decorator, field types with bounds, one-line errors.
 
-A settings class lives in the room that it configures. Each field states its type, bounds, default and,
-in the docstring below it, what it does; `gopd_jax.config` nests the classes, and the command-line help
-and docs/configuration.md are generated from the same declarations. Imports neither JAX nor Flax.
+A settings class lives in the room that it configures. Each field states its type, bounds, default
+and, in the docstring below it, what it does; `gopd_jax.config` nests the classes, and the
+command-line help and docs/configuration.md are generated from the same declarations. Imports
+neither JAX nor Flax.
 """
 
 from collections.abc import Iterator
@@ -42,8 +43,8 @@ def settings(cls: type[T]) -> type[T]:
 def part_of(whole: Any, part: type[T]) -> T:
     """The fields of `whole` that its base class `part` declares, as a `part`.
 
-    A group of settings inherits from several small classes, so that each setting has one short name;
-    a function that needs one of the small classes gets exactly that.
+    A group of settings inherits from several small classes, so that each setting has one short
+    name; a function that needs one of the small classes gets exactly that.
     """
     return part(**{f.name: getattr(whole, f.name) for f in dataclasses.fields(part)})
 

@@ -10,9 +10,9 @@
   --workdir=FOLDER            folder of the run, local or gs:// (default: runs/NAME)
   --help                      this text; with --config, also the notes of that file
 
-The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/, checkpoints/
-and, at the end, summary.json and curves.png. The same command again resumes the run, or says that it
-is complete. Exit status: 0 done, 2 bad input, 130 stopped by Ctrl-C.
+The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
+checkpoints/ and, at the end, summary.json and curves.png. The same command again resumes the run,
+or says that it is complete. Exit status: 0 done, 2 bad input, 130 stopped by Ctrl-C.
 """
 
 import ast

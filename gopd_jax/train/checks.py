@@ -69,8 +69,8 @@ def check_models(
 def check_prompts(domain: str, kind: RewardKind, prompts: Sequence[EncodedPrompt]) -> None:
     """Raises ValueError when the answers to some of the prompts cannot be verified.
 
-    Up to 64 prompts are tried. All of them would take a minute (`python -m gopd_jax.data --verify`);
-    the data builder has checked that each has a ground truth.
+    Up to 64 prompts are tried. All of them would take a minute (`python -m gopd_jax.data
+    --verify`); the data builder has checked that each has a ground truth.
     """
     for encoded in spread(prompts):
         prompt = encoded.source

@@ -23,7 +23,7 @@ from gopd_jax.types import Params
 
 
 class Evaluations:
-    """The results of a run's evaluations, kept in evaluations.jsonl: a line per model, domain, step."""
+    """The results of a run, kept in evaluations.jsonl: one line per model, domain and step."""
 
     def __init__(self, workdir: str, last_step: int):
         self._file = JsonLines(epath.Path(workdir) / "evaluations.jsonl", last_step)

@@ -11,9 +11,9 @@ import jax
 from gopd_jax.config import Config
 from gopd_jax.runtime.run_folder import read_run, write_run
 
-# Fields that may differ when a run is resumed: they change what is shown or kept, or how the work is
-# laid out, and not what is computed. Paths are among them because the fingerprints of what they lead
-# to are compared.
+# Fields that may differ when a run is resumed: they change what is shown or kept, or how the work
+# is laid out, and not what is computed. Paths are among them because the fingerprints of what they
+# lead to are compared.
 FREE_FIELDS = (
     "checkpoint",
     "log",

@@ -1,10 +1,9 @@
-"""The models of a run on the mesh: frozen models with their parameters, and a sampler for each
-architecture."""
+"""The models of a run on the mesh: the learner, frozen models, and a sampler per architecture."""
 
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
-from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params
@@ -12,6 +11,29 @@ from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.types import Params
+
+
+def make_learner(
+    config: Config, student: ModelConfig, programs: ProgramTable, dtype: jnp.dtype
+) -> Learner:
+    """The learner of a run, given the numbers of the config that it needs."""
+    settings = config.learner
+    shape = BatchShape(
+        examples=config.rollouts_per_step // settings.updates_per_batch,
+        longest=config.longest,
+        rows=settings.rows_per_micro_batch,
+        row_length=config.row_length,
+    )
+    return Learner(
+        student,
+        programs,
+        settings,
+        reward_scales=config.reward_scales,
+        shape=shape,
+        updates=config.steps * settings.updates_per_batch,
+        rule=config.rollout.rule,
+        dtype=dtype,
+    )
 
 
 class Samplers:

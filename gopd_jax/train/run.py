@@ -1,4 +1,4 @@
-"""The story of a run: prepare, start or resume, then rollout -> score -> update until the last step.
+"""The story of a run: prepare, start or resume, then rollout -> score -> update to the end.
 
 In: a config and a folder. Out: the folder with run.json, metrics.jsonl, samples.jsonl,
 evaluations.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json and curves.png.
@@ -9,7 +9,6 @@ import dataclasses
 
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
-from gopd_jax.learner.learner import BatchShape, Learner
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints
@@ -20,7 +19,7 @@ from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.train import curves, summary
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.identity import refuse_another_run, run_identity, start_or_resume
-from gopd_jax.train.models import Samplers, load_frozen, load_student
+from gopd_jax.train.models import Samplers, load_frozen, load_student, make_learner
 from gopd_jax.train.prepare import RunInputs, prepare
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
@@ -40,7 +39,7 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
     dtype = compute_dtype(config.compute_dtype)
     inputs = prepare(config, workdir)
-    learner = make_learner(config, inputs, programs)
+    learner = make_learner(config, inputs.models[config.student], programs, dtype)
     samplers = Samplers(config, inputs, programs, dtype)
     identity = run_identity(config, inputs.fingerprints)
     resumed = start_or_resume(workdir, identity, provenance.record())
@@ -108,27 +107,6 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     say(summary.table(result))
     say(summary.closing(workdir))
     return result
-
-
-def make_learner(config: Config, inputs: RunInputs, programs: ProgramTable) -> Learner:
-    """The learner of a run: the config's numbers, each given to what needs it."""
-    settings = config.learner
-    shape = BatchShape(
-        examples=config.rollouts_per_step // settings.updates_per_batch,
-        longest=config.longest,
-        rows=settings.rows_per_micro_batch,
-        row_length=config.row_length,
-    )
-    return Learner(
-        inputs.models[config.student],
-        programs,
-        settings,
-        reward_scales=config.reward_scales,
-        shape=shape,
-        updates=config.steps * settings.updates_per_batch,
-        rule=config.rollout.rule,
-        dtype=compute_dtype(config.compute_dtype),
-    )
 
 
 def _stream(config: Config, inputs: RunInputs) -> PromptStream:

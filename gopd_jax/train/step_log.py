@@ -1,8 +1,8 @@
 """What a step leaves behind: one line of metrics, and some samples with the numbers of each token.
 
-In: the record of a step, its metrics still on device. Out: metrics.jsonl, samples.jsonl, TensorBoard,
-and the short note that the progress bar shows. A step is written while the next one runs, so that the
-device never waits.
+In: the record of a step, its metrics still on device. Out: metrics.jsonl, samples.jsonl,
+TensorBoard, and the short note that the progress bar shows. A step is written while the next one
+runs, so that the device never waits.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class StepLog:
 
     Args:
         workdir: the run's folder.
-        last_step: the last step of the checkpoint that the run goes on from; later lines are dropped.
+        last_step: step of the checkpoint that the run resumes from; later lines are dropped.
         schedule: learning rate by update.
     """
 
