@@ -1,18 +1,19 @@
-"""Who attends to whom in packed rows: rotation, segments, and the causal order."""
+"""Who attends to whom in packed rows: rotation, segments and the causal order."""
 
 from flax import struct
 import jax
 
-from gopd_jax.kernels.packed_attention import attend
+from gopd_jax.kernels import packed_attention
+from gopd_jax.kernels.packed_attention import PackedAttention, SegmentMask
 
 
 @struct.dataclass
 class Layout:
-    """Where the queries and keys of one call stand.
+    """Where the queries and keys of one call stand, and the kernel that attends.
 
-    cos, sin: float32 [B, T, H/2], rotation of the queries (and of the keys that this call computes).
-    query_segments: int32 [B, T]; key_segments: int32 [B, S]. A query sees keys of its own segment only.
-    query_index: int32 [T]; key_index: int32 [S]. A query sees keys whose index is not larger than its own.
+    cos, sin: float32 [B, T, H/2], rotation of the queries, and of the keys this call computes.
+    query_segments, key_segments, query_index, key_index: see `SegmentMask`.
+    kernel: the attention kernel.
     """
 
     cos: jax.Array
@@ -21,7 +22,12 @@ class Layout:
     key_segments: jax.Array
     query_index: jax.Array
     key_index: jax.Array
+    kernel: PackedAttention = struct.field(pytree_node=False, default=packed_attention.xla)
 
-    def attend(self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: None) -> tuple[jax.Array, None]:
-        """Attention among the tokens of this call; nothing is kept."""
-        return attend(query_BTNH, key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2), self), cache
+    def attend(
+        self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: None
+    ) -> tuple[jax.Array, None]:
+        """Attention among the tokens of this call; nothing is cached."""
+        mask = SegmentMask(self.query_segments, self.key_segments, self.query_index, self.key_index)
+        keys, values = key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2)
+        return self.kernel(query_BTNH, keys, values, mask), cache

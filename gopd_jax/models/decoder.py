@@ -1,32 +1,65 @@
-"""The decoder: parameters declared once with their logical axes, one block for training, scoring, prefill and decode.
+"""The decoder: parameters, and one block for training, scoring, prefill and decode.
 
-In: token ids, positions, segments. Out: hidden states after the last norm, in the compute dtype; never logits (the head is
-`output_head`, applied in chunks by whoever needs log-probs). `Decoder` scans the block over stacked layers; `decode` unrolls
-the same block over per-layer caches, because a stacked cache in a scan costs about three times the bytes. Who attends to what,
-and what is kept of it, is the layout's business (`attention.Layout` for packed rows, `rollout.layouts` with a cache).
+In: token ids, positions, segments. Out: hidden states after the final norm, in the compute dtype.
+Does not compute logits: whoever needs log-probs applies `output_head` in chunks.
+
+Every parameter is declared once, with its logical axes. `Decoder` scans the block over stacked
+layers. `decode` unrolls the same block over per-layer caches, because a stacked cache in a scan
+costs about three times the bytes. The layout decides what a token attends to and what is cached of
+it: `attention.Layout` for packed rows, the layouts of the sampler with a cache.
 """
 
 from collections.abc import Sequence
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
 
+from gopd_jax.kernels import grouped_matmul, packed_attention
+from gopd_jax.kernels.grouped_matmul import GroupedMatmul
+from gopd_jax.kernels.packed_attention import PackedAttention
 from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.linear import linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
 from gopd_jax.runtime.mesh import constrain, shardings
+from gopd_jax.types import Params
+
+Cache = Any  # of one layer: whatever the layout's `attend` takes and returns
+
+
+class AnyLayout(Protocol):
+    """What the block needs of a layout.
+
+    cos, sin: float32 [B, T, H/2], rotation of the new queries and keys.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+
+    def attend(
+        self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Returns the attention output [B, T, N, H], and the layer's cache or what to put in it."""
+        ...
+
 
 _normal = nn.initializers.normal(0.02)
 
 
-def _matrix(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Any:
-    """A weight of the block; where `decode` gives it flat, or as an int8 array, it is taken as it is."""
+def _matrix(
+    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> jax.Array:
+    """A weight of the block.
+
+    Decode weights may be flat or int8 (see `unstack`), which `Module.param` would refuse for their
+    shape, so a weight that exists is returned as it is.
+    """
     if module.has_variable("params", name):
         return module.get_variable("params", name)
     return module.param(name, nn.with_logical_partitioning(_normal, axes), shape)
@@ -38,7 +71,7 @@ class RMSNorm(nn.Module):
     eps: float
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param(
             "scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],)
         )
@@ -48,10 +81,14 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Projections, norms and rotation around `layout.attend`. Returns [B, T, D] and the cache."""
+
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, layout, cache):
+    def __call__(
+        self, x_BTD: jax.Array, layout: AnyLayout, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
         c = self.config
         dtype = x_BTD.dtype
 
@@ -83,10 +120,12 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """down(silu(gate x) * up x)."""
+
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD):
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
         wide = (self.config.width, self.config.mlp_width)
         gate = linear(x_BTD, _matrix(self, "gate", wide, ("embed", "mlp")))
         up = linear(x_BTD, _matrix(self, "up", wide, ("embed", "mlp")))
@@ -94,47 +133,73 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Returns x [B, T, D] and the cache as `layout.attend` returned it."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Returns [B, T, D] and the cache that `layout.attend` returned.
+    """
 
     config: ModelConfig
+    matmul: GroupedMatmul = grouped_matmul.xla
 
     @nn.compact
-    def __call__(self, x_BTD, layout, cache=None):
+    def __call__(
+        self, x_BTD: jax.Array, layout: AnyLayout, cache: Cache = None
+    ) -> tuple[jax.Array, Cache]:
         eps = self.config.norm_eps
         attended, cache = Attention(self.config, name="attention")(
             RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache
         )
         x_BTD = x_BTD + attended
-        mlp = Moe if self.config.experts else Mlp
-        x_BTD = x_BTD + mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD))
+        if self.config.experts:
+            mlp = Moe(self.config, self.matmul, name="mlp")
+        else:
+            mlp = Mlp(self.config, name="mlp")
+        x_BTD = x_BTD + mlp(RMSNorm(eps, name="mlp_norm")(x_BTD))
         return constrain(x_BTD, ("batch", None, None)), cache
 
 
 class Decoder(nn.Module):
-    """Hidden states of packed rows, layers scanned over stacked parameters.
+    """Hidden states of packed rows, with layers scanned over stacked parameters.
 
-    Args of the call: tokens, positions, segments, int32 [R, S]; tokens of one row see earlier tokens of their own segment.
-    Returns [R, S, D] in `dtype`, after the final norm.
+    config: the architecture.
+    dtype: compute dtype.
+    remat: recompute each block in the backward pass instead of keeping its activations.
+    attention: the kernel for attention, see `kernels.choose.choose_packed_attention`.
+    matmul: the kernel for experts, see `kernels.choose.choose_grouped_matmul`.
     """
 
     config: ModelConfig
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = True
+    attention: PackedAttention = packed_attention.xla
+    matmul: GroupedMatmul = grouped_matmul.xla
 
     @nn.compact
-    def __call__(self, tokens_RS, positions_RS, segments_RS):
+    def __call__(
+        self, tokens_RS: jax.Array, positions_RS: jax.Array, segments_RS: jax.Array
+    ) -> jax.Array:
+        """Runs the model on packed rows.
+
+        Args:
+            tokens_RS: int32 ids.
+            positions_RS: int32, from 0 within each segment.
+            segments_RS: int32; a token attends to itself and to earlier tokens of its segment.
+
+        Returns:
+            [R, S, D] in `dtype`, after the final norm.
+        """
         c = self.config
         table = nn.with_logical_partitioning(_normal, ("vocab", "embed"))
         embedding_VD = self.param("embedding", table, (c.vocab_size, c.width))
         if not c.tied_embeddings:
-            self.param(
-                "head", table, (c.vocab_size, c.width)
-            )  # read by output_head; declared here with the rest
+            # Read by `output_head`, and declared here with the other parameters.
+            self.param("head", table, (c.vocab_size, c.width))
         index_S = jnp.arange(tokens_RS.shape[1])
-        layout = Layout(*rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S)
-        x_RSD = constrain(
-            jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype), ("batch", None, None)
+        layout = Layout(
+            *rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S, self.attention
         )
+        x_RSD = jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype)
+        x_RSD = constrain(x_RSD, ("batch", None, None))
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         layers = nn.scan(
             block,
@@ -144,99 +209,117 @@ class Decoder(nn.Module):
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x_RSD, _ = layers(c, name="layers")(x_RSD, layout)
+        x_RSD, _ = layers(c, self.matmul, name="layers")(x_RSD, layout)
         return RMSNorm(c.norm_eps, name="final_norm")(x_RSD)
 
 
-def output_head(params: Any) -> jax.Array:
-    """The [V, D] matrix that maps hidden states to logits: the head, or the embedding where they are tied."""
+def output_head(params: Params) -> jax.Array:
+    """The [V, D] matrix of the logits; with tied embeddings, the embedding."""
     return params["head"] if "head" in params else params["embedding"]
 
 
-def _init(config: ModelConfig, key: jax.Array) -> Any:
+def _init(config: ModelConfig, key: jax.Array) -> Params:
     row = jnp.zeros((1, 2), jnp.int32)
     return Decoder(config).init(key, row, row, row)["params"]
 
 
-def init_params(config: ModelConfig, key: jax.Array) -> Any:
-    """Random parameters, float32: normal(0.02) matrices, unit norms, zero biases; layers stacked on axis 0."""
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Random float32 parameters with layers stacked on axis 0.
+
+    Matrices are drawn from a normal distribution of deviation 0.02; norms are 1, biases 0.
+    """
     return nn.meta.unbox(_init(config, key))
 
 
+# Tracing takes a quarter of a second, and the result is needed in many places.
 @functools.cache
-def _boxed(config: ModelConfig) -> Any:
-    """The parameter tree as shapes with their logical axes; tracing it takes a quarter of a second, and many ask."""
+def _boxed(config: ModelConfig) -> Params:
+    """The parameter tree as shapes, each with its logical axes."""
     return jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
 
 
-def abstract_params(config: ModelConfig) -> Any:
+def abstract_params(config: ModelConfig) -> Params:
     """The parameter tree as float32 ShapeDtypeStructs; nothing is allocated."""
     return nn.meta.unbox(_boxed(config))
 
 
-def logical_axes(config: ModelConfig) -> Any:
-    """The parameter tree with, for each parameter, a PartitionSpec of logical axis names (see `runtime.mesh.RULES`)."""
+def logical_axes(config: ModelConfig) -> Params:
+    """The parameter tree with a PartitionSpec of logical axis names for each parameter.
+
+    `runtime.mesh.RULES` maps these names to mesh axes.
+    """
     return nn.get_partition_spec(_boxed(config))
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh) -> Any:
-    """The sharding of each parameter in training and scoring, by its logical axes."""
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
+    """The sharding of each parameter in training and scoring, from its logical axes."""
     return shardings(mesh, abstract_params(config), logical_axes(config))
 
 
-def unstack(params: Any, dtype: Any) -> Any:
-    """Parameters laid out for `decode`: cast to `dtype`, "layers" a tuple of L trees, attention's matrices in two dimensions.
+def unstack(params: Params, dtype: DTypeLike) -> Params:
+    """Decode weights: parameters cast to `dtype`, with a tuple of L trees as "layers".
 
-    query, key, value are [N * H, D] and out [N * H, D]: for other forms the TPU compiler copies them before every dispatch.
+    Attention's matrices become two-dimensional, [N * H, D]: the TPU compiler copies other forms
+    before every dispatch.
     """
     params = jax.tree.map(lambda p: p.astype(dtype), params)
     num_layers = params["layers"]["attention_norm"]["scale"].shape[0]
 
     def layer(i):
         one = jax.tree.map(lambda p: p[i], params["layers"])
+        attention = one["attention"]
         flat = {
-            k: one["attention"][k].reshape(one["attention"][k].shape[0], -1).T
-            for k in ("query", "key", "value")
+            name: attention[name].reshape(attention[name].shape[0], -1).T
+            for name in ("query", "key", "value")
         }
-        flat["out"] = one["attention"]["out"].reshape(-1, one["attention"]["out"].shape[-1])
-        return one | {"attention": one["attention"] | flat}
+        flat["out"] = attention["out"].reshape(-1, attention["out"].shape[-1])
+        return one | {"attention": attention | flat}
 
     return {**params, "layers": tuple(layer(i) for i in range(num_layers))}
 
 
-def unstacked_axes(config: ModelConfig) -> Any:
-    """`logical_axes` of what `unstack` returns."""
+def unstacked_axes(config: ModelConfig) -> Params:
+    """The logical axes of what `unstack` returns."""
     axes = logical_axes(config)
 
     def one(path, spec):
         kept = tuple(spec)[1:]
         if path[-1].key in ("query", "key", "value", "out"):
             kept = [a for a in kept if a not in ("head_size", "embed")] + ["embed"]
-        return type(spec)(*kept)
+        return PartitionSpec(*kept)
 
     layer = jax.tree_util.tree_map_with_path(
-        one, axes["layers"], is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        one, axes["layers"], is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
     return {**axes, "layers": (layer,) * config.layers}
 
 
 def decode(
-    config: ModelConfig, params: Any, tokens_BT: jax.Array, layout: Any, caches: Sequence[Any]
-) -> tuple[jax.Array, tuple[Any, ...]]:
-    """Runs T new tokens of each sequence, layers unrolled: prefill and decode alike.
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    layout: AnyLayout,
+    caches: Sequence[Cache],
+    matmul: GroupedMatmul = grouped_matmul.xla,
+) -> tuple[jax.Array, tuple[Cache, ...]]:
+    """Runs T new tokens of each sequence with layers unrolled, in prefill and decode alike.
 
     Args:
-        params: what `unstack` returns; its dtype is the compute dtype.
-        tokens_BT: int32.
-        layout: positions (cos, sin [B, T, H/2]) and `attend(query, key, value, cache) -> (out, cache)`.
+        config: the architecture.
+        params: what `unstack` returned; its dtype is the compute dtype.
+        tokens_BT: int32 ids.
+        layout: positions of the tokens, and what they attend to.
         caches: one for each layer, whatever the layout's `attend` takes.
+        matmul: the kernel for experts.
 
     Returns:
-        hidden states [B, T, D] after the final norm, and for each layer what `attend` returned as its cache.
+        Hidden states [B, T, D] after the final norm, and for each layer what the layout's `attend`
+        returned as its cache.
     """
     x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ("batch", None, None))
+    block = Block(config, matmul)
     written = []
     for layer, cache in zip(params["layers"], caches, strict=True):
-        x_BTD, cache = Block(config).apply({"params": layer}, x_BTD, layout, cache)
+        x_BTD, cache = block.apply({"params": layer}, x_BTD, layout, cache)
         written.append(cache)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x_BTD), tuple(written)

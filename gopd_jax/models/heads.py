@@ -1,19 +1,36 @@
-"""Log-probs of given tokens from hidden states and the head, in token chunks: no [tokens, vocabulary] array ever exists."""
+"""From hidden states and the output head to log-probs.
+
+In: hidden states, the head, and token ids. Out: the log-prob of each id and the entropy of each
+prediction. `token_logprobs`, for training and scoring, never holds the logits of all tokens: it
+computes them in chunks, and again in the backward pass. `log_distribution`, for the sampler, takes
+the logits of one token per sequence.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from gopd_jax.models.settings import PLAIN, SamplingRule
 
-# Logits alive at once on one device, in elements: 2^26 float32 are 268 MB. 441 tokens at V = 151,936.
+# Number of logits that exist at once on one device. 2^26 float32 are 268 MB, or 441 tokens at
+# V = 151,936.
 LOGIT_ELEMENTS = 2**26
 
 
 def log_distribution(logits_BV: jax.Array, rule: SamplingRule) -> jax.Array:
-    """Log-probs, float32 [B, V], of the distribution the rule draws from; -inf on tokens it never draws.
+    """Log-probs of the distribution that a sampling rule draws from.
 
-    top-k keeps the k largest logits (ties at the k-th are kept); top-p keeps the smallest set of most likely tokens whose
-    probability reaches p, then renormalises.
+    Temperature, top-k and top-p apply in this order. top-k keeps the k largest logits, and all that
+    tie with the k-th. top-p keeps the smallest set of most likely tokens whose probability reaches
+    p, and renormalises. Temperature 0 puts all probability on the largest logit.
+
+    Args:
+        logits_BV: [B, V], any float dtype.
+        rule: the sampling rule.
+
+    Returns:
+        float32 [B, V], nats; -inf for tokens that are never drawn.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if rule.temperature == 0:
@@ -26,19 +43,22 @@ def log_distribution(logits_BV: jax.Array, rule: SamplingRule) -> jax.Array:
     logprobs_BV = jax.nn.log_softmax(logits_BV)
     if rule.top_p < 1:
         sorted_BV = jnp.sort(logprobs_BV, axis=-1, descending=True)
-        before_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(
-            sorted_BV
-        )  # probability of the more likely ones
-        count_B1 = jnp.sum(before_BV < rule.top_p, axis=-1, keepdims=True)
+        more_likely_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(sorted_BV)
+        count_B1 = jnp.sum(more_likely_BV < rule.top_p, axis=-1, keepdims=True)
         smallest_B1 = jnp.take_along_axis(sorted_BV, count_B1 - 1, axis=-1)
-        logprobs_BV = jax.nn.log_softmax(
-            jnp.where(logprobs_BV >= smallest_B1, logprobs_BV, -jnp.inf)
-        )
+        kept_BV = jnp.where(logprobs_BV >= smallest_B1, logprobs_BV, -jnp.inf)
+        logprobs_BV = jax.nn.log_softmax(kept_BV)
     return logprobs_BV
 
 
 def chunk_length(rows: int, length: int, vocab_size: int) -> int:
-    """Tokens of each of `rows` local rows whose logits fit the budget; at least 1, at most `length`."""
+    """The number of tokens per chunk: as many as `LOGIT_ELEMENTS` allows, from 1 to `length`.
+
+    Args:
+        rows: rows on one device.
+        length: tokens of a row.
+        vocab_size: V.
+    """
     return max(1, min(length, LOGIT_ELEMENTS // (rows * vocab_size)))
 
 
@@ -50,23 +70,27 @@ def token_logprobs(
     rule: SamplingRule = PLAIN,
     devices: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-prob of each target and entropy of each prediction.
+    """The log-prob of each target and the entropy of each prediction.
 
-        logprob = h W_target - logsumexp_v(h W_v);  entropy = -sum_v p_v log p_v  (no gradient)
+        logprob = h W_target - logsumexp_v(h W_v)
+        entropy = -sum_v p_v log p_v, without gradient
 
-    With a `rule` other than the plain one, of the distribution that the rule draws from: what the sampler reports.
+    With a sampling rule, both are those of the distribution that the rule draws from, which is what
+    the sampler reports.
 
-    Rows are cut along S into chunks that are scanned; a chunk's logits are computed in float32 accumulation and recomputed in
-    the backward pass. Cutting along S leaves the row sharding alone.
+    Rows are cut along S into chunks, which leaves the sharding of rows alone, and the chunks are
+    scanned. A chunk's logits are accumulated in float32 and recomputed in the backward pass.
 
     Args:
-        hidden_RSD: hidden states after the final norm. head_VD: the output head, any float dtype: it is cast to the hidden
-            states' dtype inside a chunk, so its gradient accumulates over chunks in its own dtype.
-        targets_RS: int32 ids. rule: temperature, top-k, top-p.
-        devices: over how many devices the rows are spread (sets the chunk length).
+        hidden_RSD: hidden states after the final norm.
+        head_VD: the output head, any float dtype. Each chunk casts it to the dtype of the hidden
+            states, so its gradient is accumulated over chunks in its own dtype.
+        targets_RS: int32 ids.
+        rule: temperature, top-k and top-p.
+        devices: number of devices that rows are sharded over; sets the chunk length.
 
     Returns:
-        log-probs and entropies, float32 [R, S], nats; -inf for a target that the rule never draws.
+        Log-probs and entropies, float32 [R, S], nats; -inf for a target that is never drawn.
     """
     R, S, D = hidden_RSD.shape
     length = chunk_length(max(1, R // devices), S, head_VD.shape[0])
@@ -76,29 +100,8 @@ def token_logprobs(
         x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(R, -1, length, *x.shape[2:]), 1, 0)
 
-    @jax.checkpoint
-    def one_chunk(head_VD, hidden_RCD, targets_RC):
-        logits_RCV = jnp.einsum(
-            "rcd,vd->rcv",
-            hidden_RCD,
-            head_VD.astype(hidden_RCD.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        if rule != PLAIN:
-            logits_RCV = log_distribution(
-                logits_RCV.reshape(-1, logits_RCV.shape[-1]), rule
-            ).reshape(logits_RCV.shape)
-        norm_RC = jax.nn.logsumexp(logits_RCV, axis=-1)
-        is_target_RCV = (
-            jnp.arange(logits_RCV.shape[-1]) == targets_RC[..., None]
-        )  # a compare, not a gather: V may be sharded
-        logprobs_RC = jnp.sum(jnp.where(is_target_RCV, logits_RCV, 0.0), axis=-1) - norm_RC
-        fixed_RCV = jax.lax.stop_gradient(logits_RCV) - jax.lax.stop_gradient(norm_RC)[..., None]
-        plogp_RCV = jnp.where(fixed_RCV == -jnp.inf, 0.0, jnp.exp(fixed_RCV) * fixed_RCV)
-        return logprobs_RC, -jnp.sum(plogp_RCV, axis=-1)
-
     def body(_, chunk):
-        return None, one_chunk(head_VD, *chunk)
+        return None, _chunk_logprobs(head_VD, *chunk, rule)
 
     _, (logprobs, entropy) = jax.lax.scan(body, None, (split(hidden_RSD), split(targets_RS)))
 
@@ -106,3 +109,26 @@ def token_logprobs(
         return jnp.moveaxis(x, 0, 1).reshape(R, S + pad)[:, :S]
 
     return join(logprobs), join(entropy)
+
+
+@functools.partial(jax.checkpoint, static_argnums=3)
+def _chunk_logprobs(
+    head_VD: jax.Array, hidden_RCD: jax.Array, targets_RC: jax.Array, rule: SamplingRule
+) -> tuple[jax.Array, jax.Array]:
+    """`token_logprobs` of C tokens of each row."""
+    logits_RCV = jnp.einsum(
+        "rcd,vd->rcv",
+        hidden_RCD,
+        head_VD.astype(hidden_RCD.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if rule != PLAIN:
+        flat = logits_RCV.reshape(-1, logits_RCV.shape[-1])
+        logits_RCV = log_distribution(flat, rule).reshape(logits_RCV.shape)
+    norm_RC = jax.nn.logsumexp(logits_RCV, axis=-1)
+    # A comparison and not a gather, because V may be sharded.
+    is_target_RCV = jnp.arange(logits_RCV.shape[-1]) == targets_RC[..., None]
+    logprobs_RC = jnp.sum(jnp.where(is_target_RCV, logits_RCV, 0.0), axis=-1) - norm_RC
+    fixed_RCV = jax.lax.stop_gradient(logits_RCV) - jax.lax.stop_gradient(norm_RC)[..., None]
+    plogp_RCV = jnp.where(fixed_RCV == -jnp.inf, 0.0, jnp.exp(fixed_RCV) * fixed_RCV)
+    return logprobs_RC, -jnp.sum(plogp_RCV, axis=-1)
