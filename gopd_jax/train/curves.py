@@ -7,16 +7,12 @@ import json
 from typing import Any
 
 from etils import epath
-import matplotlib
+from matplotlib.axes import Axes
+import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib.axes import Axes  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+from gopd_jax.evaluate.statistics import interval
+from gopd_jax.runtime import figures
 
-from gopd_jax.evaluate.statistics import interval  # noqa: E402
-
-COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#6d597a", "#b08900")
 Records = list[dict[str, Any]]  # lines of a JSON-lines file
 
 
@@ -24,9 +20,9 @@ def draw(workdir: str, title: str) -> str:
     """Draws the run's curves; returns the path of the picture."""
     metrics, evaluations = _lines(workdir, "metrics.jsonl"), _lines(workdir, "evaluations.jsonl")
     domains = list(dict.fromkeys(e["domain"] for e in evaluations))
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
-    scores, kl, advantage, length = axes.flat
-    for colour, domain in zip(np.resize(COLOURS, len(domains)), domains, strict=True):
+    figure, axes = figures.panels(2, 2, (10, 6.4), title)
+    scores, kl, advantage, length = axes
+    for colour, domain in zip(np.resize(figures.COLOURS, len(domains)), domains, strict=True):
         _scores(scores, [e for e in evaluations if e["domain"] == domain], domain, colour)
         suffix = f"/{domain}" if len(domains) > 1 else ""
         curves = [
@@ -47,18 +43,10 @@ def draw(workdir: str, title: str) -> str:
         "token advantage, nats",
         "response length, tokens",
     )
-    for axis, name in zip(axes.flat, titles, strict=True):
-        axis.set_title(name, fontsize=10, loc="left")
-        axis.set_xlabel("step", fontsize=9)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=11)
+    for axis, name in zip(axes, titles, strict=True):
+        figures.finish(axis, name, "step")
     path = epath.Path(workdir) / "curves.png"
-    with path.open("wb") as file:
-        figure.savefig(file, dpi=110, format="png")
-    plt.close(figure)
+    figures.save(figure, path)
     return str(path)
 
 

@@ -25,7 +25,7 @@ function scoreChart(domain) {
 
 function positionSection() {
   if (!runs.some(run => Object.keys(run.positions.values).length)) {
-    const text = "These runs were written before advantages by position were.";
+    const text = "These runs have no advantages by position.";
     return html("div", {class: "card soft"}, text);
   }
   const xNames = data.bins.map(bin => bin.split("-")[0]);

@@ -5,7 +5,7 @@
 const VERDICTS = {
   yes: "above its teacher",
   no: "below its teacher",
-  unclear: "not told apart from its teacher",
+  unclear: "not distinguishable from its teacher",
 };
 const STUDENT_MINUS_TEACHER = `student ${MINUS} teacher, points`;
 
@@ -19,8 +19,8 @@ function resultSection() {
     tiles.length ? html("div", {class: "tiles"}, tiles) : null,
     html("div", {class: "card"}, resultTable(results)),
     html("p", {class: "soft small"},
-      "Held-out prompts; 95% intervals by prompt. Differences are paired: over the prompts that " +
-      "both answered. They do not cover the spread over training seeds."));
+      "Held-out prompts; 95% intervals by prompt. Differences are paired, over the prompts that " +
+      "both answered. The intervals do not cover the spread over training seeds."));
 }
 
 function resultTiles(result) {

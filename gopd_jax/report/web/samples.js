@@ -43,8 +43,8 @@ function sampleSection() {
 function colourScale(sampled) {
   const counts = sampled.map(run => `${run.samples.length} of ${run.samplesWritten}`);
   const shown = [...new Set(counts)].join(", ") + (many ? " of a run" : "");
-  const about = "advantage in nats, stronger ones in the same colour; point at a token, tap it " +
-    `or use the arrow keys for its log-probs. Samples shown: ${shown}.`;
+  const about = "advantage in nats, stronger ones in the strongest colour; point at a token, tap " +
+    `it or use the arrow keys for its log-probs. Samples shown: ${shown}.`;
   return html("div", {class: "chips small"},
     html("span", null, `${MINUS}${formatNumber(strongest)} less likely`),
     html("span", {class: "scale", role: "img", "aria-label": "colour scale"}),

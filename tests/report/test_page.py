@@ -1,0 +1,146 @@
+"""The report page: what is on it, and what may not get through it."""
+
+import json
+from pathlib import Path
+import re
+
+import numpy as np
+import pytest
+from report_cases import edit_run, make_run, metrics, sample
+
+from gopd_jax.report import numbers, page, read, samples
+
+HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
+
+
+def data_of(text):
+    """The JSON that the page carries, found as a browser would: up to the first </script."""
+    pattern = r'<script id="data" type="application/json">(.*?)</script'
+    return json.loads(re.search(pattern, text, re.DOTALL)[1])
+
+
+def page_of(*folders):
+    text = page.html(read.read_runs(folders))
+    return text, data_of(text)
+
+
+def test_a_finished_run_is_told_in_full(tmp_path):
+    text, data = page_of(make_run(tmp_path / "a"))
+    run = data["runs"][0]
+    assert run["finished"] and run["findings"] == [] and run["lastStep"] == 40
+    facts = dict(run["facts"])
+    assert facts["devices"] == "2 x cpu" and "uncommitted" in facts["gopd_jax"]
+    assert facts["teacher of math"].endswith("lambda 1.25")
+    assert facts["seed"] == "3" and run["commands"] == ["train.py --config=configs/math.py"]
+    result = run["results"][0]
+    assert result["verdict"] == "yes" and result["difference"][0] == pytest.approx(0.3125)
+    spread = np.array([0.5, 0.25, 0.25, 0.25] * 10).std(ddof=1)
+    half_width = 2.0227 * spread / np.sqrt(40)
+    assert result["difference"][1] == pytest.approx(half_width, rel=1e-4)
+    assert result["teacher"]["mean"] == 0.375 and result["after"]["length"] == 12.5
+    assert ["learner.reward_scale", "1.25", "1.25"] not in run["changed"]
+    assert ["seed", "3", "0"] in run["changed"]
+    curves = run["curves"]
+    assert curves["values"]["reward"][-1] == pytest.approx(0.6) and curves["steps"][2] == [3, 3]
+    assert run["positions"]["values"]["advantage_mean_by_position"][0] == [-1.0, -0.5, 0.25]
+    assert run["phases"] == {"weight sync": 0.1, "rollout": 0.5, "score": 1.5}
+    assert [s["step"] for s in run["samples"]] == [1, 10]
+    titles = {chart["title"] for chart in data["charts"]}
+    assert titles >= {"KL to the teacher", "Entropy", "Gradient norm", "Learning rate"}
+    assert "Held-out score" in text and len(text) < 100_000
+
+
+def test_a_run_killed_before_its_first_step_has_a_page(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    run = page_of(str(tmp_path))[1]["runs"][0]
+    assert run["lastStep"] == 0 and run["curves"]["steps"] == []
+    assert "run.json cannot be read" in run["findings"][0]["text"]
+
+
+def test_every_file_of_the_web_folder_is_on_the_page(tmp_path):
+    text, _ = page_of(make_run(tmp_path / "a"))
+    files = list((Path(page.__file__).parent / "web").iterdir())
+    assert {f.name for f in files} == {page.STYLE, *page.SCRIPTS}
+    assert all(f.read_text() in text for f in files)
+
+
+def test_the_page_asks_nothing_of_a_network(tmp_path):
+    text, _ = page_of(make_run(tmp_path / "a"))
+    assert "default-src 'none'" in text
+    code = re.sub(r'<script id="data".*?</script>', "", text, flags=re.DOTALL)
+    code = code.replace("http://www.w3.org/2000/svg", "")
+    for way in (
+        r"https?:",
+        r"<link",
+        r"<img",
+        r"\bsrc\s*=",
+        r"@import",
+        r"url\(",
+        r"fetch\(",
+        r"XMLHttpRequest",
+        r"import\(",
+    ):
+        assert not re.search(way, code), way
+    for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "DOMParser"):
+        assert way not in code, way
+
+
+def test_hostile_texts_stay_data(tmp_path):
+    texts = dict.fromkeys(("prompt", "verdict", "ground_truth"), HOSTILE)
+    folder = make_run(tmp_path / "a", samples=[sample(1, tokens=[HOSTILE] * 4, **texts)])
+
+    def make_hostile(run):
+        run["config"]["name"] = run["starts"][0]["command"][0] = HOSTILE
+
+    edit_run(tmp_path / "a", make_hostile)
+    (tmp_path / "a/metrics.jsonl").open("a").write(HOSTILE + "\n")
+    text, data = page_of(folder)
+    assert text.lower().count("</script") == text.count("<script") == 2
+    assert "<img" not in text and "<!--" not in text
+    shown = data["runs"][0]["samples"][0]
+    assert shown["tokens"][0] == HOSTILE
+    assert {key: shown[key] for key in texts} == texts
+    assert HOSTILE in data["runs"][0]["commands"][0]
+
+
+def test_several_runs_share_the_page(tmp_path):
+    folders = [
+        make_run(tmp_path / "x/run"),
+        make_run(tmp_path / "y/run", reward_scale=1.0),
+        make_run(tmp_path / "z/run", fingerprint="e"),
+    ]
+    _, data = page_of(*folders, folders[0] + "/")
+    assert [r["label"] for r in data["runs"]] == ["x/run", "y/run", "z/run"]
+    assert data["differences"] == [["learner.reward_scale", "1.25", "1.0", "1.25"]]
+    versus = [r["results"][0].get("versus") for r in data["runs"]]
+    assert versus == [None, [0.0, 0.0], None]  # the third was measured on other prompts
+
+
+def test_domains_have_curves_of_their_own(tmp_path):
+    folder = make_run(tmp_path / "a", changes={"truncated/math": 0.01, "truncated/code": 0.4})
+    edit_run(tmp_path / "a", lambda run: run["config"]["domains"].update(code={}))
+    run = page_of(folder)[1]["runs"][0]
+    assert run["slices"] == ["", "math", "code"]
+    assert run["curves"]["values"]["truncated/code"][0] == 0.4
+
+
+def test_long_runs_are_averaged_and_samples_cut(tmp_path):
+    longer = {k: v * 500 for k, v in sample(1).items() if isinstance(v, list)}
+    long = [sample(step, **longer) for step in range(1, 61)]
+    steps = 3000
+    text, data = page_of(make_run(tmp_path / "a", steps=steps, samples=long))
+    run = data["runs"][0]
+    curves = run["curves"]
+    assert len(curves["steps"]) == numbers.MAX_POINTS
+    assert curves["steps"][0] == [1, 8] and curves["steps"][-1][1] == steps
+    reward = np.mean([metrics(step, steps)["reward"] for step in range(1, 9)])
+    assert curves["values"]["reward"][0] == pytest.approx(reward, rel=1e-4)
+    assert curves["values"]["advantage_min"][0] == -12.0  # of extremes the extreme
+    half_width = 0.05 / np.sqrt(8)
+    assert curves["values"]["reward_half_width"][0] == pytest.approx(half_width, rel=1e-3)
+    assert "3,000 steps are drawn as 400 points" in data["notes"][0]
+    tokens = [len(s["tokens"]) for s in run["samples"]]
+    assert len(tokens) == samples.MAX_SAMPLES and max(tokens) <= samples.MAX_TOKENS
+    first = run["samples"][0]
+    assert first["left_out"] == [300, 1400] and len(first["advantage"]) == tokens[0] == 600
+    assert sum(tokens) <= samples.TOTAL_TOKENS and len(text) < 2_500_000

@@ -1,0 +1,61 @@
+"""Reading run folders that are not whole, or not of this format."""
+
+import json
+
+import pytest
+from report_cases import edit_run, findings_of, make_run
+
+from gopd_jax.report import read
+from gopd_jax.runtime.run_folder import FORMAT
+
+
+def test_broken_lines_are_named_and_the_rest_is_read(tmp_path):
+    folder = make_run(tmp_path / "a")
+    path = tmp_path / "a/metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[6] = "{not json"
+    lines[9] = json.dumps({"reward": 1.0})
+    path.write_text("\n".join([*lines, '{"step": 41, "rew']))
+    (tmp_path / "a/samples.jsonl").write_text('[1]\n{"step": 1}\n')
+    problems = findings_of(folder)["Files that could not be read in full"].text
+    for problem in (
+        "metrics.jsonl line 7: not JSON",
+        "metrics.jsonl line 10: no step",
+        "metrics.jsonl line 41: cut short",
+        "samples.jsonl line 1: no step",
+        "samples.jsonl line 2: no tokens",
+    ):
+        assert problem in problems
+    run = read.read_run(folder)
+    assert len(run.metrics) == 38 and run.samples == []
+
+
+def test_an_unfinished_run_is_read_as_far_as_it_got(tmp_path):
+    folder = make_run(tmp_path / "a", steps=12, finished=False)
+    assert list(findings_of(folder)) == ["Unfinished at step 12 of 40"]
+
+
+@pytest.mark.parametrize(
+    "content, problem", [("{", "run.json cannot be read"), ("", "run.json cannot be read")]
+)
+def test_a_run_killed_before_its_first_step(tmp_path, content, problem):
+    (tmp_path / "run.json").write_text(content)
+    run = read.read_run(str(tmp_path))
+    assert run.last_step == 0 and run.metrics == [] and run.config == {}
+    assert problem in run.problems[0]
+
+
+def test_metrics_without_run_json(tmp_path):
+    folder = make_run(tmp_path / "a")
+    (tmp_path / "a/run.json").unlink()
+    run = read.read_run(folder)
+    assert len(run.metrics) == 40 and run.domains == ["math"]
+    assert "run.json is missing" in run.problems[0]
+
+
+def test_a_run_of_another_format_is_refused_in_one_sentence(tmp_path):
+    folder = make_run(tmp_path / "a")
+    edit_run(tmp_path / "a", lambda run: run.pop("format"))
+    with pytest.raises(ValueError, match=f"run folder of format 1.*reads format {FORMAT}") as error:
+        read.read_runs([folder])
+    assert "\n" not in str(error.value)
