@@ -14,6 +14,8 @@ from jax.typing import ArrayLike
 import numpy as np
 import optax
 
+from gopd_jax.kernels import grouped_matmul
+from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
 from gopd_jax.learner.packing import (
     Example,
@@ -135,15 +137,23 @@ class Learner:
         self._student = student
         self._row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
+        self._platform = self.mesh.devices.flat[0].platform
+        self._attention = choose_packed_attention("auto", self._platform).kernel
         self._step = functools.partial(
             train_step,
-            model=Decoder(student, dtype, settings.remat),
+            model=self._decoder(student, settings.remat),
             optimizer=optimizer,
             clipping=settings.clipping,
             num_domains=len(self._domains),
             rule=rule,
             devices=devices,
         )
+
+    def _decoder(self, config: ModelConfig, remat: bool) -> Decoder:
+        matmul = grouped_matmul.xla
+        if config.experts:
+            matmul = choose_grouped_matmul("auto", self._platform).kernel
+        return Decoder(config, self.dtype, remat, attention=self._attention, matmul=matmul)
 
     # ---- State.
 
@@ -249,7 +259,7 @@ class Learner:
     def _score(
         self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
     ) -> jax.Array:
-        decoder = Decoder(config, self.dtype, remat=False)
+        decoder = self._decoder(config, remat=False)
         function = functools.partial(score, model=decoder, devices=self._devices)
         args = (params, batch.replace(behaviour_logprobs=None), active_M)
         run = self.programs.compiled(function, *args, name="score", out=lambda: self._row_sharding)
