@@ -98,17 +98,17 @@ def rollout(args: argparse.Namespace) -> None:
         )
     else:
         params = load_params(args.model, model, jnp.float32, where)
-    weights = jax.block_until_ready(engine.lay_out(params))
+    weights = jax.block_until_ready(engine.sync_weights(params))
     rule = SamplingRule(args.temperature, args.top_k, args.top_p)
 
     runs: list[dict[str, float]] = []
     for i in itertools.count():
         compiled, start = compilations(), time.perf_counter()
-        weights = jax.block_until_ready(engine.lay_out(params))
-        laid_out = time.perf_counter()
+        weights = jax.block_until_ready(engine.sync_weights(params))
+        synced = time.perf_counter()
         rollouts = list(engine(weights, requests, jax.random.key(i), rule))
-        seconds = time.perf_counter() - laid_out
-        run = _run_figures(engine, rollouts, seconds) | {"lay_out_seconds": laid_out - start}
+        seconds = time.perf_counter() - synced
+        run = _run_figures(engine, rollouts, seconds) | {"weight_sync_seconds": synced - start}
         run["compilations"] = compilations() - compiled
         warm_up = i == 0 or (run["compilations"] and i < MOST_WARM_UPS)
         _show({"record": "warm-up" if warm_up else "run", "run": i} | run)
@@ -116,22 +116,22 @@ def rollout(args: argparse.Namespace) -> None:
         if len(runs) == args.runs:
             break
     summary = {k: statistics.median(r[k] for r in runs) for k in runs[0]}
-    temporary = max(p.temporary_bytes for p in engine.programs if p.kind == "decode")
+    temporary = max(p.temporary_bytes for p in engine.programs.programs if p.name == "decode")
     summary |= {
         "record": "median",
         "cache_bytes": engine.cache_bytes,
         "decode_temporary_bytes": temporary,
         "decode_temporary_share": temporary / engine.cache_bytes,
-        "programs": len(engine.programs),
-        "compile_seconds": sum(p.compile_seconds for p in engine.programs),
-        "kernel": engine.kernel.why,
+        "programs": len(engine.programs.programs),
+        "compile_seconds": sum(p.compile_seconds for p in engine.programs.programs),
+        "kernel": str(engine.kernel),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "settings": _settings(args, dtype),
     }
     if args.score:
         summary |= score_gap(model, params, rollouts, rule, dtype)
-    for program in engine.programs:
+    for program in engine.programs.programs:
         _show({"record": "program"} | dataclasses.asdict(program))
     _show(summary)
 
@@ -204,7 +204,7 @@ def compiled_for(
     """
     from jax.experimental import topologies
 
-    from gopd_jax.rollout.programs import merge
+    from gopd_jax.rollout.device_programs import merge
     from gopd_jax.rollout.scheduler import Scheduler
     from gopd_jax.rollout.weights import abstract_weights
 
@@ -214,14 +214,9 @@ def compiled_for(
     start = time.perf_counter()
     weights = abstract_weights(model, mesh, dtype, args.weights == "int8")
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: engine.new_cache(args.slots))
-        cache = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes,
-            engine.places(shapes),
-        )
-        out = engine.decode_places(cache, len(cache.blocks))
-        table = Scheduler([], args.slots, engine.shards, engine.longest_piece).table()
+        cache = engine.caches.abstract(args.slots)
+        out = engine.decode_shardings(cache, len(cache.blocks))
+        table = Scheduler([], args.slots, engine.shards, engine.longest_chunk).table()
         rule = SamplingRule(args.temperature, args.top_k, args.top_p)
 
         def compile_quickly(function, donate, out, *arguments):
@@ -260,7 +255,7 @@ def compiled_for(
         "record": "compiled",
         "topology": args.topology,
         "devices": len(devices),
-        "kernel": engine.kernel.why,
+        "kernel": str(engine.kernel),
         "slots": args.slots,
         "columns": sum(engine.sizes),
         "weight_bytes": floor["weights"],
@@ -305,7 +300,6 @@ def _engine(
         max_response_tokens=args.max_new,
         dtype=dtype,
         options=options,
-        say=say,
     )
 
 
