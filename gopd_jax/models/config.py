@@ -1,4 +1,8 @@
-"""What a decoder is made of: a Hugging Face config read into the few numbers that our block needs, or a clear refusal."""
+"""The architecture of a decoder, read from and written to a Hugging Face config.
+
+In: a local folder or hub id. Out: a `ModelConfig`, the few numbers that the block needs, or an
+error that names the first field the block does not implement. Does not read weights.
+"""
 
 import dataclasses
 from typing import Any
@@ -16,12 +20,15 @@ ROPE_TYPES = ("default", "linear", "llama3")
 
 
 class UnsupportedModel(ValueError):
-    """A readable config that asks for what our block does not compute."""
+    """A readable config with an architecture or field value the block does not implement."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Scaling of the rotary frequencies; the fields after `factor` are read by "llama3" alone: `rope.inverse_frequencies`."""
+    """Scaling of the rotary frequencies, see `rope.inverse_frequencies`.
+
+    kind: one of `ROPE_TYPES`. The fields after `factor` apply to "llama3" only.
+    """
 
     kind: str = "default"
     factor: float = 1.0
@@ -34,8 +41,10 @@ class RopeScaling:
 class ModelConfig:
     """Architecture of a decoder; letters are those of the shape legend in `gopd_jax.types`.
 
-    experts: of each layer, 0 where the MLP is dense; a token goes to `experts_per_token` of them, each `moe_mlp_width` wide,
-    weighted by the router's probabilities, which are made to sum to 1 if `norm_topk_prob`.
+    experts: number of experts in each layer, E; 0 for a dense MLP.
+    experts_per_token: number of experts a token goes to, weighted by the router's probabilities.
+    moe_mlp_width: F of one expert.
+    norm_topk_prob: the weights of a token's experts are divided by their sum.
     """
 
     family: str
@@ -51,21 +60,24 @@ class ModelConfig:
     rope_scaling: RopeScaling = RopeScaling()
     tied_embeddings: bool = True
     max_positions: int = 32768
-    experts: int = 0  # E
+    experts: int = 0
     experts_per_token: int = 0
-    moe_mlp_width: int = 0  # F of an expert
+    moe_mlp_width: int = 0
     norm_topk_prob: bool = True
 
     @property
     def qk_norm(self) -> bool:
+        """Queries and keys are normalised per head."""
         return self.family in ("qwen3", "qwen3_moe")
 
     @property
     def qkv_bias(self) -> bool:
+        """The query, key and value projections have biases."""
         return self.family == "qwen2"
 
     @property
     def num_params(self) -> int:
+        """Number of parameters; a tied embedding counts once."""
         attention = self.width * self.head_size * 2 * (self.heads + self.kv_heads)
         if self.qkv_bias:
             attention += self.head_size * (self.heads + 2 * self.kv_heads)
@@ -75,23 +87,21 @@ class ModelConfig:
         if self.experts:
             mlp = self.experts * (3 * self.width * self.moe_mlp_width + self.width)
         layer = attention + mlp + 2 * self.width
-        return (
-            self.layers * layer
-            + self.width
-            + self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
-        )
+        embeddings = self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
+        return self.layers * layer + self.width + embeddings
 
 
 def load_config(path: str) -> ModelConfig:
-    """Reads `config.json` of a local folder or hub id.
+    """Reads the `config.json` of a local folder or hub id.
 
     Raises:
         ValueError: no such folder or hub id, or a malformed field.
-        UnsupportedModel: a ValueError; an architecture, or the value of a field, that our block does not implement; the message
-            names the field, its value and what is supported.
+        UnsupportedModel: a ValueError for an architecture or a field value that the block does not
+            implement. The message names the field, its value and what is supported.
     """
     try:
-        # The type first: transformers has its own words, and advice, for an architecture that it does not know either.
+        # The family is checked first, because transformers has its own error, and its own advice,
+        # for an architecture that it does not know.
         found, _ = transformers.PretrainedConfig.get_config_dict(path)
         if not found:
             raise OSError("no config.json there")
@@ -102,13 +112,22 @@ def load_config(path: str) -> ModelConfig:
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as e:
         reason = " ".join(str(e).split()) or repr(e)
         raise ValueError(
-            f"cannot read a model config from {path!r}: wanted a Hugging Face folder with config.json or a hub id ({reason})"
+            f"cannot read a model config from {path!r}: expected a Hugging Face folder with "
+            f"config.json, or a hub id ({reason})"
         ) from e
     return from_hf(raw, path)
 
 
 def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelConfig:
-    """Converts a transformers config, refusing what the block does not compute (see `load_config`)."""
+    """The architecture in a transformers config.
+
+    Args:
+        raw: the config.
+        path: where it comes from, for error messages.
+
+    Raises:
+        UnsupportedModel: see `load_config`.
+    """
     _refuse_family(raw.model_type, path)
     _refuse_unsupported(raw, path)
     rope = _rope_parameters(raw)
@@ -131,13 +150,10 @@ def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelCo
 
 
 def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
-    """The transformers config of an architecture made here, `extra` (token ids, dtype) added to it."""
+    """The transformers config of an architecture; `extra` are more fields, such as token ids."""
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": config.rope_scaling.kind}
-    extra = {
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    } | extra  # Llama's class invents 1 and 2
+    # Given explicitly, because Llama's config class has defaults of 1 and 2.
+    extra = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | extra
     if config.rope_scaling.kind != "default":
         rope["factor"] = config.rope_scaling.factor
     if config.rope_scaling.kind == "llama3":
@@ -172,8 +188,11 @@ def to_hf(config: ModelConfig, **extra: Any) -> transformers.PretrainedConfig:
 
 
 def _rope_parameters(raw: transformers.PretrainedConfig) -> dict[str, Any]:
-    """The flat rope dict. transformers has moved the top-level rope_theta and rope_scaling of older config.json files into it
-    already; a config with layer types may also nest it as {"full_attention": {...}}."""
+    """The flat dict of rope parameters.
+
+    transformers moves the top-level rope_theta and rope_scaling of older config.json files into it.
+    A config with layer types may nest it as {"full_attention": {...}}.
+    """
     rope = dict(getattr(raw, "rope_parameters", None) or {})
     return dict(rope.get("full_attention", rope))
 
@@ -203,12 +222,13 @@ def _experts(raw: transformers.PretrainedConfig, path: str) -> dict[str, Any]:
     for field, value in {"mlp_only_layers": [], "decoder_sparse_step": 1}.items():
         if (found := getattr(raw, field, value)) != value:
             raise UnsupportedModel(
-                f"{path}: unsupported config field {field}={found!r}; supported: {value!r} (experts everywhere)"
+                f"{path}: unsupported config field {field}={found!r}; supported: {value!r} "
+                "(experts in every layer)"
             )
     if not 1 <= raw.num_experts_per_tok <= raw.num_experts:
         raise UnsupportedModel(
-            f"{path}: unsupported config field num_experts_per_tok={raw.num_experts_per_tok}; supported: 1 to num_experts="
-            f"{raw.num_experts}"
+            f"{path}: unsupported config field num_experts_per_tok={raw.num_experts_per_tok}; "
+            f"supported: 1 to num_experts={raw.num_experts}"
         )
     return {
         "experts": raw.num_experts,
@@ -226,21 +246,22 @@ def _refuse_family(family: str | None, path: str) -> None:
 
 
 def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:
-    # Not here: use_sliding_window (layer_types says which layers do) and pretraining_tp (changes no number).
-    wanted = {
+    # Not checked: use_sliding_window, because layer_types says which layers use a window, and
+    # pretraining_tp, which changes no number.
+    supported = {
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
         "quantization_config": None,
     }
     if raw.model_type == "qwen2":
-        del wanted["attention_bias"]  # its block has q, k, v biases whatever a stray field says
-    found = {field: getattr(raw, field, value) for field, value in wanted.items()}
-    wanted["partial_rotary_factor"] = 1.0
+        del supported["attention_bias"]  # its block has q, k, v biases, whatever this field says
+    found = {field: getattr(raw, field, value) for field, value in supported.items()}
+    supported["partial_rotary_factor"] = 1.0
     found["partial_rotary_factor"] = _rope_parameters(raw).get("partial_rotary_factor", 1.0)
-    wanted["layer_types"] = ["full_attention"]
+    supported["layer_types"] = ["full_attention"]
     found["layer_types"] = sorted(set(getattr(raw, "layer_types", None) or ["full_attention"]))
-    for field, value in wanted.items():
+    for field, value in supported.items():
         if found[field] != value:
             raise UnsupportedModel(
                 f"{path}: unsupported config field {field}={found[field]!r}; supported: {value!r}"
@@ -248,5 +269,6 @@ def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:
     heads, kv_heads = raw.num_attention_heads, raw.num_key_value_heads or raw.num_attention_heads
     if heads % kv_heads:
         raise UnsupportedModel(
-            f"{path}: unsupported config field num_key_value_heads={kv_heads}; supported: divisors of {heads} query heads"
+            f"{path}: unsupported config field num_key_value_heads={kv_heads}; supported: divisors "
+            f"of {heads}, the number of query heads"
         )

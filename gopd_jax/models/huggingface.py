@@ -1,22 +1,27 @@
-"""Hugging Face weights in: a folder of safetensors (or a hub id) becomes a sharded parameter tree.
+"""Hugging Face weights in: a folder of safetensors, or a hub id, becomes a sharded parameter tree.
 
-Tensor by tensor, each device's part straight into the target dtype: host memory above the files' page cache stays at about
-this process's part of one stacked parameter, so a model larger than the host's memory loads onto a slice.
+Tensors are read one after the other, each device's part straight into the target dtype. Besides
+the page cache of the files, host memory holds this process's part of one stacked parameter at a
+time, so a model larger than the host's memory can be loaded onto a slice.
 """
 
+from collections.abc import Iterable
 import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 import huggingface_hub
 import jax
+from jax.typing import DTypeLike
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.tensor_names import Row, table
+from gopd_jax.types import Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
@@ -24,61 +29,69 @@ WEIGHT_FILES = ("*.json", "*.safetensors")
 
 
 def local_folder(path: str | Path, patterns: tuple[str, ...] = WEIGHT_FILES) -> Path:
-    """The folder itself, or the files of a hub id that match `patterns`, downloaded unless they are in the cache.
+    """A local folder as it is, or the folder of a hub id.
+
+    Args:
+        path: local folder or hub id.
+        patterns: file names of the hub id to download, unless they are in the cache already.
 
     Raises:
-        ValueError: neither a folder nor a hub id that can be had.
+        ValueError: neither a folder nor a hub id that can be downloaded.
     """
     if Path(path).is_dir():
         return Path(path)
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                str(path), allow_patterns=list(patterns), ignore_patterns=["*/*"]
-            )
+        folder = huggingface_hub.snapshot_download(
+            str(path), allow_patterns=list(patterns), ignore_patterns=["*/*"]
         )
-    except (
-        OSError,
-        ValueError,
-    ) as e:  # no network, no such repository, no permission, not shaped like a hub id
+    # No network, no such repository, no permission, or not shaped like a hub id.
+    except (OSError, ValueError) as e:
         reason = " ".join(str(e).split())
         raise ValueError(
-            f"cannot find model {str(path)!r}: not a folder here, nor a hub id that can be downloaded ({reason})"
+            f"cannot find model {str(path)!r}: expected a local folder, or a hub id that can be "
+            f"downloaded ({reason})"
         ) from e
+    return Path(folder)
 
 
-def load_params(path: str | Path, config: ModelConfig, dtype: Any, shardings: Any) -> Any:
+def load_params(
+    path: str | Path,
+    config: ModelConfig,
+    dtype: DTypeLike,
+    shardings: Params | jax.sharding.Sharding,
+) -> Params:
     """Reads a checkpoint into the tree of `decoder.abstract_params(config)`.
 
     Args:
-        path: local folder or hub id, with model.safetensors or model.safetensors.index.json and its shards; float32, float16
-            or bfloat16.
-        dtype: of the parameters returned, whatever that of the files.
-        shardings: a tree of `jax.sharding.Sharding` like the parameters, or one for all.
+        path: local folder or hub id, with model.safetensors, or model.safetensors.index.json and
+            its shards; float32, float16 or bfloat16.
+        config: the architecture.
+        dtype: of the returned parameters, whatever the dtype of the files.
+        shardings: a tree of shardings like the parameters, or one sharding for all.
 
     Raises:
-        ValueError: no weights there; or tensors missing, unexpected, given twice, or of the wrong shape or dtype. The message
-            names them. Checked against the files' headers before anything is read.
+        ValueError: there are no weights, or tensors are missing, unexpected, in two files, or have
+            the wrong shape or dtype. The message names them. The headers of the files are checked
+            before any tensor is read.
     """
     rows = table(config)
     if isinstance(shardings, jax.sharding.Sharding):
-        shardings = _tree({row.path: shardings for row in rows})
+        by_path = {row.path: shardings for row in rows}
+    else:
+        by_path = flatten_dict(shardings)
     folder = local_folder(path)
     with contextlib.ExitStack() as stack:
         tensors = {name: handle.get_slice(name) for name, handle in _open(folder, stack).items()}
         _check(rows, tensors, config, folder)
-        return _tree(
-            {
-                row.path: _load(row, tensors, np.dtype(dtype), _at(shardings, row.path))
-                for row in rows
-            }
-        )
+        params = {row.path: _load(row, tensors, np.dtype(dtype), by_path[row.path]) for row in rows}
+        return unflatten_dict(params)
 
 
 def _load(
     row: Row, tensors: dict[str, Any], dtype: np.dtype, sharding: jax.sharding.Sharding
 ) -> jax.Array:
-    parts: dict[Any, np.ndarray] = {}  # replicas of one part are read once
+    """One parameter; `tensors` are the slices of the open files, by tensor name."""
+    parts: dict[tuple, np.ndarray] = {}  # a part that several devices hold is read once
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         key = tuple((s.start, s.stop) for s in index)
@@ -97,7 +110,7 @@ def _load(
 
 
 def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Tensor name -> the open file that holds it."""
+    """The open file of each tensor, by tensor name; `stack` closes the files."""
     handles: dict[str, Any] = {}
     holders: dict[str, str] = {}
     for file in _files(folder):
@@ -105,80 +118,92 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
             handle = stack.enter_context(safe_open(folder / file, framework="np"))
         except (OSError, SafetensorError) as e:
             raise ValueError(
-                f"{folder}: cannot read {file}, wanted a safetensors file ({e})"
+                f"{folder}: cannot read {file}, expected a safetensors file ({e})"
             ) from e
         twice = [name for name in handle.keys() if name in holders]
         if twice:
             where = _some(f"{name} (in {holders[name]} and {file})" for name in twice)
-            raise ValueError(f"{folder}: duplicate tensors, wanted each in one file: {where}")
+            raise ValueError(f"{folder}: duplicate tensors, expected each in one file: {where}")
         handles |= dict.fromkeys(handle.keys(), handle)
         holders |= dict.fromkeys(handle.keys(), file)
     return handles
 
 
 def _files(folder: Path) -> list[str]:
+    """Names of the safetensors files of a checkpoint."""
     single, index = (folder / SINGLE).is_file(), (folder / INDEX).is_file()
     if single and index:
         raise ValueError(
-            f"{folder}: both {SINGLE} and {INDEX}: every tensor would be a duplicate, remove one of the two"
+            f"{folder}: both {SINGLE} and {INDEX}, so every tensor would be a duplicate: expected "
+            "one of the two"
         )
     if index:
         return sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     if single:
         return [SINGLE]
-    raise ValueError(
-        f"{folder}: no weights, wanted {SINGLE} or {INDEX}; it holds {_some(sorted(p.name for p in folder.iterdir()))}"
-    )
+    held = _some(sorted(p.name for p in folder.iterdir()))
+    raise ValueError(f"{folder}: no weights, expected {SINGLE} or {INDEX}; it holds {held}")
 
 
 def _check(rows: list[Row], tensors: dict[str, Any], config: ModelConfig, folder: Path) -> None:
-    wanted = {name: row for row in rows for name in row.tensor_names()}
+    """Raises ValueError unless the tensors are exactly those of the table, in a float dtype."""
+    expected = {name: row for row in rows for name in row.tensor_names()}
     missing = [
         f"{name} {list(row.tensor_shape)} (our {'/'.join(row.path)})"
-        for name, row in wanted.items()
+        for name, row in expected.items()
         if name not in tensors
     ]
     unexpected = [
-        name for name in tensors if name not in wanted and not _ignorable(name, tensors, config)
+        name for name in tensors if name not in expected and not _ignorable(name, tensors, config)
     ]
     if missing:
         others = f"; the files hold, mapped to nothing: {_some(unexpected)}" if unexpected else ""
         raise ValueError(
-            f"{folder}: missing tensors, wanted by a {config.family}: {_some(missing)}{others}"
+            f"{folder}: missing tensors, expected in a {config.family}: {_some(missing)}{others}"
         )
     if unexpected:
         raise ValueError(
-            f"{folder}: unexpected tensors, nothing in a {config.family} (tied_embeddings={config.tied_embeddings}) "
-            f"maps to them: {_some(unexpected)}"
+            f"{folder}: unexpected tensors, which map to nothing in a {config.family} "
+            f"(tied_embeddings={config.tied_embeddings}): {_some(unexpected)}"
         )
-    shapes = {name: tuple(tensors[name].get_shape()) for name in wanted}
+    shapes = {name: tuple(tensors[name].get_shape()) for name in expected}
     wrong = [
-        f"{name} is {list(shapes[name])}, wanted {list(row.tensor_shape)} (our {'/'.join(row.path)} {list(row.shape)})"
-        for name, row in wanted.items()
+        f"{name} is {list(shapes[name])}, expected {list(row.tensor_shape)} "
+        f"(our {'/'.join(row.path)} {list(row.shape)})"
+        for name, row in expected.items()
         if shapes[name] != row.tensor_shape
     ]
     if wrong:
         raise ValueError(f"{folder}: wrong shapes: {_some(wrong)}")
-    dtypes = {name: tensors[name].get_dtype() for name in wanted}
+    dtypes = {name: tensors[name].get_dtype() for name in expected}
     strange = [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in FLOATS]
     if strange:
-        raise ValueError(f"{folder}: wrong dtypes, wanted one of {FLOATS}: {_some(strange)}")
+        raise ValueError(f"{folder}: wrong dtypes, expected one of {FLOATS}: {_some(strange)}")
 
 
 def _ignorable(name: str, tensors: dict[str, Any], config: ModelConfig) -> bool:
-    """The head saved beside a tied embedding, and the rotary frequencies that old transformers saved as buffers."""
+    """Whether a tensor without a row may be skipped.
+
+    Some files hold the head beside a tied embedding; old versions of transformers saved the rotary
+    frequencies.
+    """
     if name == "lm_head.weight" and config.tied_embeddings:
         return tuple(tensors[name].get_shape()) == (config.vocab_size, config.width)
     return name.endswith("rotary_emb.inv_freq")
 
 
 def weights_fingerprint(path: str | Path) -> str:
-    """sha256 (hex) of the tensors of a checkpoint: for each name in sorted order, the name, dtype, shape and bytes.
+    """sha256 of the tensors of a checkpoint: their names, dtypes, shapes and bytes, sorted by name.
 
-    File names, sharding into files and metadata do not enter, so the same weights saved in other shards keep their fingerprint;
-    one changed bit, another dtype or a renamed tensor changes it. Streamed, one MiB at a time.
+    It does not depend on file names, sharding into files or metadata, so the same weights saved in
+    other shards have the same fingerprint. One changed bit, another dtype or a renamed tensor
+    changes it. Files are read one MiB at a time.
+
+    Returns:
+        64 hexadecimal digits.
     """
     folder = local_folder(path)
+    # By tensor name: its file, the offset of the file's data, the tensor's entry in the header.
     where: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     with contextlib.ExitStack() as stack:
         _open(folder, stack)  # for its errors: no weights, not safetensors, duplicates
@@ -203,24 +228,8 @@ def weights_fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _tree(leaves: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return tree
-
-
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
-
-
-def _some(names: Any, limit: int = 4) -> str:
+def _some(names: Iterable[str], limit: int = 4) -> str:
+    """The first names, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:limit]) + (
-        f" and {len(names) - limit} more" if len(names) > limit else ""
-    )
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,6 +1,8 @@
 """Hugging Face weights out: a parameter tree becomes a folder that transformers and vLLM load.
 
-Written beside its destination and renamed when complete, so a folder with the final name is whole.
+The folder is written under another name beside its destination and renamed when it is complete, so
+a folder with the final name is whole. Does not save parameters that are spread over several
+processes.
 """
 
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 import numpy as np
 from safetensors.numpy import save_file
 import transformers
@@ -20,10 +24,12 @@ import transformers
 from gopd_jax.models.config import ModelConfig, from_hf, to_hf
 from gopd_jax.models.huggingface import INDEX, SINGLE, local_folder
 from gopd_jax.models.tensor_names import Row, table
+from gopd_jax.types import Params
 
 SHARD_BYTES = 4 * 10**9
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# Qwen's tokenizer is vocab.json + merges.txt, Llama 2's tokenizer.model; templates moved out of tokenizer_config.json in 2025.
+# Qwen's tokenizer is vocab.json and merges.txt, Llama 2's is tokenizer.model. Chat templates have
+# files of their own since 2025; before, they were in tokenizer_config.json.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -37,16 +43,24 @@ TOKENIZER_FILES = (
 )
 
 
+# One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
+Entry = tuple[str, Row, tuple[int, ...]]
+
+
 def check_free(out: str | Path) -> Path:
-    """The folder to write, or the ValueError that `save_pretrained` raises about it."""
+    """Checks that `out` can be written, before the work of `save_pretrained`, and returns its path.
+
+    Raises:
+        ValueError: a URL, a file, or a folder that is not empty.
+    """
     if "://" in str(out):  # Path would take it for a local folder named "gs:"
         raise ValueError(
-            f"cannot write to {out}: wanted a folder of this machine, to be copied from there"
+            f"cannot write to {out}: expected a local folder, which you can copy from there"
         )
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
-            f"will not overwrite {out}: wanted a folder that does not exist yet, or an empty one"
+            f"will not overwrite {out}: expected a folder that does not exist yet, or an empty one"
         )
     return out
 
@@ -54,36 +68,43 @@ def check_free(out: str | Path) -> Path:
 def save_pretrained(
     out: str | Path,
     config: ModelConfig,
-    params: Any,
+    params: Params,
     dtype: str = "bfloat16",
     tokenizer_from: str | Path | None = None,
     token_ids: dict[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Writes config.json, generation_config.json, safetensors and tokenizer files; returns the folder.
+    """Writes config.json, generation_config.json, safetensors and tokenizer files.
 
     Args:
-        out: folder to make; must not exist, or be empty.
-        params: tree like `decoder.abstract_params(config)`, jax or numpy arrays, any float dtype, any sharding of this process.
-        dtype: of the tensors written, "bfloat16", "float16" or "float32"; also config.json's dtype.
-        tokenizer_from: folder or hub id of the model that the parameters started from: its tokenizer files, chat template and
-            generation_config.json are copied, and its bos, eos and pad ids go into config.json.
-        token_ids: bos_token_id, eos_token_id, pad_token_id; where given, they win over those of `tokenizer_from`.
-        shard_bytes: largest file. One file's tensors are in host memory at a time.
+        out: folder to create; must not exist, or be empty.
+        config: the architecture.
+        params: tree like `decoder.abstract_params(config)` of jax or numpy arrays, in any float
+            dtype, with any sharding over devices of this process.
+        dtype: of the written tensors, "bfloat16", "float16" or "float32"; config.json says it too.
+        tokenizer_from: folder or hub id of the model that the parameters started from. Its
+            tokenizer files, chat template and generation_config.json are copied, and its bos, eos
+            and pad ids are written to config.json.
+        token_ids: bos_token_id, eos_token_id and pad_token_id; they override those of
+            `tokenizer_from`.
+        shard_bytes: limit of a file's size; a larger tensor has a file of its own. The tensors of
+            one file are in host memory at a time.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: `out` is a URL, a file, or a folder with something in it, or `params` are spread over several processes.
+        ValueError: see `check_free`, or `params` are spread over several processes.
     """
     out = check_free(out)
     if not all(getattr(p, "is_fully_addressable", True) for p in jax.tree.leaves(params)):
         raise ValueError(
-            "parameters are spread over several processes: save a Hugging Face folder from a single process"
+            "parameters are spread over several processes: expected all of them on devices of one "
+            "process"
         )
-    source = (
-        None
-        if tokenizer_from is None
-        else local_folder(tokenizer_from, (*TOKENIZER_FILES, "*config.json"))
-    )
+    source = None
+    if tokenizer_from is not None:
+        source = local_folder(tokenizer_from, (*TOKENIZER_FILES, "*config.json"))
     ids = (_token_ids(source) if source else {}) | (token_ids or {})
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +121,8 @@ def save_pretrained(
         for name in TOKENIZER_FILES if source else ():
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
+        # The helpers of `runtime.files` rename one file; this renames the whole folder, and
+        # replaces `out` if it is an empty folder.
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -108,11 +131,10 @@ def save_pretrained(
 
 
 def _token_ids(source: Path) -> dict[str, Any]:
+    """The bos, eos and pad ids of a model folder."""
     ids: dict[str, Any] = {}
-    for name in (
-        "generation_config.json",
-        "config.json",
-    ):  # the second wins: vLLM and old transformers read it alone
+    # config.json overrides the other, because vLLM and old versions of transformers read it alone.
+    for name in ("generation_config.json", "config.json"):
         if (source / name).is_file():
             found = json.loads((source / name).read_text())
             ids |= {key: found[key] for key in TOKEN_IDS if found.get(key) is not None}
@@ -121,49 +143,49 @@ def _token_ids(source: Path) -> dict[str, Any]:
 
 def _write_config(folder: Path, config: ModelConfig, dtype: str, ids: dict[str, Any]) -> None:
     written = to_hf(config, dtype=dtype, **ids).to_diff_dict()
-    # transformers 4 and older vLLM know neither `rope_parameters` nor `dtype`: they would silently take rope_theta = 10000.
+    # transformers 4 and older vLLM do not read `rope_parameters` and `dtype`; without the old
+    # fields they would silently use rope_theta = 10000.
     rope = dict(written["rope_parameters"])
     written["rope_theta"] = rope.pop("rope_theta")
     written["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     written["torch_dtype"] = dtype
     if config.experts:
-        written["num_experts"] = (
-            config.experts
-        )  # transformers 5 writes num_local_experts, which the others do not know
+        # transformers 5 writes num_local_experts, which transformers 4 and vLLM do not read.
+        written["num_experts"] = config.experts
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     again = from_hf(transformers.AutoConfig.from_pretrained(folder), str(folder))
-    assert again == config, f"config.json does not say what was meant: {again} is not {config}"
+    assert again == config, f"config.json reads back as {again}, expected {config}"
 
 
 def _write_weights(
-    folder: Path, config: ModelConfig, params: Any, dtype: str, shard_bytes: int
+    folder: Path, config: ModelConfig, params: Params, dtype: str, shard_bytes: int
 ) -> None:
+    leaves = flatten_dict(params)
     shards = _plan(config, jnp.dtype(dtype).itemsize, shard_bytes)
     weight_map, total = {}, 0
     for number, shard in enumerate(shards, start=1):
-        file = (
-            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        )
-        tensors = {name: row.write(_value(params, row, index, dtype)) for name, row, index in shard}
-        save_file(
-            tensors, folder / file, metadata={"format": "pt"}
-        )  # transformers refuses a file without this
-        (folder / file).chmod(
-            (folder / "config.json").stat().st_mode
-        )  # safetensors makes files that only the owner may read
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        if len(shards) == 1:
+            file = SINGLE
+        tensors = {
+            name: row.write(_value(leaves[row.path], index, jnp.dtype(dtype)))
+            for name, row, index in shard
+        }
+        # transformers refuses a file without this metadata.
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        # safetensors creates files that only their owner may read.
+        (folder / file).chmod((folder / "config.json").stat().st_mode)
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(t.nbytes for t in tensors.values())
-        del tensors  # before the next one is gathered
+        del tensors  # before those of the next file are gathered
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _plan(
-    config: ModelConfig, itemsize: int, shard_bytes: int
-) -> list[list[tuple[str, Row, tuple[int, ...]]]]:
-    """Tensors of each file, layer after layer as Hugging Face orders them, none above `shard_bytes` unless one tensor is."""
-    shards: list[list[tuple[str, Row, tuple[int, ...]]]] = [[]]
+def _plan(config: ModelConfig, itemsize: int, shard_bytes: int) -> list[list[Entry]]:
+    """The tensors of each file; none is above `shard_bytes`, unless a single tensor is."""
+    shards: list[list[Entry]] = [[]]
     size = 0
     for name, row, index in _in_order(table(config)):
         nbytes = int(np.prod(row.shape)) * itemsize
@@ -175,7 +197,8 @@ def _plan(
     return shards
 
 
-def _in_order(rows: list[Row]) -> Iterator[tuple[str, Row, tuple[int, ...]]]:
+def _in_order(rows: list[Row]) -> Iterator[Entry]:
+    """All tensors, layer after layer, in the order of Hugging Face."""
     stacked = [row for row in rows if row.stack]
     yield from ((row.name, row, ()) for row in rows if row.path == ("embedding",))
     for layer in range(stacked[0].stack[0]):
@@ -185,19 +208,21 @@ def _in_order(rows: list[Row]) -> Iterator[tuple[str, Row, tuple[int, ...]]]:
     yield from ((row.name, row, ()) for row in rows if not row.stack and row.path != ("embedding",))
 
 
-def _value(params: Any, row: Row, index: tuple[int, ...], dtype: str) -> np.ndarray:
-    """One tensor's value on the host: sliced and cast on device, so a sharded stack is never gathered."""
-    leaf = params
-    for key in row.path:
-        leaf = leaf[key]
-    if isinstance(leaf, np.ndarray):
-        return np.asarray(leaf[index], jnp.dtype(dtype))
-    return np.asarray(_slice(leaf, index, jnp.dtype(dtype)))
+def _value(
+    parameter: jax.Array | np.ndarray, index: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    """One tensor of a stacked parameter, on the host.
+
+    It is sliced and cast on device, so a sharded stack is never gathered.
+    """
+    if isinstance(parameter, np.ndarray):
+        return np.asarray(parameter[index], dtype)
+    return np.asarray(_slice(parameter, index, dtype))
 
 
-# The index is an argument, not a constant: one program for each parameter instead of one for each layer.
+# The index is traced, so there is one program per parameter and not one per layer.
 @functools.partial(jax.jit, static_argnums=2)
-def _slice(p: jax.Array, index: tuple[int, ...], dtype: Any) -> jax.Array:
+def _slice(p: jax.Array, index: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     for i in index:
         p = jax.lax.dynamic_index_in_dim(p, i, keepdims=False)
     return p.astype(dtype)

@@ -1,8 +1,9 @@
-"""The one table between our parameters and the tensors of a Hugging Face checkpoint; reading and writing both follow it.
+"""The table between our parameters and the tensors of a Hugging Face checkpoint.
 
-A row says how the axes of one of our parameters (of one layer, where layers are stacked) are grouped into the axes of the
-tensor: `query` [D, N, H] is q_proj.weight [N*H, D], so its groups are ((1, 2), (0,)). Shapes, slices, and the transposition in
-both directions follow from that.
+Reading and writing both follow it. A row says how the axes of one parameter, without the stacked
+ones, are grouped into the axes of the tensor: `query` [D, N, H] is q_proj.weight [N*H, D], so its
+groups are ((1, 2), (0,)). Shapes, slices, and the transposition in both directions follow from the
+groups. Does not read or write files.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ Groups = tuple[tuple[int, ...], ...]
 
 PLAIN_VECTOR: Groups = ((0,),)
 PLAIN_MATRIX: Groups = ((0,), (1,))
-TRANSPOSED: Groups = ((1,), (0,))  # ours is [in, out], a torch Linear is [out, in]
+TRANSPOSED: Groups = ((1,), (0,))  # ours is [in, out], that of a torch Linear is [out, in]
 HEADS_OUT: Groups = ((1, 2), (0,))  # [D, N, H] -> [N*H, D]
 HEADS_IN: Groups = ((2,), (0, 1))  # [N, H, D] -> [D, N*H]
 HEADS_BIAS: Groups = ((0, 1),)  # [N, H] -> [N*H]
@@ -28,11 +29,14 @@ HEADS_BIAS: Groups = ((0, 1),)  # [N, H] -> [N*H]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter of ours and its tensor(s).
+    """One parameter and its tensor, or the tensors that are stacked in it.
 
-    path: keys in the parameter tree. stack: sizes of its leading axes along which tensors are stacked: () or (L,), for experts
-    (L, E). shape: of what one tensor holds, without those axes.
-    name: tensor name, a "{}" for the number on each of these axes. groups: which of our axes make up each axis of the tensor.
+    path: keys in the parameter tree.
+    name: tensor name, with a "{}" for the index on each stacked axis.
+    groups: for each axis of the tensor, the axes of the parameter that make it up.
+    shape: of the parameter without its stacked axes.
+    stack: sizes of the stacked axes, which lead: () for one tensor, (L,) for one per layer, (L, E)
+        for one per layer and expert.
     """
 
     path: Path
@@ -43,13 +47,24 @@ class Row:
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
+        """Shape of each tensor."""
         return tuple(math.prod(self.shape[a] for a in group) for group in self.groups)
 
     def tensor_names(self) -> list[str]:
+        """Names of all tensors of the parameter."""
         return [self.name.format(*index) for index in np.ndindex(self.stack)]
 
     def read(self, tensor: Any, index: tuple[slice, ...]) -> np.ndarray:
-        """The part `index` (start, stop per axis of ours) of a tensor, read by slicing, so the rest never leaves the disk."""
+        """Reads a part of a tensor.
+
+        Args:
+            tensor: an array or an open slice of a safetensors file; it is read by slicing, so the
+                rest stays on disk.
+            index: a slice with start and stop for each axis in `shape`.
+
+        Returns:
+            The part, with our axes.
+        """
         bounds = [s.indices(size)[:2] for s, size in zip(index, self.shape, strict=True)]
         cuts, sizes = [], []
         for group in self.groups:
@@ -59,13 +74,17 @@ class Row:
             sizes.extend([stop - start, *(self.shape[a] for a in group[1:])])
         order = [a for group in self.groups for a in group]
         part = tensor[tuple(cuts)].reshape(sizes).transpose(np.argsort(order))
-        whole = {a for group in self.groups for a in group[1:]}  # read in full above, cut only now
+        # These axes were read in full above.
+        whole = {a for group in self.groups for a in group[1:]}
         return part[
             tuple(slice(*bounds[a]) if a in whole else slice(None) for a in range(len(self.shape)))
         ]
 
     def write(self, value: np.ndarray) -> np.ndarray:
-        """The tensor of one value. Contiguous: safetensors writes the memory behind an array and ignores strides."""
+        """The tensor of a value of shape `shape`.
+
+        It is contiguous, because safetensors writes the memory behind an array and ignores strides.
+        """
         order = [a for group in self.groups for a in group]
         return np.ascontiguousarray(value.transpose(order).reshape(self.tensor_shape))
 
