@@ -1,35 +1,38 @@
-"""Evaluation: avg@k of verified answers on held-out prompts, with a 95% interval clustered by prompt.
+"""Evaluation within a training run: avg@k of verified answers on held-out prompts.
 
-In: an engine and weights, prompts, a verifier. Out: an `Evaluation`. The same keys for every model, so that differences
-between models are paired.
+In: an engine and weights, prompts, a verifier. Out: an `Evaluation`, with a 95% interval clustered
+by prompt. If every model is given the same key, differences between models are paired.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import itertools
 import time
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
-from gopd_jax.evaluate.statistics import Z95, interval
+from gopd_jax.evaluate.statistics import interval
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.progress import Bar
-from gopd_jax.types import EncodedPrompt, Request
+from gopd_jax.types import EncodedPrompt, Params, Request
 
-__all__ = ["Z95", "Evaluation", "batched", "evaluate", "interval", "paired_difference"]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Scores of one model on one domain.
 
-    by_prompt: mean reward of the k samples of each prompt, in the order of the prompts. tokens: response tokens drawn.
-    truncated: share of samples cut at the limit. seconds: wall clock.
+    by_prompt: mean reward of the samples of each prompt, in the order of the prompts.
+    samples: k, the samples of each prompt.
+    tokens: response tokens drawn.
+    truncated: share of samples that were cut at the limit.
+    seconds: wall clock.
     """
 
     by_prompt: tuple[float, ...]
@@ -44,23 +47,25 @@ class Evaluation:
 
     @property
     def half_width(self) -> float:
+        """Half the width of the 95% interval of the mean."""
         return interval(self.by_prompt)[1]
 
 
-def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of up to `size` items, each as soon as it is full."""
-    while part := list(itertools.islice(items, size)):
-        yield part
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields lists of up to `size` items, each as soon as it is full."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
-    """Mean of a - b over prompts and the half width of its 95% interval."""
+    """Mean of a - b over the prompts, and the half width of its 95% interval."""
     return interval(np.asarray(a.by_prompt) - np.asarray(b.by_prompt))
 
 
 def evaluate(
     engine: RolloutEngine,
-    weights: Any,
+    weights: Params,
     prompts: Sequence[EncodedPrompt],
     verify: Verifier,
     kind: str,
@@ -72,27 +77,40 @@ def evaluate(
     key: jax.Array,
     name: str,
 ) -> Evaluation:
-    """Draws `samples` answers to each prompt and verifies them while others are drawn; `name` labels the progress bar."""
+    """Draws samples of each prompt, and verifies finished ones while others are drawn.
+
+    Args:
+        engine: draws the samples.
+        weights: decode weights of the model, as the engine made them.
+        prompts: the held-out prompts.
+        verify: judges the answers.
+        kind: of the verification, such as "math".
+        tokenizer: turns tokens into text.
+        samples: k, the samples of each prompt.
+        max_tokens: response limit.
+        rule: the distribution that is drawn from.
+        key: random key; the same one for every model that is compared.
+        name: title of the progress bar.
+    """
     start = time.perf_counter()
     requests = [Request(p, s, max_tokens) for p in prompts for s in range(samples)]
-    number = {p.source.prompt_id: i for i, p in enumerate(prompts)}
+    index = {p.source.prompt_id: i for i, p in enumerate(prompts)}
     rewards = np.zeros(len(prompts))
     tokens = truncated = 0
     with Bar(name, len(requests), "samples") as bar:
-        for part in batched(engine(weights, requests, key, rule), engine.slots):
-            texts = [tokenizer.decode(r.tokens) for r in part]
-            verdicts = verify(
-                [
-                    (kind, t, r.request.prompt.source.ground_truth)
-                    for t, r in zip(texts, part, strict=True)
-                ]
-            )
-            for rollout, verdict in zip(part, verdicts, strict=True):
-                rewards[number[rollout.request.key.prompt_id]] += verdict.reward / samples
+        for batch in batched(engine(weights, requests, key, rule), engine.slots):
+            truths = [r.request.prompt.source.ground_truth for r in batch]
+            texts = [tokenizer.decode(r.tokens) for r in batch]
+            verdicts = verify([(kind, *pair) for pair in zip(texts, truths, strict=True)])
+            for rollout, verdict in zip(batch, verdicts, strict=True):
+                rewards[index[rollout.request.key.prompt_id]] += verdict.reward / samples
                 tokens += len(rollout.tokens)
                 truncated += rollout.truncated
-            bar.advance(len(part))
-    share = truncated / len(requests)
+            bar.advance(len(batch))
     return Evaluation(
-        tuple(float(r) for r in rewards), samples, tokens, share, time.perf_counter() - start
+        by_prompt=tuple(float(r) for r in rewards),
+        samples=samples,
+        tokens=tokens,
+        truncated=truncated / len(requests),
+        seconds=time.perf_counter() - start,
     )

@@ -27,7 +27,7 @@ from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
 from gopd_jax.runtime.progress import Bar, say
-from gopd_jax.types import EncodedPrompt, Prompt, Request, Rollout
+from gopd_jax.types import EncodedPrompt, Params, Prompt, Request, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,6 @@ def make_job(
         max_response_tokens=max_tokens,
         dtype=compute_dtype(args.dtype),
         options=EngineOptions(kernel=args.kernel, kv_cache=args.kv_cache, weights=args.weights),
-        say=say,
     )
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
         "max_tokens": max_tokens,
@@ -116,10 +115,10 @@ def make_job(
     return Job(args.model, engine, tokenizer, rule, requests, skipped, settings)
 
 
-def load_weights(engine: RolloutEngine, folder: str) -> Any:
+def load_weights(engine: RolloutEngine, folder: str) -> Params:
     """Reads the parameters of a model folder as the decode weights of `engine`."""
-    places = param_shardings(engine.config, engine.mesh)
-    return engine.lay_out(load_params(folder, engine.config, engine.dtype, places))
+    shardings = param_shardings(engine.config, engine.mesh)
+    return engine.sync_weights(load_params(folder, engine.config, engine.dtype, shardings))
 
 
 def draw(
@@ -150,8 +149,8 @@ def draw(
         "seconds": round(seconds, 3),
         "tokens_per_second": round(engine.stats.tokens / seconds, 1),
         "slot_utilisation": round(engine.stats.utilisation, 4),
-        "programs_compiled": len(engine.programs),
-        "compile_seconds": round(sum(p.compile_seconds for p in engine.programs), 3),
+        "programs_compiled": len(engine.programs.programs),
+        "compile_seconds": round(sum(p.compile_seconds for p in engine.programs.programs), 3),
     }
 
 

@@ -67,7 +67,7 @@ class SamplesFile:
         """Records another start and opens the file for `write`."""
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._starts.append(provenance.about())
+            self._starts.append(provenance.record())
             self.write_summary(summary)
             self._file = self.path.open("a")
 

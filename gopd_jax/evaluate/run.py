@@ -1,0 +1,107 @@
+"""The evaluate command after its options are parsed: problems -> samples -> verdicts -> figures."""
+
+import argparse
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gopd_jax.evaluate import suites
+from gopd_jax.evaluate.catalog import DEFAULT_MAX_TOKENS
+from gopd_jax.evaluate.grading import Grader
+from gopd_jax.evaluate.scores import check_comparable, compare, read_results, score
+from gopd_jax.evaluate.suites import Benchmark
+from gopd_jax.evaluate.table import table
+from gopd_jax.generate.job import Job, PromptSamples, draw, make_job, speed
+from gopd_jax.generate.samples_file import Record, SamplesFile
+from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.processes import start_processes
+from gopd_jax.runtime.progress import say
+from gopd_jax.types import Rollout
+
+# MiB for a program under test: the tests of LiveCodeBench need more than those of training.
+VERIFIER_MEMORY_MB = 1024
+# May change when a command is resumed. Paths and prompts have fingerprints in their place, and the
+# samples and rewards in effect are listed by benchmark.
+MAY_CHANGE = (
+    "model",
+    "suite",
+    "data",
+    "samples",
+    "reward",
+    "prompt_suffix",
+    "compare",
+    "verifiers",
+    "slots",
+    "tensor",
+)
+# What the figures are computed from; the texts stay on disk.
+KEPT = ("benchmark", "prompt_id", "tokens", "finish_reason", "answer", "reward", "verdict")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Runs the command from wherever its output stands.
+
+    Raises:
+        ValueError: an option, the problems, the model or the output is wrong.
+    """
+    start_processes()
+    other = read_results(args.compare) if args.compare else None
+    options = {"reward": args.reward, "samples": args.samples, "suffix": args.prompt_suffix}
+    benchmarks = suites.load(args.suite, args.data, **options)
+    job = _job(args, benchmarks)
+    if other is not None:
+        check_comparable(benchmarks, job.skipped, other, args.compare)
+
+    records: list[Record] = []
+    folder = Path(args.out)
+    drawn: dict[str, Any] = {}
+    file = SamplesFile(
+        folder / "samples.jsonl",
+        folder / "results.json",
+        job.requests,
+        job.settings,
+        MAY_CHANGE,
+        seen=lambda record: records.append({name: record[name] for name in KEPT}),
+    )
+    verifier = Verifier(args.verifiers, args.verifier_timeout, VERIFIER_MEMORY_MB)
+    with contextlib.closing(file), verifier as verify:
+        if not file.complete:
+            file.begin({"complete": False, "skipped": job.skipped})
+        if file.missing:
+            with Grader(verify, job.tokenizer, benchmarks, file.write) as grader:
+                take = grader.take if file.writes else _ignore
+                drawn = draw(job, file.missing, "evaluate", take)
+        if not file.writes:
+            return
+        if file.complete:
+            results = read_results(args.out)
+        else:
+            results = {"complete": True, "model": args.model}
+            results |= score(benchmarks, records, job.skipped, verify)
+            results |= {"skipped": job.skipped, "drawn": drawn}
+        if other is not None:
+            results["comparison"] = compare(results, other, args.compare)
+        if other is not None or not file.complete:
+            file.write_summary(results)
+    print(table(results))
+    tokens = sum(r["tokens"] for r in records)
+    say(f"{folder}: {len(records)} samples, {tokens} tokens; {speed(drawn)}")
+
+
+def _job(args: argparse.Namespace, benchmarks: list[Benchmark]) -> Job:
+    """The job, its settings extended by what decides the verdicts."""
+    prompts = [PromptSamples(prompt, b.samples) for b in benchmarks for prompt in b.prompts]
+    job = make_job(args, prompts, f"--suite={args.suite}", DEFAULT_MAX_TOKENS)
+    in_effect = {
+        "benchmarks": {
+            b.name: {"source": Path(b.source).name, "reward": b.reward, "samples": b.samples}
+            for b in benchmarks
+        },
+        "problems_fingerprint": suites.fingerprint(benchmarks),
+    }
+    return dataclasses.replace(job, settings=job.settings | in_effect)
+
+
+def _ignore(rollout: Rollout) -> None:
+    """The other hosts draw with the first one, which alone verifies and writes."""
