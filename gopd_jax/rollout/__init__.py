@@ -1,1 +1,1 @@
-"""Sampling from a model: requests in, finished rollouts out, in any order. Does not know teachers."""
+"""Sampling from a model: requests in, finished rollouts out. Does not know teachers or rewards."""

@@ -1,51 +1,53 @@
-"""The slot cache: keys and values of every slot, as column blocks for each layer, written in place.
+"""The slot cache: keys and values of every slot, as blocks of columns for each layer.
 
-A slot's token at position p stands in column p. The columns are cut into blocks: a program is given the first few only, so
-attention reads the live columns and not the whole cache, without a slice (XLA copies a slice before a matrix product). Decode
-never writes to the blocks while it runs: the columns of one dispatch are gathered in a small fresh block, at the same place for
-all slots, and merged into the blocks when the dispatch ends.
+The keys and values of a slot's token at position p are in column p. The columns are cut into
+blocks, and a program is given the first few blocks only: attention reads the live columns and not
+the whole cache, without a slice, which XLA would copy before a matrix product. Decode does not
+write to the blocks while it runs: it collects the columns of one dispatch in a small fresh block,
+at the same place for all slots, and merges them into the blocks at the end of the dispatch.
 
-Rows are numbered within a shard (the devices of one data x fsdp coordinate): writes and copies never cross devices.
+Rows are numbered within a shard (the devices with one pair of data and fsdp coordinates), so that
+writes and copies never cross devices. Arrays only: which cache an engine keeps is in `cache_pool`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 import numpy as np
 
+from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.runtime.mesh import RULES, constrain
 
-AXES = ("batch", "kv_heads", None, None)
+AXES = ("batch", "kv_heads", None, None)  # logical axes of keys and values [B, K, C, H]
+MIN_LIVE_COLUMNS = 128  # no program is compiled for fewer
 
-
-@struct.dataclass
-class Block:
-    """Some columns of one layer's cache: keys, values [B, K, C, H]; int8 ones have scales, float32 [B, K, C]."""
-
-    keys: jax.Array
-    values: jax.Array
-    key_scales: jax.Array | None = None
-    value_scales: jax.Array | None = None
+Blocks = tuple[tuple[CacheBlock, ...], ...]  # [block][layer]
 
 
 @struct.dataclass
 class SlotCache:
-    """blocks[j][layer]: the j-th columns. fresh[layer]: the columns of one dispatch; holds nothing between dispatches."""
+    """The cache of all slots.
 
-    blocks: tuple[tuple[Block, ...], ...]
-    fresh: tuple[Block, ...]
+    blocks: blocks[j][layer] holds the j-th columns.
+    fresh: fresh[layer] holds the columns of one dispatch, and nothing between two dispatches.
+    """
+
+    blocks: Blocks
+    fresh: tuple[CacheBlock, ...]
 
 
 def block_sizes(columns: int, fine: bool = False) -> tuple[int, ...]:
-    """Sizes of the blocks that hold `columns`; the last one fits.
+    """Number of columns of each of the blocks that hold `columns`; the last block just fits.
 
-    128, 128, 256, 512, ...: each as large as all before it. Or, where the kernel can leave out a block (on CPU), a quarter of
-    all before it and at least 64.
+    The sizes are 128, 128, 256, 512, ...: each block is as large as all before it together. With
+    `fine`, a block has a quarter of the columns before it, and at least 64: for kernels that can
+    leave out a block for which no slot is long enough (on CPU).
     """
     sizes: list[int] = []
     while (left := columns - sum(sizes)) > 0:
@@ -56,24 +58,29 @@ def block_sizes(columns: int, fine: bool = False) -> tuple[int, ...]:
 
 
 def blocks_for(sizes: Sequence[int], columns: int) -> int:
-    """How many of the blocks a program is given that needs the first `columns` columns: enough for the next power of two."""
+    """Number of blocks given to a program that needs the first `columns` columns.
+
+    The columns are rounded up to a power of two, so that few programs are compiled.
+    """
     if not columns:
         return 0
-    columns = max(128, 1 << (columns - 1).bit_length())
+    columns = max(MIN_LIVE_COLUMNS, 1 << (columns - 1).bit_length())
     return min(int(np.searchsorted(np.cumsum(sizes), columns)) + 1, len(sizes))
 
 
-def new_block(config: ModelConfig, rows: int, columns: int, dtype: Any, quantized: bool) -> Block:
-    """A zero block, sharded over slots and key/value heads."""
+def new_block(
+    config: ModelConfig, rows: int, columns: int, dtype: DTypeLike, quantized: bool
+) -> CacheBlock:
+    """A block of zeros, sharded over slots and key/value heads."""
     shape = (rows, config.kv_heads, columns, config.head_size)
 
     def zeros(shape, dtype):
         return constrain(jnp.zeros(shape, dtype), AXES[: len(shape)])
 
     if not quantized:
-        return Block(zeros(shape, dtype), zeros(shape, dtype))
+        return CacheBlock(zeros(shape, dtype), zeros(shape, dtype))
     scales = [zeros(shape[:3], jnp.float32) for _ in range(2)]
-    return Block(zeros(shape, jnp.int8), zeros(shape, jnp.int8), *scales)
+    return CacheBlock(zeros(shape, jnp.int8), zeros(shape, jnp.int8), *scales)
 
 
 def new_cache(
@@ -81,10 +88,19 @@ def new_cache(
     rows: int,
     sizes: Sequence[int],
     fresh_columns: int,
-    dtype: Any,
+    dtype: DTypeLike,
     quantized: bool,
 ) -> SlotCache:
-    """Zero caches for `rows` slots; `dtype` is that of unquantized keys and values."""
+    """A cache of zeros.
+
+    Args:
+        config: architecture of the model.
+        rows: number of slots.
+        sizes: number of columns of each block; see `block_sizes`.
+        fresh_columns: largest number of tokens that a slot draws in one dispatch.
+        dtype: of keys and values that are not quantized.
+        quantized: whether keys and values are int8.
+    """
 
     def layers(columns):
         return tuple(
@@ -94,14 +110,25 @@ def new_cache(
     return SlotCache(tuple(layers(size) for size in sizes), layers(fresh_columns))
 
 
-def as_block(key_BTKH: jax.Array, value_BTKH: jax.Array, like: Block) -> Block:
-    """New keys and values in the form of `like`: cast, or rounded to int8 with one scale for each token and head.
+def cache_shardings(mesh: Mesh, tree: Any) -> Any:
+    """The sharding of each array of a cache or of a part of it."""
 
-    scale = max_h |x_h| / 127; x ~ scale * round(x / scale).
+    def one(x):
+        axes = [RULES[axis] if axis else None for axis in AXES[: x.ndim]]
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree.map(one, tree)
+
+
+def as_block(key_BTKH: jax.Array, value_BTKH: jax.Array, like: CacheBlock) -> CacheBlock:
+    """New keys and values as a block of the kind of `like`: cast, or rounded to int8.
+
+    An int8 block has one scale for each token and head: scale = max_h |x_h| / 127, and
+    x ~ scale * round(x / scale).
     """
     keys, values = key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2)
     if like.key_scales is None:
-        return Block(keys.astype(like.keys.dtype), values.astype(like.values.dtype))
+        return CacheBlock(keys.astype(like.keys.dtype), values.astype(like.values.dtype))
 
     def quantize(x):
         x = x.astype(jnp.float32)
@@ -109,11 +136,11 @@ def as_block(key_BTKH: jax.Array, value_BTKH: jax.Array, like: Block) -> Block:
         return jnp.round(x / scales[..., None]).astype(jnp.int8), scales
 
     (keys, key_scales), (values, value_scales) = quantize(keys), quantize(values)
-    return Block(keys, values, key_scales, value_scales)
+    return CacheBlock(keys, values, key_scales, value_scales)
 
 
-def as_floats(block: Block, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of a block in `dtype`."""
+def as_floats(block: CacheBlock, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of a block in `dtype`, each [B, K, C, H]."""
     if block.key_scales is None:
         return block.keys.astype(dtype), block.values.astype(dtype)
     keys = block.keys.astype(jnp.float32) * block.key_scales[..., None]
@@ -121,45 +148,45 @@ def as_floats(block: Block, dtype: Any) -> tuple[jax.Array, jax.Array]:
     return keys.astype(dtype), values.astype(dtype)
 
 
-def on_each_shard(function, *arguments: Any) -> Any:
-    """`function` of the rows that each shard holds: nothing in it can cross devices.
+def on_each_shard(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Applies `function` to the rows that each shard holds; nothing in it can cross devices.
 
-    Arrays of the cache (three axes or more) are cut along slots and heads, those of two axes [D, r] along the shards; numbers
-    are the same everywhere. What is returned has the form of cache arrays.
+    Arrays of the cache, which have three axes or more, are split by slots and heads, arrays [D, r]
+    by shards; scalars are the same everywhere. The results must be arrays of the cache.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function(*arguments)
 
     def spec(x):
-        return (
-            PartitionSpec(*[RULES[a] for a in AXES[: 2 if x.ndim > 2 else 1]])
-            if x.ndim
-            else PartitionSpec()
-        )
+        axes = AXES[:2] if x.ndim > 2 else AXES[: min(x.ndim, 1)]
+        return PartitionSpec(*[RULES[axis] for axis in axes])
 
-    out = jax.eval_shape(function, *arguments)
-    specs = jax.tree.map(spec, arguments)
+    in_specs = jax.tree.map(spec, arguments)
+    out_specs = jax.tree.map(spec, jax.eval_shape(function, *arguments))
     return jax.shard_map(
-        function, mesh=mesh, in_specs=specs, out_specs=jax.tree.map(spec, out), check_vma=False
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )(*arguments)
 
 
 def write(
-    layers: Sequence[Block],
-    new: Sequence[Block],
+    layers: Sequence[CacheBlock],
+    new: Sequence[CacheBlock],
     rows_Dr: jax.Array,
     starts_Dr: jax.Array,
     counts_Dr: jax.Array,
     offset: int,
-) -> tuple[Block, ...]:
-    """Layers of one block with new tokens in them.
+) -> tuple[CacheBlock, ...]:
+    """The layers of one block with new tokens in them.
 
     Args:
         layers: blocks [B, K, C, H] that begin at column `offset`.
-        new: blocks [D * r, K, T, H], r rows from each of D shards.
-        rows_Dr: row of each within its shard. starts_Dr: column of its first token. counts_Dr: how many of the T are real; what
-            does not fall into this block is left to the others.
+        new: for each layer, new tokens [D * r, K, T, H]: r rows for each of D shards.
+        rows_Dr: int32, row of the block within the shard.
+        starts_Dr: int32, column of the first token.
+        counts_Dr: int32, number of the T tokens that are real. Tokens outside of this block are
+            left to the other blocks.
+        offset: number of columns in the blocks before this one.
     """
     C, T = layers[0].keys.shape[2], new[0].keys.shape[2]
     W = min(C, T)
@@ -192,7 +219,10 @@ def write(
 
 
 def take(tree: Any, rows_Dr: jax.Array) -> Any:
-    """Some rows of every array of a tree: [B, ...] -> [D * r, ...]; rows are numbered within their shard."""
+    """The given rows of every array of a tree: [B, ...] -> [D * r, ...].
+
+    Rows are numbered within their shard.
+    """
 
     def one_shard(tree, rows_1r):
         return jax.tree.map(lambda x: jnp.take(x, rows_1r[0], axis=0, mode="clip"), tree)
@@ -201,16 +231,18 @@ def take(tree: Any, rows_Dr: jax.Array) -> Any:
 
 
 def copy_rows(tree: Any, sources_Dr: jax.Array, targets_Dr: jax.Array) -> Any:
-    """Copies row sources[:, i] onto row targets[:, i] of every array, one after the other; target -1: nowhere."""
+    """Copies row sources[:, i] to row targets[:, i] of every array, one after the other.
+
+    Rows are numbered within their shard. Targets of -1, which must come last, are skipped.
+    """
 
     def one_shard(tree, sources_1r, targets_1r):
         def body(i, tree):
             source, target = sources_1r[0, i], targets_1r[0, i]
 
             def one(x):
-                return jax.lax.dynamic_update_index_in_dim(
-                    x, jax.lax.dynamic_index_in_dim(x, source), target, axis=0
-                )
+                row = jax.lax.dynamic_index_in_dim(x, source)
+                return jax.lax.dynamic_update_index_in_dim(x, row, target, axis=0)
 
             return jax.tree.map(one, tree)
 

@@ -1,84 +1,74 @@
-"""The rollout engine: a fixed number of cache slots, refilled while the others go on.
+"""The rollout engine: continuous batching over a fixed number of cache slots.
 
-In: the student's parameters, requests. Out: finished rollouts as they finish, in any order. The device runs up to K tokens of
-every slot per dispatch (`programs`), the host only schedules (`scheduler`). Does not score, verify or decode text.
+In: the student's parameters and requests. Out: rollouts as they finish, in any order. The device
+runs up to K tokens of every slot per dispatch (`device_programs`); between two dispatches the host
+gives new work to the slots whose samples are finished (`scheduler`). Does not score, verify or
+decode text.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
+import contextlib
 import functools
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 import numpy as np
 
-from gopd_jax.kernels import decode_attention as kernels
+from gopd_jax.kernels.choose import choose_decode_attention
+from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.settings import PLAIN, SamplingRule
-from gopd_jax.rollout import programs
-from gopd_jax.rollout.cache import AXES, SlotCache, block_sizes, blocks_for, new_cache
-from gopd_jax.rollout.scheduler import Scheduler
+from gopd_jax.rollout import device_programs
+from gopd_jax.rollout.cache import Blocks, SlotCache, block_sizes, blocks_for, cache_shardings
+from gopd_jax.rollout.cache_pool import CachePool, cache_widths
+from gopd_jax.rollout.device_programs import Outcome
+from gopd_jax.rollout.scheduler import PrefillBatch, Scheduler, check_requests
 from gopd_jax.rollout.settings import EngineOptions
-from gopd_jax.rollout.weights import make_lay_out
-from gopd_jax.runtime.mesh import RULES, replicated, rows_multiple
-from gopd_jax.types import Request, Rollout
-
-NARROWEST = 4  # slots below which the cache is not narrowed any more
-
+from gopd_jax.rollout.stats import RolloutStats
+from gopd_jax.rollout.weights import decode_weight_shardings, decode_weights
+from gopd_jax.runtime.mesh import replicated, rows_multiple
+from gopd_jax.runtime.programs import Program, ProgramTable
+from gopd_jax.runtime.progress import say
+from gopd_jax.types import Params, Request, Rollout
 
 DEFAULTS = EngineOptions()
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One compiled program: what it does, its bucket, and what the compiler says of it."""
-
-    kind: str
-    bucket: str
-    compile_seconds: float
-    temporary_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.bucket} ({self.compile_seconds:.1f} s)"
-
-
-@dataclasses.dataclass
-class RolloutStats:
-    """What the engine has done; a new one for each call. slot_steps: slots x decode steps, drawing or not."""
-
-    samples: int = 0
-    tokens: int = 0
-    prompt_tokens: int = 0  # each prompt counted once
-    prefill_tokens: int = 0
-    copies: int = 0
-    dispatches: int = 0
-    steps: int = 0
-    slot_steps: int = 0
-
-    @property
-    def utilisation(self) -> float:
-        """Share of slot steps that drew a token."""
-        return self.tokens / max(1, self.slot_steps)
 
 
 class RolloutEngine:
     """Draws samples with a fixed number of slots.
 
+    Example:
+        engine = RolloutEngine(
+            config, mesh, stop_ids, slots=64, max_prompt_tokens=512, max_response_tokens=1024
+        )
+        weights = engine.sync_weights(params)
+        for rollout in engine(weights, requests, key, rule):
+            ...
+
     Args:
         config: architecture of the model that is sampled.
         mesh: slots are spread over its data and fsdp axes, weights and caches over its tensor axis.
-        stop_ids: a drawn stop id ends the response and is part of it.
-        slots: sequences decoded at once; a multiple of data x fsdp devices.
+        stop_ids: drawing one of these token ids ends the response and is part of it.
+        slots: number of sequences decoded at once, a multiple of the data x fsdp devices.
         max_prompt_tokens, max_response_tokens: a slot's cache has columns for both.
-        dtype: compute dtype, and that of the cache.
-        say: told which programs a call compiled, and which kernel was chosen why.
+        dtype: compute dtype, and that of the cache unless it is int8.
+        options: how the work is done.
+        programs: table to compile in, so that engines with equal settings, and others, share their
+            programs; None makes one.
+
+    Attributes:
+        stats: counts of the current or latest call.
+        kernel: the choice of the decode attention kernel.
+        sizes: number of columns of each block of the cache.
+        shards: number of data x fsdp devices.
+        caches: see `CachePool`.
 
     Raises:
-        ValueError: slots that the mesh does not divide, no stop id or one outside the vocabulary, an unknown option.
+        ValueError: a number of slots that the mesh does not divide, no stop id or one outside of
+            the vocabulary, or a kernel that cannot be used here.
     """
 
     def __init__(
@@ -90,283 +80,237 @@ class RolloutEngine:
         slots: int,
         max_prompt_tokens: int,
         max_response_tokens: int,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         options: EngineOptions = DEFAULTS,
-        say: Callable[[str], None] = lambda line: None,
+        programs: ProgramTable | None = None,
     ):
         self.shards = rows_multiple(mesh)
-        if slots < 1 or slots % self.shards:
-            raise ValueError(
-                f"rollout slots={slots}: wanted a positive multiple of {self.shards} (data x fsdp devices)"
-            )
-        outside = [i for i in stop_ids if not 0 <= i < config.vocab_size]
-        if not stop_ids or outside:
-            raise ValueError(
-                f"stop ids {list(stop_ids)}: wanted at least one, all in [0, {config.vocab_size}); outside: {outside}"
-            )
-        self.config, self.mesh, self.slots, self.dtype, self.options = (
-            config,
-            mesh,
-            slots,
-            dtype,
-            options,
-        )
-        self.stop_ids = tuple(stop_ids)
+        _check_slots_and_stop_ids(slots, self.shards, stop_ids, config.vocab_size)
+        if programs is not None and programs.mesh != mesh:
+            raise ValueError(f"program table of {programs.mesh}: expected one of {mesh}")
+        self.config, self.mesh, self.dtype, self.options = config, mesh, dtype, options
+        self.slots, self.stop_ids = slots, tuple(stop_ids)
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
+        self.longest_chunk = min(options.prefill_tokens, max_prompt_tokens)
+        self.programs = ProgramTable(mesh) if programs is None else programs
+        self.stats = RolloutStats()
+
         platform, quantized = mesh.devices.flat[0].platform, options.kv_cache == "int8"
         self.sizes = block_sizes(max_prompt_tokens + max_response_tokens, fine=platform == "cpu")
-        self.kernel = kernels.choose(
+        self.kernel = choose_decode_attention(
             options.kernel, platform, quantized=quantized, block_sizes=self.sizes
         )
-        self.longest_piece = min(options.prefill_tokens, max_prompt_tokens)
-        self.widths = [
-            slots
-        ]  # of the caches: a narrower one for the last samples; a kernel that skips idle slots needs none
-        while (
-            not self.kernel.skips
-            and (less := self.widths[-1] // 4 // self.shards * self.shards) >= NARROWEST
-        ):
-            self.widths.append(less)
-        self.programs: list[Program] = []
-        self.stats = RolloutStats()
-        self._compiled: dict[Any, Callable[..., Any]] = {}
-        self._caches: dict[int, SlotCache] = {}
-        self._lay_out = make_lay_out(config, mesh, dtype, options.weights == "int8")
-        self._busy, self._said, self._say = False, 0, say
-        say(f"rollout engine: {slots} slots x {sum(self.sizes)} columns, kernel {self.kernel.why}")
+        # A kernel that skips idle slots gains nothing from a narrower cache.
+        self.widths = [slots] if self.kernel.skips else cache_widths(slots, self.shards)
+        self.caches = CachePool(
+            self.programs, config, self.sizes, options.steps_per_dispatch, dtype, quantized
+        )
+        self._drawing = False
+        self._unreported: list[Program] = []  # compiled for this engine, not in the log yet
+        say(f"rollout engine: {slots} slots x {sum(self.sizes)} columns")
 
     # ---- Weights and memory.
 
-    def lay_out(self, params: Any) -> Any:
-        """The parameters cast, unstacked and resharded for decode: one device program, once for each change of weights."""
-        return self._program("weights", "", self._lay_out, params)(params)
+    def sync_weights(self, params: Params) -> Params:
+        """Decode weights made from `params`: cast, unstacked and resharded by one device program.
+
+        Needed once after each change of the parameters.
+        """
+        quantized = self.options.weights == "int8"
+        with self._reporting():
+            program = self.programs.compiled(
+                functools.partial(decode_weights, dtype=self.dtype, int8=quantized),
+                params,
+                name="weights",
+                out=lambda: decode_weight_shardings(self.config, self.mesh, self.dtype, quantized),
+            )
+        return program(params)
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of all caches, over all devices. They are kept from call to call, until `free`."""
-        return sum(x.nbytes for x in jax.tree.leaves(self._caches))
+        return self.caches.nbytes
 
     def free(self) -> None:
-        """Gives the memory of the caches back; the next call allocates them again."""
-        self._caches.clear()
+        """Frees the memory of the caches; the next call allocates them again."""
+        self.caches.clear()
 
     # ---- Drawing.
 
     def __call__(
-        self, weights: Any, requests: Sequence[Request], key: jax.Array, rule: SamplingRule = PLAIN
+        self,
+        weights: Params,
+        requests: Sequence[Request],
+        key: jax.Array,
+        rule: SamplingRule = PLAIN,
     ) -> Iterator[Rollout]:
-        """Draws every request from `weights` (what `lay_out` returned) and yields the rollouts as they finish, in any order.
+        """Draws all requests and yields the rollouts as they finish, in any order.
 
-        A rollout depends on the weights, its request, the rule and `key` (that of run seed and step; see
-        `sampling.sample_keys`): not on the slots, the other requests, or where and when it was drawn. One call at a time.
+        A rollout depends on the weights, its request, the key and the rule only: not on the slots,
+        the other requests, or where and when it is drawn. One call at a time.
+
+        Args:
+            weights: decode weights, as `sync_weights` returns them.
+            requests: in any order.
+            key: the key of (run seed, step); see `sampling.sample_keys`.
+            rule: the distribution that tokens are drawn from.
 
         Raises:
-            ValueError: before anything is drawn, for a prompt or a token limit that the cache cannot hold, two prompts of one
-                id, or more samples of a prompt than slots; names the prompt.
+            ValueError: before anything is drawn, for a prompt or a token limit that the cache
+                cannot hold, two prompts with one id, or more samples of a prompt than slots.
+            RuntimeError: if another call is not finished.
         """
-        self._check(requests)
-        if self._busy:
+        check_requests(
+            requests,
+            slots=self.slots,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_response_tokens=self.max_response_tokens,
+        )
+        if self._drawing:
             raise RuntimeError(
-                "this engine is drawing already; finish or close the other iterator first"
+                "this engine is drawing already: finish or close the other iterator first"
             )
-        self._busy = True
+        self._drawing = True
         try:
             yield from self._draw(weights, requests, key, rule)
         except GeneratorExit:  # closed early: the caches are whole
             raise
         except BaseException:
-            self.free()  # a program may have been given the caches and not given them back
+            self.free()  # a program may have taken the caches and not given them back
             raise
         finally:
-            self._busy = False
-            if new := self.programs[self._said :]:
-                seconds = sum(p.compile_seconds for p in new)
-                self._say(
-                    f"rollout engine: compiled {len(new)} programs in {seconds:.1f} s: {', '.join(map(str, new))}"
-                )
-                self._said = len(self.programs)
-
-    def _check(self, requests: Sequence[Request]) -> None:
-        tokens: dict[str, np.ndarray] = {}
-        for r in requests:
-            name = r.key.prompt_id
-            if not 0 < len(r.prompt.tokens) <= self.max_prompt_tokens:
-                raise ValueError(
-                    f"prompt {name!r} has {len(r.prompt.tokens)} tokens: wanted 1 to max_prompt_tokens={self.max_prompt_tokens}"
-                )
-            if not 0 < r.max_tokens <= self.max_response_tokens:
-                raise ValueError(
-                    f"prompt {name!r} asks for max_tokens={r.max_tokens}: "
-                    f"wanted 1 to max_response_tokens={self.max_response_tokens}"
-                )
-            first = tokens.setdefault(name, r.prompt.tokens)
-            if first is not r.prompt.tokens and not np.array_equal(first, r.prompt.tokens):
-                raise ValueError(
-                    f"prompt id {name!r} stands for two prompts: wanted an id for each"
-                )
-        for name, count in Counter(r.key.prompt_id for r in requests).items():
-            if count > self.slots:
-                raise ValueError(
-                    f"prompt {name!r} is asked for {count} samples: wanted at most slots={self.slots}"
-                )
+            self._drawing = False
+            self._report()
 
     def _draw(
-        self, weights: Any, requests: Sequence[Request], key: jax.Array, rule: SamplingRule
+        self, weights: Params, requests: Sequence[Request], key: jax.Array, rule: SamplingRule
     ) -> Iterator[Rollout]:
         width = min((w for w in self.widths if w >= len(requests)), default=self.slots)
-        scheduler = Scheduler(requests, width, self.shards, self.longest_piece)
-        self.stats = stats = RolloutStats(len(requests))
-        stats.prompt_tokens = sum(
-            len(r.prompt.tokens) for r in {r.key.prompt_id: r for r in requests}.values()
-        )
-        key_data, key_impl = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
+        scheduler = Scheduler(requests, width, self.shards, self.longest_chunk)
+        prompts = {r.key.prompt_id: len(r.prompt.tokens) for r in requests}
+        self.stats = RolloutStats(samples=len(requests), prompt_tokens=sum(prompts.values()))
+        decode = self.decode_function(rule, str(jax.random.key_impl(key)))
+        key_data = np.asarray(jax.random.key_data(key))
         while scheduler.pending or scheduler.active:
-            with jax.set_mesh(
-                self.mesh
-            ):  # not around the yield: what happens between rollouts is the caller's
+            with self._reporting():
                 self._fill(weights, scheduler)
                 self._narrow(scheduler)
-                outcome = self._decode(weights, scheduler, key_data, key_impl, rule)
-            stats.dispatches += 1
-            stats.steps += int(outcome.steps)
-            stats.slot_steps += int(outcome.steps) * scheduler.slots
-            stats.tokens += int(outcome.counts.sum())
+                outcome = self._decode(decode, weights, scheduler, key_data)
+            self.stats.add_dispatch(outcome, scheduler.slots)
             yield from scheduler.record(outcome)
 
-    def _fill(self, weights: Any, scheduler: Scheduler) -> None:
-        """Copies and prefills until no free slot can be given anything; of long prompts only one piece while others draw."""
+    def _fill(self, weights: Params, scheduler: Scheduler) -> None:
+        """Copies and prefills prompts until every free slot that can be given work has some.
+
+        While other slots draw, a batch that completes no prompt is the last one before the next
+        dispatch, so that long prompts do not hold up the others.
+        """
         few = max(1, scheduler.slots // self.shards // 16)
         while True:
             if copies := scheduler.place():
-                self._share(scheduler, copies)
+                self._copy(scheduler, copies)
             if not scheduler.prefilling:
                 return
-            batch, width, prefix, unfinished = scheduler.pieces(few, self.options.prefill_tokens)
-            prefix_blocks = blocks_for(self.sizes, prefix)
-            reach = min(sum(self.sizes[:prefix_blocks]) + width, sum(self.sizes))
-            cache, n = self._cache(scheduler.slots), blocks_for(self.sizes, reach)
-            run = functools.partial(
-                programs.prefill, config=self.config, prefix_blocks=prefix_blocks
-            )
-            args = weights, cache.blocks[:n], batch.tokens, batch.starts, batch.lengths, batch.rows
-            bucket = f"{scheduler.slots} slots, {batch.rows.size} x {width} after {sum(self.sizes[:prefix_blocks])}"
-            blocks = self._program(
-                "prefill",
-                bucket,
-                run,
-                *args,
-                donate=1,
-                out=functools.partial(self.places, cache.blocks[:n]),
-            )(*args)
-            self._keep(scheduler.slots, blocks)
-            self.stats.prefill_tokens += int(batch.lengths.sum())
-            if unfinished and scheduler.active:
+            batch = scheduler.prefill_batch(few, self.options.prefill_tokens)
+            self._prefill(weights, scheduler.slots, batch)
+            if scheduler.active and not batch.completes_prompt:
                 return
 
-    def _share(self, scheduler: Scheduler, copies: list[tuple[int, int]]) -> None:
-        rows = scheduler.slots // self.shards
-        sources, targets = (
-            np.zeros((self.shards, rows), np.int32),
-            np.full((self.shards, rows), -1, np.int32),
-        )
-        used = np.zeros(self.shards, np.int32)
+    def _copy(self, scheduler: Scheduler, copies: list[tuple[int, int]]) -> None:
+        """Copies prompts from slot to slot; `copies` are (source, target) within one shard each."""
+        width = scheduler.slots // self.shards
+        sources = np.zeros((self.shards, width), np.int32)
+        targets = np.full((self.shards, width), -1, np.int32)
+        used = [0] * self.shards
         for source, target in copies:
-            shard = target // rows
-            sources[shard, used[shard]], targets[shard, used[shard]] = source % rows, target % rows
+            shard = target // width
+            index = shard, used[shard]
+            sources[index], targets[index] = source % width, target % width
             used[shard] += 1
         n = blocks_for(self.sizes, max(scheduler.prompt_length(target) for _, target in copies))
-        cache = self._cache(scheduler.slots)
-        args = cache.blocks[:n], sources, targets
+        blocks = self.caches[scheduler.slots].blocks[:n]
         bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
-        blocks = self._program(
-            "share",
-            bucket,
-            programs.share,
-            *args,
-            donate=0,
-            out=lambda: self.places(cache.blocks[:n]),
-        )(*args)
-        self._keep(scheduler.slots, blocks)
+        args = blocks, sources, targets
+        program = self._on_blocks("copy", bucket, device_programs.copy_prompts, blocks, *args)
+        self.caches.put_back(scheduler.slots, program(*args))
         self.stats.copies += len(copies)
+
+    def _prefill(self, weights: Params, slots: int, batch: PrefillBatch) -> None:
+        prefix_blocks = blocks_for(self.sizes, batch.prefix)
+        prefix_columns = sum(self.sizes[:prefix_blocks])
+        n = blocks_for(self.sizes, min(prefix_columns + batch.width, sum(self.sizes)))
+        blocks = self.caches[slots].blocks[:n]
+        function = functools.partial(
+            device_programs.prefill, config=self.config, prefix_blocks=prefix_blocks
+        )
+        bucket = f"{slots} slots, {batch.rows.size} x {batch.width} after {prefix_columns}"
+        args = weights, blocks, batch.tokens, batch.starts, batch.lengths, batch.rows
+        program = self._on_blocks("prefill", bucket, function, blocks, *args, donate=1)
+        self.caches.put_back(slots, program(*args))
+        self.stats.prefill_tokens += int(batch.lengths.sum())
 
     def _narrow(self, scheduler: Scheduler) -> None:
         """Moves the last samples to the narrowest cache that holds them."""
         if scheduler.pending:
             return
-        busiest = scheduler.busiest_shard()
-        width = min(w for w in self.widths if w >= busiest * self.shards)
-        if width >= scheduler.slots:
+        at_least = scheduler.busiest_shard() * self.shards
+        width, before = min(w for w in self.widths if w >= at_least), scheduler.slots
+        if width >= before:
             return
-        wide, narrow = self._cache(scheduler.slots), self._cache(width)
-        n, old = blocks_for(self.sizes, scheduler.longest()), scheduler.slots
+        wide, narrow = self.caches[before].blocks, self.caches[width].blocks
+        n = blocks_for(self.sizes, scheduler.longest())
         rows = scheduler.shrink(width)
-        blocks = []
-        for layers, target, size in zip(wide.blocks[:n], narrow.blocks, self.sizes, strict=False):
+        moved = []
+        for layers, target, columns in zip(wide[:n], narrow, self.sizes, strict=False):
+            bucket = f"{before} to {width} slots, {columns} columns"
             args = target, layers, rows
-            bucket = f"{old} to {width} slots, {size} columns"
-            blocks.append(
-                self._program(
-                    "shrink",
-                    bucket,
-                    _shrink,
-                    *args,
-                    donate=0,
-                    out=functools.partial(self.places, target),
-                )(*args)
-            )
-        self._keep(width, tuple(blocks))
+            program = self._on_blocks("shrink", bucket, device_programs.shrink, target, *args)
+            moved.append(program(*args))
+        self.caches.put_back(width, tuple(moved))
 
     def _decode(
         self,
-        weights: Any,
+        function: functools.partial,
+        weights: Params,
         scheduler: Scheduler,
         key_data: np.ndarray,
-        key_impl: str,
-        rule: SamplingRule,
-    ) -> programs.Outcome:
-        """One dispatch; its outcome on the host."""
-        cache = self._cache(scheduler.slots)
-        n = max(1, blocks_for(self.sizes, scheduler.longest() + self.options.steps_per_dispatch))
-        active = scheduler.active
-        if scheduler.pending:
-            exit_at = active - max(1, scheduler.slots // 16)  # so many are refilled together
-        else:
-            exit_at = max(
-                (w for w in self.widths if w < active), default=0
-            )  # then the cache can be narrowed
-            if (
-                scheduler.busiest_shard() * self.shards > active
-            ):  # uneven shards: the total says too little
-                exit_at = min(exit_at, active - 1)
-        run = self.decode_function(rule, key_impl)
-        args = (
-            weights,
-            cache.blocks[:n],
-            cache.fresh,
-            scheduler.table(),
-            key_data,
-            np.int32(max(0, exit_at)),
-        )
-        bucket = f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns"
-        compiled = self._program(
-            "decode",
-            bucket,
-            run,
+    ) -> Outcome:
+        """Runs one dispatch; returns its outcome on the host."""
+        cache = self.caches[scheduler.slots]
+        columns = scheduler.longest() + self.options.steps_per_dispatch
+        n = max(1, blocks_for(self.sizes, columns))
+        exit_at = np.int32(self._exit_at(scheduler))
+        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, exit_at
+        program = self.programs.compiled(
+            function,
             *args,
+            name="decode",
+            bucket=f"{scheduler.slots} slots, {sum(self.sizes[:n])} columns",
             donate=(1, 2),
-            out=lambda: self.decode_places(cache, n),
-            salt=(rule, key_impl),
+            out=lambda: self.decode_shardings(cache, n),
         )
-        blocks, fresh, outcome = compiled(*args)
-        self._keep(scheduler.slots, blocks, fresh)
+        blocks, fresh, outcome = program(*args)
+        self.caches.put_back(scheduler.slots, blocks, fresh)
         return jax.device_get(outcome)
 
-    # ---- Compiled programs and caches.
+    def _exit_at(self, scheduler: Scheduler) -> int:
+        """Number of active slots at which a dispatch ends early, to refill or narrow the cache."""
+        active = scheduler.active
+        if scheduler.pending:
+            return max(0, active - max(1, scheduler.slots // 16))  # refill 1 / 16 of the slots
+        # Continue until the rest fits a narrower cache.
+        exit_at = max((w for w in self.widths if w < active), default=0)
+        if scheduler.busiest_shard() * self.shards > active:
+            # The shards are uneven, so that their sum does not tell whether the rest fits.
+            exit_at = min(exit_at, active - 1)
+        return max(0, exit_at)
 
-    def decode_function(self, rule: SamplingRule, key_impl: str) -> Callable[..., Any]:
-        """`programs.decode_steps` of this engine, before jit."""
+    # ---- Programs.
+
+    def decode_function(self, rule: SamplingRule, key_impl: str) -> functools.partial:
+        """`device_programs.decode_steps` with the settings of this engine, not compiled."""
         return functools.partial(
-            programs.decode_steps,
+            device_programs.decode_steps,
             config=self.config,
             rule=rule,
             kernel=self.kernel.kernel,
@@ -375,67 +319,61 @@ class RolloutEngine:
             key_impl=key_impl,
         )
 
-    def new_cache(self, slots: int) -> SlotCache:
-        """A zero cache, traceable."""
-        steps, quantized = self.options.steps_per_dispatch, self.options.kv_cache == "int8"
-        return new_cache(self.config, slots, self.sizes, steps, self.dtype, quantized)
+    def decode_shardings(self, cache: SlotCache, blocks: int) -> Any:
+        """Shardings of what `decode_function` returns for the first `blocks` blocks of `cache`.
 
-    def places(self, tree: Any) -> Any:
-        """Shardings of cache arrays."""
-        return jax.tree.map(
-            lambda x: NamedSharding(
-                self.mesh, PartitionSpec(*[RULES[a] if a else None for a in AXES[: x.ndim]])
-            ),
-            tree,
-        )
+        The outcome is whole on every device.
+        """
+        of_blocks = cache_shardings(self.mesh, cache.blocks[:blocks])
+        return of_blocks, cache_shardings(self.mesh, cache.fresh), replicated(self.mesh)
 
-    def decode_places(self, cache: SlotCache, blocks: int) -> Any:
-        """Shardings of what `programs.decode_steps` returns: the outcome whole on every device."""
-        return self.places(cache.blocks[:blocks]), self.places(cache.fresh), replicated(self.mesh)
-
-    def _cache(self, slots: int) -> SlotCache:
-        if slots not in self._caches:
-            make = functools.partial(self.new_cache, slots)
-            with jax.set_mesh(self.mesh):
-                out = functools.partial(self.places, jax.eval_shape(make))
-                self._caches[slots] = self._program("cache", f"{slots} slots", make, out=out)()
-        return self._caches[slots]
-
-    def _keep(self, slots: int, blocks: programs.Blocks, fresh: Any = None) -> None:
-        """Puts blocks that a program returned in the place of those that it was given."""
-        old = self._caches[slots]
-        self._caches[slots] = SlotCache(
-            (*blocks, *old.blocks[len(blocks) :]), old.fresh if fresh is None else fresh
-        )
-
-    def _program(
+    def _on_blocks(
         self,
-        kind: str,
+        name: str,
         bucket: str,
         function: Callable[..., Any],
+        result: Blocks | tuple[CacheBlock, ...],
         *args: Any,
-        donate: Any = (),
-        out: Callable[[], Any] | None = None,
-        salt: Any = None,
-    ) -> Callable[..., Any]:
-        """The compiled program of a bucket. `out`: shardings of what it returns; without it, `function` is jitted already."""
-        name = (kind, bucket, salt)
-        if name not in self._compiled:
-            start = time.perf_counter()
-            if out is not None:
-                function = jax.jit(
-                    function, donate_argnums=donate, out_shardings=out(), keep_unused=True
-                )
-            compiled = function.lower(*args).compile()
-            memory = compiled.memory_analysis()
-            seconds = time.perf_counter() - start
-            self.programs.append(
-                Program(kind, bucket, seconds, getattr(memory, "temp_size_in_bytes", 0))
-            )
-            self._compiled[name] = compiled
-        return self._compiled[name]
+        donate: int = 0,
+    ) -> jax.stages.Compiled:
+        """The compiled program of a function that returns cache blocks like `result`."""
+        return self.programs.compiled(
+            function,
+            *args,
+            name=name,
+            bucket=bucket,
+            donate=donate,
+            out=lambda: cache_shardings(self.mesh, result),
+        )
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Notes what is compiled meanwhile; other users of the table do not run in between."""
+        before = len(self.programs.programs)
+        try:
+            yield
+        finally:
+            self._unreported += self.programs.programs[before:]
+
+    def _report(self) -> None:
+        """Prints which programs the call compiled."""
+        if self._unreported:
+            seconds = sum(p.compile_seconds for p in self._unreported)
+            names = ", ".join(map(str, self._unreported))
+            say(f"rollout engine: {seconds:.1f} s of compilation: {names}")
+            self._unreported = []
 
 
-def _shrink(target: Any, layers: Any, rows_Dr: jax.Array) -> Any:
-    """`programs.shrink` into the memory of `target`."""
-    return programs.shrink(layers, rows_Dr)
+def _check_slots_and_stop_ids(
+    slots: int, shards: int, stop_ids: Sequence[int], vocab_size: int
+) -> None:
+    if slots < 1 or slots % shards:
+        raise ValueError(
+            f"rollout slots={slots}: expected a positive multiple of {shards} (data x fsdp devices)"
+        )
+    outside = [i for i in stop_ids if not 0 <= i < vocab_size]
+    if not stop_ids or outside:
+        raise ValueError(
+            f"stop ids {list(stop_ids)}: expected at least one, all in [0, {vocab_size}); "
+            f"outside: {outside}"
+        )

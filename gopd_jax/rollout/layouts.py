@@ -1,4 +1,9 @@
-"""What `models.decode` attends to when there is a cache: one new token of every slot, or a piece of some prompts."""
+"""Attention with a cache: one new token of every slot, or a chunk of some prompts.
+
+These are the layouts that `models.decoder.decode` is given: rotary angles of the new tokens, and
+`attend`, which joins new keys and values with those of the cache. The packed rows of training and
+scoring use `models.attention.Layout`.
+"""
 
 from collections.abc import Sequence
 
@@ -6,40 +11,49 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from gopd_jax.kernels.decode_attention import Kernel, join, xla
+from gopd_jax.kernels.decode_attention import CacheBlock, DecodeAttention, join, xla
 from gopd_jax.models.attention import Layout
-from gopd_jax.rollout.cache import Block, as_block, as_floats
+from gopd_jax.rollout.cache import as_block, as_floats
 
 
 @struct.dataclass
 class OneToken:
     """One token of every slot, at the same step of a dispatch.
 
-    cos, sin: float32 [B, 1, H/2]. lengths_B: int32, columns of the blocks that a slot may see, 0 for a slot that is not in use.
-    step: int32 scalar, column of the fresh block. kernel: how the blocks are read.
+    cos, sin: float32 [B, 1, H/2].
+    lengths_B: int32, columns of the blocks that the slot sees; 0 for an idle slot.
+    step: int32 scalar, column of the fresh block.
+    kernel: how the blocks are read.
     """
 
     cos: jax.Array
     sin: jax.Array
     lengths_B: jax.Array
     step: jax.Array
-    kernel: Kernel = struct.field(pytree_node=False)
+    kernel: DecodeAttention = struct.field(pytree_node=False)
 
     def attend(
         self,
         query_B1NH: jax.Array,
         key_B1KH: jax.Array,
         value_B1KH: jax.Array,
-        cache: tuple[Sequence[Block], Block],
-    ) -> tuple[jax.Array, Block]:
-        """Attention to the slot's columns and its own fresh ones. `cache`: (blocks of the layer, its fresh block), the fresh
-        block is returned with the new token in it."""
+        cache: tuple[Sequence[CacheBlock], CacheBlock],
+    ) -> tuple[jax.Array, CacheBlock]:
+        """Attention to the columns of the slot and to its fresh ones.
+
+        Args:
+            query_B1NH, key_B1KH, value_B1KH: of the new tokens.
+            cache: the layer's blocks and its fresh block.
+
+        Returns:
+            [B, 1, N, H] in the query's dtype, and the fresh block with the new tokens.
+        """
         blocks, fresh = cache
         B, _, N, H = query_B1NH.shape
         K = key_B1KH.shape[2]
 
-        def put(column, new):
-            return jax.lax.dynamic_update_slice_in_dim(column, new, self.step, axis=2)
+        def put(columns, new):
+            return jax.lax.dynamic_update_slice_in_dim(columns, new, self.step, axis=2)
 
         fresh = jax.tree.map(put, fresh, as_block(key_B1KH, value_B1KH, fresh))
         query_BKGH = query_B1NH.reshape(B, K, N // K, H)
@@ -52,10 +66,12 @@ class OneToken:
 
 
 @struct.dataclass
-class Piece:
+class PrefillChunk:
     """T tokens of some prompts, after `starts_R` tokens that are in the cache already.
 
-    cos, sin: float32 [R, T, H/2]. lengths_R: int32, how many of the T tokens are real. starts_R: int32.
+    cos, sin: float32 [R, T, H/2].
+    lengths_R: int32, number of the T tokens that are real.
+    starts_R: int32, number of prompt tokens before the chunk.
     """
 
     cos: jax.Array
@@ -68,22 +84,28 @@ class Piece:
         query_RTNH: jax.Array,
         key_RTKH: jax.Array,
         value_RTKH: jax.Array,
-        prefix: Sequence[Block],
+        prefix: Sequence[CacheBlock],
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Attention to the prefix (the rows' own columns of the cache) and, causally, to the piece itself. Returns the new
-        keys and values [R, T, K, H] in place of a cache."""
+        """Attention to the prefix and, causally, to the chunk itself.
+
+        Args:
+            query_RTNH, key_RTKH, value_RTKH: of the chunk.
+            prefix: the layer's blocks, with the rows of these prompts only.
+
+        Returns:
+            [R, T, N, H], and in place of a cache the new keys and values [R, T, K, H].
+        """
         R, T = query_RTNH.shape[:2]
         floats = [as_floats(block, key_RTKH.dtype) for block in prefix]
         keys = jnp.concatenate([k for k, _ in floats] + [key_RTKH.swapaxes(1, 2)], axis=2)
         values = jnp.concatenate([v for _, v in floats] + [value_RTKH.swapaxes(1, 2)], axis=2)
         columns = keys.shape[2] - T
-        index = jnp.arange(columns + T)
-        real = jnp.concatenate(
-            [jnp.arange(columns) < self.starts_R[:, None], jnp.arange(T) < self.lengths_R[:, None]],
-            axis=1,
-        ).astype(jnp.int32)
-        layout = Layout(
-            self.cos, self.sin, jnp.ones((R, T), jnp.int32), real, columns + jnp.arange(T), index
-        )
+        in_prefix = jnp.arange(columns) < self.starts_R[:, None]
+        in_chunk = jnp.arange(T) < self.lengths_R[:, None]
+        # Attention is within segments: 1 for every query and every real key, 0 for padding.
+        segments = jnp.concatenate([in_prefix, in_chunk], axis=1).astype(jnp.int32)
+        ones, key_index = jnp.ones((R, T), jnp.int32), jnp.arange(columns + T)
+        query_index = columns + jnp.arange(T)
+        layout = Layout(self.cos, self.sin, ones, segments, query_index, key_index)
         out, _ = layout.attend(query_RTNH, keys.swapaxes(1, 2), values.swapaxes(1, 2), None)
         return out, (key_RTKH, value_RTKH)

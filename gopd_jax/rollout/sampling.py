@@ -1,4 +1,8 @@
-"""The sampling rule: which distribution a token is drawn from, its key, and the log-prob that the draw reports."""
+"""Drawing a token: its key, the token, and the log-prob of exactly the distribution drawn from.
+
+In: logits of one position of every slot, keys, the sampling rule. Out: tokens and log-probs. The
+distribution itself, which the learner's scorer shares, is `models.heads.log_distribution`.
+"""
 
 import math
 import zlib
@@ -13,11 +17,20 @@ from gopd_jax.models.settings import SamplingRule
 def draw(
     keys_B: jax.Array, logits_BV: jax.Array, rule: SamplingRule
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws one token a row with its own key. Returns int32 [B] tokens and their float32 [B] log-probs.
+    """Draws one token for each row with the row's own key.
 
-    Two draws by inversion of the cumulative distribution: a group of about sqrt(V) tokens (those with the same remainder),
-    then a token of that group. Two uniform numbers a row in place of one for each entry of the vocabulary; nothing is sorted
-    unless the rule has a top-k or top-p. A token of probability 0 is never drawn.
+    Two draws by inversion of a cumulative distribution: first a group of about sqrt(V) tokens
+    (those with the same remainder), then a token of that group. This takes two uniform numbers per
+    row instead of one for each entry of the vocabulary, and sorts nothing unless the rule has a
+    top-k or top-p. A token of probability 0 is never drawn.
+
+    Args:
+        keys_B: one key for each row.
+        logits_BV: any float dtype; the arithmetic is in float32.
+        rule: the distribution to draw from.
+
+    Returns:
+        int32 [B] tokens, and their float32 [B] log-probs in nats.
     """
     if rule.top_k or rule.top_p < 1 or rule.temperature == 0:
         logits_BV = log_distribution(logits_BV, rule)
@@ -40,7 +53,10 @@ def draw(
 
 
 def _invert(masses_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
-    """The first index whose cumulative mass exceeds uniform * total: int32 [B], always one with a mass above 0."""
+    """The first index whose cumulative mass exceeds uniform * total.
+
+    Returns int32 [B], always an index with a mass above 0.
+    """
     cumulative_BN = jnp.cumsum(masses_BN, axis=-1)
     total_B1 = cumulative_BN[:, -1:]
     point_B1 = jnp.minimum(uniform_B[:, None] * total_B1, jnp.nextafter(total_B1, 0.0))
@@ -48,14 +64,26 @@ def _invert(masses_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
 
 
 def prompt_number(prompt_id: str) -> int:
-    """The 32-bit number of a prompt id that keys its samples (CRC-32: the same on every host and in every run)."""
+    """The 32-bit number that keys the samples of a prompt.
+
+    It is the CRC-32 of the id: the same on every host and in every run.
+    """
     return zlib.crc32(prompt_id.encode())
 
 
 def sample_keys(key: jax.Array, prompts_B: jax.Array, samples_B: jax.Array) -> jax.Array:
-    """The key of each sample, from the key of (run seed, step), the prompt's number and the sample id.
+    """The key of each sample.
 
-    The key of the token at position t is `fold_in` of this with t: nothing depends on slot, batch, order or device.
+    The key of the token at response position t is `fold_in` of the sample's key with t, so that a
+    draw does not depend on slot, batch, order or device.
+
+    Args:
+        key: the key of (run seed, step).
+        prompts_B: uint32, see `prompt_number`.
+        samples_B: uint32, sample ids.
+
+    Returns:
+        [B] keys.
     """
     return jax.vmap(lambda p, s: jax.random.fold_in(jax.random.fold_in(key, p), s))(
         prompts_B, samples_B

@@ -1,28 +1,39 @@
-"""Which slot does what next: plain numbers on the host, the same on every host, no clock and no chance in it.
+"""The scheduler decides which slot does what next.
 
-In: requests. Out: prompt pieces to prefill, copies of prompts between slots, a table of the slots for each dispatch; then what
-the dispatch drew. A prompt is prefilled once; its other samples start from a slot that holds it, without a copy when that slot
-has become free itself.
+In: requests. Out: batches of prompt chunks to prefill, copies of prompts from slot to slot, and a
+table of the slots for each dispatch; it then takes in what the dispatch drew and returns finished
+rollouts. A prompt is prefilled once; its other samples start from a slot that holds the prompt,
+without a copy when that slot itself has become free.
+
+Works on plain numbers on the host and uses neither clock nor randomness, so that every host takes
+the same decisions. Does not touch the device.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
 import numpy as np
 
-from gopd_jax.rollout.programs import Outcome, SlotTable
+from gopd_jax.rollout.device_programs import Outcome, SlotTable
 from gopd_jax.rollout.sampling import prompt_number
 from gopd_jax.types import EncodedPrompt, Request, Rollout
 
-SHORTEST = 16  # tokens of the smallest piece that is compiled for
+MIN_CHUNK_WIDTH = 16  # tokens of the narrowest prefill program
 
 
 @dataclasses.dataclass
 class Group:
-    """The samples of one prompt: requests not yet placed, and how much of the prompt is in the cache (in slot `home`)."""
+    """The samples of one prompt.
+
+    number: keys the samples of the prompt; see `sampling.prompt_number`.
+    waiting: requests that no slot draws yet.
+    home: the slot that the prompt is prefilled in; -1 while it has none.
+    prefilled: number of prompt tokens in the cache of that slot.
+    """
 
     prompt: EncodedPrompt
+    number: int
     waiting: deque[Request]
     home: int = -1
     prefilled: int = 0
@@ -32,63 +43,135 @@ class Group:
         return self.prefilled == len(self.prompt.tokens)
 
 
+@dataclasses.dataclass
+class Slot:
+    """What a slot holds and draws.
+
+    group: the samples of the prompt that the slot's cache holds; None if it holds none.
+    request: the sample that the slot draws; None if the slot is idle.
+    next_token: the token to feed next.
+    drawn: number of response tokens drawn so far.
+    tokens, logprobs: these tokens and their log-probs, one array for each dispatch.
+    """
+
+    group: Group | None = None
+    request: Request | None = None
+    next_token: int = 0
+    drawn: int = 0
+    tokens: list[np.ndarray] = dataclasses.field(default_factory=list)
+    logprobs: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    @property
+    def active(self) -> bool:
+        return self.request is not None
+
+    @property
+    def length(self) -> int:
+        """Columns of the cache that an active slot has filled; `next_token` belongs in the next."""
+        return len(self.group.prompt.tokens) - 1 + self.drawn
+
+
 @dataclasses.dataclass(frozen=True)
-class PieceBatch:
-    """Arguments of `programs.prefill`: tokens [D, r, T], starts, lengths, rows [D, r]; prompts is how many there are."""
+class PrefillBatch:
+    """Arguments of `device_programs.prefill`: chunks of up to r prompts for each of D shards.
+
+    tokens: int32 [D, r, T], padded at the end with 0.
+    starts: int32 [D, r], number of tokens of the same prompt that were prefilled before.
+    lengths: int32 [D, r], number of real tokens; 0 for a row without a prompt.
+    rows: int32 [D, r], slot within the shard.
+    prefix: the start of every real row.
+    completes_prompt: whether at least one of the prompts is complete after this batch.
+    """
 
     tokens: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
     rows: np.ndarray
-    prompts: int
+    prefix: int
+    completes_prompt: bool
+
+    @property
+    def width(self) -> int:
+        return self.tokens.shape[-1]
+
+    @property
+    def prompts(self) -> int:
+        """Number of rows that hold a chunk."""
+        return int(np.count_nonzero(self.lengths))
 
 
-def piece_width(tokens: int, longest: int) -> int:
-    """The bucket of a piece: a power of two from 16, or the longest piece."""
-    return min(longest, max(SHORTEST, 1 << (tokens - 1).bit_length()))
+def chunk_width(tokens: int, longest_chunk: int) -> int:
+    """The width that a chunk is padded to: a power of two from 16, or that of the longest chunk."""
+    return min(longest_chunk, max(MIN_CHUNK_WIDTH, 1 << (tokens - 1).bit_length()))
+
+
+def check_requests(
+    requests: Sequence[Request], *, slots: int, max_prompt_tokens: int, max_response_tokens: int
+) -> None:
+    """Raises ValueError, naming the prompt, for requests that the engine cannot draw."""
+    tokens: dict[str, np.ndarray] = {}
+    for r in requests:
+        name, length = r.key.prompt_id, len(r.prompt.tokens)
+        if not 0 < length <= max_prompt_tokens:
+            raise ValueError(
+                f"prompt {name!r} has {length} tokens: "
+                f"expected 1 to max_prompt_tokens={max_prompt_tokens}"
+            )
+        if not 0 < r.max_tokens <= max_response_tokens:
+            raise ValueError(
+                f"prompt {name!r} asks for max_tokens={r.max_tokens}: "
+                f"expected 1 to max_response_tokens={max_response_tokens}"
+            )
+        first = tokens.setdefault(name, r.prompt.tokens)
+        if first is not r.prompt.tokens and not np.array_equal(first, r.prompt.tokens):
+            raise ValueError(
+                f"prompt id {name!r} stands for two different prompts: expected one id for each"
+            )
+    for name, count in Counter(r.key.prompt_id for r in requests).items():
+        if count > slots:
+            raise ValueError(
+                f"prompt {name!r} is requested {count} times: expected at most slots={slots}"
+            )
 
 
 class Scheduler:
     """The state of all slots while one list of requests is drawn.
 
     Args:
-        requests: samples of one prompt must share its `EncodedPrompt` tokens; their order among each other is kept.
-        slots: how many; a multiple of `shards`, and slot s belongs to shard s // (slots / shards).
-        longest_piece: tokens of a prompt that are prefilled at once.
+        requests: all samples of one prompt must have equal prompt tokens. Samples of one prompt
+            start in the order in which they are given.
+        slots: number of slots, a multiple of `shards`; slot s belongs to shard
+            s // (slots / shards).
+        longest_chunk: largest number of prompt tokens that are prefilled at once.
     """
 
-    def __init__(self, requests: Sequence[Request], slots: int, shards: int, longest_piece: int):
-        self.slots, self.shards, self.longest_piece = slots, shards, longest_piece
+    def __init__(self, requests: Sequence[Request], slots: int, shards: int, longest_chunk: int):
+        self.shards, self.longest_chunk = shards, longest_chunk
         groups: dict[str, Group] = {}
         for r in requests:
-            group = groups.setdefault(r.key.prompt_id, Group(r.prompt, deque()))
-            group.waiting.append(r)
-        by_bucket = sorted(
-            groups.values(),
-            key=lambda g: piece_width(min(len(g.prompt.tokens), longest_piece), longest_piece),
+            name = r.key.prompt_id
+            if name not in groups:
+                groups[name] = Group(r.prompt, prompt_number(name), deque())
+            groups[name].waiting.append(r)
+        by_width = sorted(
+            groups.values(), key=lambda g: chunk_width(len(g.prompt.tokens), longest_chunk)
         )
-        self._queue = deque(by_bucket)
-        self._open: list[list[Group]] = [
-            [] for _ in range(shards)
-        ]  # prefilled or being so, with samples waiting
+        self._slots = [Slot() for _ in range(slots)]
+        self._queue = deque(by_width)  # prompts that are not in the cache yet
         self._prefilling: list[Group] = []
-        self._clear(slots)
+        # By shard: prompts that are in the cache, or on their way, and have waiting samples.
+        self._open: list[list[Group]] = [[] for _ in range(shards)]
 
-    def _clear(self, slots: int) -> None:
-        self.slots = slots
-        self._group: list[Group | None] = [None] * slots  # whose prompt the slot holds
-        self._request: list[Request | None] = [None] * slots
-        self._tokens: list[list[np.ndarray]] = [[] for _ in range(slots)]
-        self._logprobs: list[list[np.ndarray]] = [[] for _ in range(slots)]
-        self._drawn = np.zeros(slots, np.int32)
-        self._next = np.zeros(slots, np.int32)
+    # ---- What is left to do.
 
-    # ---- What there is to do.
+    @property
+    def slots(self) -> int:
+        return len(self._slots)
 
     @property
     def active(self) -> int:
-        """Slots that draw."""
-        return sum(r is not None for r in self._request)
+        """Number of slots that draw."""
+        return sum(slot.active for slot in self._slots)
 
     @property
     def pending(self) -> bool:
@@ -97,182 +180,168 @@ class Scheduler:
 
     @property
     def prefilling(self) -> bool:
+        """Whether some prompt is not complete in its slot yet."""
         return bool(self._prefilling)
 
+    @property
+    def _width(self) -> int:
+        """Number of slots in each shard."""
+        return self.slots // self.shards
+
     def busiest_shard(self) -> int:
-        """Active slots of the shard that has most."""
-        width = self.slots // self.shards
-        return max(
-            sum(r is not None for r in self._request[d * width : (d + 1) * width])
-            for d in range(self.shards)
-        )
+        """Number of active slots in the shard that has the most."""
+        return max(sum(slot.active for slot in self._slots_of(d)) for d in range(self.shards))
 
     def longest(self) -> int:
-        """Columns that the longest active slot has in the cache."""
-        return max(
-            (self._length(s) for s in range(self.slots) if self._request[s] is not None), default=0
-        )
+        """Largest number of cache columns that an active slot has filled."""
+        return max((slot.length for slot in self._slots if slot.active), default=0)
 
-    def _length(self, slot: int) -> int:
-        return len(self._group[slot].prompt.tokens) - 1 + int(self._drawn[slot])
+    def prompt_length(self, slot: int) -> int:
+        """Number of tokens of the prompt that a slot holds."""
+        return len(self._slots[slot].group.prompt.tokens)
+
+    def _slots_of(self, shard: int) -> list[Slot]:
+        return self._slots[shard * self._width : (shard + 1) * self._width]
 
     # ---- Filling slots.
 
     def place(self) -> list[tuple[int, int]]:
-        """Gives free slots something to do. Returns (source, target) slots of prompts to copy, before anything else is run.
+        """Gives free slots something to do.
 
-        A slot that holds a prompt with samples waiting takes the next of them; other free slots take a sample of an open group
-        of their shard, which is copied, or else start a new prompt.
+        A free slot that holds a prompt with waiting samples takes the next of them. Any other free
+        slot takes a sample of a prompt that another slot of its shard holds, which must be copied;
+        if there is none, a new prompt is going to be prefilled there.
+
+        Returns:
+            (source, target) slots of the prompts that must be copied before any other program runs.
         """
-        free = [s for s in range(self.slots) if self._request[s] is None and not self._reserved(s)]
-        for slot in list(free):
-            group = self._group[slot]
-            if group is not None and group.ready and group.waiting:
-                self._start(slot, group)
-                free.remove(slot)
-        copies = []
-        width = self.slots // self.shards
-        for slot in sorted(
-            free, key=lambda s: (s % width, s // width)
-        ):  # new prompts are spread over the shards
-            shard = slot // width
+        homes = {g.home for g in self._prefilling}
+        free = []
+        for s, slot in enumerate(self._slots):
+            if slot.active or s in homes:
+                continue
+            if slot.group is not None and slot.group.ready and slot.group.waiting:
+                self._start(s, slot.group)
+            else:
+                free.append(s)
+        copies, width = [], self._width
+        # One slot of each shard after the other, so that new prompts are spread over the shards.
+        for s in sorted(free, key=lambda s: (s % width, s // width)):
+            shard = s // width
             group = next((g for g in self._open[shard] if g.ready), None)
             if group is not None:
-                shard_slots = range(shard * width, (shard + 1) * width)
-                copies.append((next(s for s in shard_slots if self._group[s] is group), slot))
-                self._start(slot, group)
+                holds = [slot.group is group for slot in self._slots_of(shard)]
+                copies.append((shard * width + holds.index(True), s))
+                self._start(s, group)
             elif self._queue:
                 group = self._queue.popleft()
-                group.home, self._group[slot] = slot, group
+                group.home, self._slots[s].group = s, group
                 self._open[shard].append(group)
                 self._prefilling.append(group)
         return copies
 
-    def _reserved(self, slot: int) -> bool:
-        return any(g.home == slot for g in self._prefilling)
-
-    def _start(self, slot: int, group: Group) -> None:
-        self._group[slot], self._request[slot] = group, group.waiting.popleft()
-        self._drawn[slot], self._next[slot] = 0, group.prompt.tokens[-1]
-        self._tokens[slot], self._logprobs[slot] = [], []
+    def _start(self, s: int, group: Group) -> None:
+        """Slot s draws the next waiting sample of the group."""
+        request = group.waiting.popleft()
+        self._slots[s] = Slot(group, request, next_token=int(group.prompt.tokens[-1]))
         if not group.waiting:
-            self._open[slot * self.shards // self.slots].remove(group)
+            self._open[s // self._width].remove(group)
 
-    def pieces(self, few: int, tokens: int) -> tuple[PieceBatch, int, int, bool]:
-        """The next pieces to prefill, all of one bucket: (batch, bucket width, tokens of their prefix, whether they leave all
-        their prompts unfinished). Pieces that finish a prompt come first.
+    def prefill_batch(self, few: int, max_tokens: int) -> PrefillBatch:
+        """The next chunks to prefill, all of one width and after a prefix of one length.
+
+        Chunks that complete a prompt come first. Batches have one of two sizes, so that few
+        programs are compiled: as many rows as `max_tokens` allows if more than half of them would
+        be used, and `few` rows otherwise.
 
         Args:
-            few, tokens: prompts of one batch for each shard: as many as `tokens` allow where more than half of them are there,
-                otherwise `few`.
+            few: rows of a small batch, for each shard.
+            max_tokens: tokens of a large batch, padding included, for each shard.
         """
-        first = sorted(self._prefilling, key=lambda g: not self._last_piece(g))  # a stable sort
-        bucket = self._bucket(first[0])
-        width, prefix = bucket
-        slots = self.slots // self.shards
-        by_shard = [
-            [g for g in first if self._bucket(g) == bucket and g.home // slots == d]
-            for d in range(self.shards)
-        ]
-        most = max(1, min(slots, tokens // width))
-        rows = most if 2 * max(map(len, by_shard)) > most else min(few, most)
-        shape = (self.shards, rows)
-        batch = PieceBatch(
-            np.zeros((*shape, width), np.int32),
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.int32),
-            sum(min(len(part), rows) for part in by_shard),
-        )
-        unfinished = True
-        for d, groups in enumerate(by_shard):
-            for i, g in enumerate(groups[:rows]):
-                part = g.prompt.tokens[g.prefilled : g.prefilled + width]
-                batch.tokens[d, i, : len(part)] = part
-                batch.starts[d, i], batch.lengths[d, i], batch.rows[d, i] = (
-                    g.prefilled,
-                    len(part),
-                    g.home % slots,
-                )
-                g.prefilled += len(part)
+        groups = sorted(self._prefilling, key=lambda g: not self._is_last_chunk(g))
+        bucket = width, prefix = self._bucket(groups[0])
+        by_shard: list[list[Group]] = [[] for _ in range(self.shards)]
+        for g in groups:
+            if self._bucket(g) == bucket:
+                by_shard[g.home // self._width].append(g)
+        most = max(1, min(self._width, max_tokens // width))
+        count = most if 2 * max(map(len, by_shard)) > most else min(few, most)
+
+        tokens = np.zeros((self.shards, count, width), np.int32)
+        starts, lengths, rows = np.zeros((3, self.shards, count), np.int32)
+        completes_prompt = False
+        for d, in_shard in enumerate(by_shard):
+            for i, g in enumerate(in_shard[:count]):
+                chunk = g.prompt.tokens[prefix : prefix + width]
+                tokens[d, i, : len(chunk)] = chunk
+                starts[d, i], lengths[d, i], rows[d, i] = prefix, len(chunk), g.home % self._width
+                g.prefilled += len(chunk)
                 if g.ready:
-                    unfinished = False
+                    completes_prompt = True
                     self._prefilling.remove(g)
                     self._start(g.home, g)
-        return batch, width, prefix, unfinished
+        return PrefillBatch(tokens, starts, lengths, rows, prefix, completes_prompt)
 
-    def prompt_length(self, slot: int) -> int:
-        """Tokens of the prompt that a slot holds."""
-        return len(self._group[slot].prompt.tokens)
-
-    def _last_piece(self, group: Group) -> bool:
-        return len(group.prompt.tokens) - group.prefilled <= self.longest_piece
+    def _is_last_chunk(self, group: Group) -> bool:
+        return len(group.prompt.tokens) - group.prefilled <= self.longest_chunk
 
     def _bucket(self, group: Group) -> tuple[int, int]:
-        """Width of the group's next piece, and how much comes before it."""
+        """Width of the group's next chunk, and number of prompt tokens before it."""
         left = len(group.prompt.tokens) - group.prefilled
-        return piece_width(min(left, self.longest_piece), self.longest_piece), group.prefilled
+        return chunk_width(left, self.longest_chunk), group.prefilled
 
     # ---- Dispatches.
 
     def table(self) -> SlotTable:
-        """The slots as the next dispatch needs them."""
-        active = np.array([r is not None for r in self._request])
-        used = np.flatnonzero(active)
+        """The slots as the next dispatch needs them; idle slots hold zeros."""
 
-        def column(value, dtype):
-            out = np.zeros(self.slots, dtype)
-            out[used] = [value(s) for s in used]
-            return out
+        def column(dtype: type, value: Callable[[Slot], int]) -> np.ndarray:
+            return np.array([value(s) if s.active else 0 for s in self._slots], dtype)
 
         return SlotTable(
-            lengths=column(self._length, np.int32),
-            tokens=np.where(active, self._next, 0).astype(np.int32),
-            drawn=np.where(active, self._drawn, 0).astype(np.int32),
-            limits=column(lambda s: self._request[s].max_tokens, np.int32),
-            prompts=column(
-                lambda s: prompt_number(self._request[s].prompt.source.prompt_id), np.uint32
-            ),
-            samples=column(lambda s: self._request[s].sample_id, np.uint32),
-            active=active,
+            lengths=column(np.int32, lambda s: s.length),
+            tokens=column(np.int32, lambda s: s.next_token),
+            drawn=column(np.int32, lambda s: s.drawn),
+            limits=column(np.int32, lambda s: s.request.max_tokens),
+            prompts=column(np.uint32, lambda s: s.group.number),
+            samples=column(np.uint32, lambda s: s.request.sample_id),
+            active=column(np.bool_, lambda s: s.active),
         )
 
     def record(self, outcome: Outcome) -> Iterator[Rollout]:
-        """Takes in what a dispatch drew; yields the samples that it finished, in the order of their slots."""
-        for slot in range(self.slots):
-            if self._request[slot] is None:
+        """Takes in what a dispatch drew; yields the rollouts it finished, in order of slots."""
+        for s, slot in enumerate(self._slots):
+            if not slot.active:
                 continue
-            n = int(outcome.counts[slot])
+            n = int(outcome.counts[s])
             if n:
-                self._tokens[slot].append(outcome.tokens[slot, :n])
-                self._logprobs[slot].append(outcome.logprobs[slot, :n])
-                self._drawn[slot] += n
-                self._next[slot] = outcome.tokens[slot, n - 1]
-            if not outcome.active[slot]:
-                reason = "stop" if outcome.stopped[slot] else "length"
-                tokens, logprobs = (
-                    np.concatenate(self._tokens[slot]),
-                    np.concatenate(self._logprobs[slot]),
-                )
-                request, self._request[slot] = self._request[slot], None
+                slot.tokens.append(outcome.tokens[s, :n])
+                slot.logprobs.append(outcome.logprobs[s, :n])
+                slot.drawn += n
+                slot.next_token = int(outcome.tokens[s, n - 1])
+            if not outcome.active[s]:
+                reason = "stop" if outcome.stopped[s] else "length"
+                request, slot.request = slot.request, None
+                tokens, logprobs = np.concatenate(slot.tokens), np.concatenate(slot.logprobs)
                 yield Rollout(request, tokens, logprobs, reason)
 
     def shrink(self, slots: int) -> np.ndarray:
-        """Keeps the active slots only, in fewer slots. Returns the slot, within its shard, that each new one comes from:
-        int32 [D, slots / D]. Nothing may be pending, and no shard may have more active slots than there is room."""
-        old, width, fewer = self.slots, self.slots // self.shards, slots // self.shards
-        rows = np.zeros((self.shards, fewer), np.int32)
-        kept: list[int | None] = []
+        """Keeps the active slots only, in fewer slots.
+
+        Nothing may be pending, and no shard may have more active slots than it is left with.
+
+        Returns:
+            int32 [D, slots / D]: for each new slot, the slot of the same shard that it continues;
+            0 for new slots that stay idle.
+        """
+        width = slots // self.shards
+        rows = np.zeros((self.shards, width), np.int32)
+        kept = []
         for d in range(self.shards):
-            used = [s for s in range(d * width, (d + 1) * width) if self._request[s] is not None]
-            rows[d, : len(used)] = [s % width for s in used]
-            kept += used + [None] * (fewer - len(used))
-        before = self._group, self._request, self._tokens, self._logprobs, self._drawn, self._next
-        assert len(kept) == slots <= old
-        self._clear(slots)
-        for new, s in enumerate(kept):
-            if s is not None:
-                self._group[new], self._request[new] = before[0][s], before[1][s]
-                self._tokens[new], self._logprobs[new] = before[2][s], before[3][s]
-                self._drawn[new], self._next[new] = before[4][s], before[5][s]
+            used = [i for i, slot in enumerate(self._slots_of(d)) if slot.active]
+            rows[d, : len(used)] = used
+            kept += [self._slots_of(d)[i] for i in used]
+            kept += [Slot() for _ in range(width - len(used))]
+        assert len(kept) == slots <= self.slots
+        self._slots = kept
         return rows

@@ -1,67 +1,80 @@
-"""The student's parameters laid out for decode: cast, unstacked and resharded by one device program, int8 if asked for."""
+"""Weight sync: from the student's parameters to decode weights.
 
-from collections.abc import Callable
+In: parameters as they are trained, float32, layers stacked, sharded over fsdp and tensor. Out: the
+weights that `models.decoder.decode` reads: cast, one tree per layer, each whole on every data and
+fsdp rank, in int8 on request. One device program does all of it; nothing passes through the host.
+"""
+
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params, unstack, unstacked_axes
 from gopd_jax.runtime.mesh import DECODE_RULES, shardings
+from gopd_jax.types import Params
 
-# Matrices of a layer that int8 weights round, and their axis of output channels. Embedding, head and norms stay as they are.
+# The matrices of a layer that int8 weights round, and their axis of output channels. Embedding,
+# head and norms stay as they are.
 CHANNELS = {"query": 0, "key": 0, "value": 0, "out": 1, "gate": 1, "up": 1, "down": 1}
 
 
-def make_lay_out(config: ModelConfig, mesh: Mesh, dtype: Any, int8: bool) -> Callable[[Any], Any]:
-    """The jitted program: parameters as trained -> weights for `models.decode`, each whole on every data and fsdp rank."""
-    places = jax.tree.map(lambda x: x.sharding, abstract_weights(config, mesh, dtype, int8))
-    return jax.jit(functools.partial(_lay_out, dtype=dtype, int8=int8), out_shardings=places)
+def decode_weights(params: Params, *, dtype: DTypeLike, int8: bool) -> Params:
+    """Decode weights made from the student's parameters.
 
-
-def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any, int8: bool) -> Any:
-    """What `make_lay_out`'s program returns, as ShapeDtypeStructs with shardings."""
-    abstract = abstract_params(config)
-    plain = jax.eval_shape(functools.partial(_lay_out, dtype=dtype, int8=False), abstract)
-    places = shardings(mesh, plain, unstacked_axes(config), DECODE_RULES)
-    shapes = jax.eval_shape(functools.partial(_lay_out, dtype=dtype, int8=int8), abstract)
-
-    def placed(
-        place, shape
-    ):  # a parameter, or the int8 array and scale in its place: a scale is not cut where its size is 1
-        def one(x):
-            spec = (*place.spec, *[None] * (x.ndim - len(place.spec)))
-            cut = [None if size == 1 else axis for size, axis in zip(x.shape, spec, strict=True)]
-            return jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec(*cut))
-            )
-
-        return jax.tree.map(one, shape)
-
-    return jax.tree.map(placed, places, shapes, is_leaf=lambda x: isinstance(x, NamedSharding))
-
-
-def _lay_out(params: Any, dtype: Any, int8: bool) -> Any:
+    Args:
+        params: the parameters, as `models.decoder.abstract_params` describes them.
+        dtype: compute dtype, and that of all weights that are not rounded.
+        int8: whether the matrices of the layers are rounded to int8.
+    """
     weights = unstack(params, dtype)
-    return (
-        weights | {"layers": tuple(_quantize(layer) for layer in weights["layers"])}
-        if int8
-        else weights
+    if not int8:
+        return weights
+    return weights | {"layers": tuple(_quantize(layer) for layer in weights["layers"])}
+
+
+def decode_weight_shardings(config: ModelConfig, mesh: Mesh, dtype: DTypeLike, int8: bool) -> Any:
+    """The sharding of each of the decode weights."""
+    return jax.tree.map(lambda x: x.sharding, abstract_weights(config, mesh, dtype, int8))
+
+
+def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: DTypeLike, int8: bool) -> Params:
+    """The decode weights as ShapeDtypeStructs with shardings; nothing is allocated."""
+
+    def shapes(int8: bool) -> Params:
+        make = functools.partial(decode_weights, dtype=dtype, int8=int8)
+        return jax.eval_shape(make, abstract_params(config))
+
+    def place(sharding: NamedSharding, matrix: Any) -> Any:
+        """A parameter, or the int8 array and the scale that stand for it."""
+
+        def one(x):
+            spec = (*sharding.spec, *[None] * (x.ndim - len(sharding.spec)))
+            # An axis of size 1, which a scale has, is not sharded.
+            spec = [None if size == 1 else axis for size, axis in zip(x.shape, spec, strict=True)]
+            sharded = NamedSharding(mesh, PartitionSpec(*spec))
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded)
+
+        return jax.tree.map(one, matrix)
+
+    by_parameter = shardings(mesh, shapes(int8=False), unstacked_axes(config), DECODE_RULES)
+    return jax.tree.map(
+        place, by_parameter, shapes(int8), is_leaf=lambda x: isinstance(x, NamedSharding)
     )
 
 
 def _quantize(layer: Any) -> Any:
-    """The matrices of a layer as qwix arrays: int8 and one scale, in the compute dtype, for each output channel."""
-    import qwix  # half a second; only who asks for int8 weights waits for it
+    """The matrices of a layer as qwix arrays: int8, with one scale for each output channel."""
+    import qwix  # takes half a second to import, and only int8 weights need it
 
     def one(path, x):
         channel = CHANNELS.get(path[-1].key)
-        if (
-            channel is None or x.ndim == 3
-        ):  # experts [E, D, F] stay as they are: ragged_dot takes no int8
+        # Experts [E, D, F] stay as they are: `ragged_dot` does not take int8.
+        if channel is None or x.ndim == 3:
             return x
         return qwix.quantize(x, jnp.int8, channelwise_axes=[channel], scale_dtype=x.dtype)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gopd_jax.rollout import cache
+from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.rollout.cache import (
-    Block,
     as_block,
     as_floats,
     block_sizes,
@@ -165,8 +165,8 @@ def random_block(seed, rows, columns, quantized):
     rng = np.random.default_rng(seed)
     shape = (rows, CONFIG.kv_heads, columns, 3)
     if not quantized:
-        return Block(*rng.normal(size=(2, *shape)).astype(np.float32))
-    return Block(
+        return CacheBlock(*rng.normal(size=(2, *shape)).astype(np.float32))
+    return CacheBlock(
         *rng.integers(-127, 128, (2, *shape), dtype=np.int8),
         *rng.uniform(1, 2, (2, *shape[:3])).astype(np.float32),
     )

@@ -9,12 +9,12 @@ from model_cases import CASES, random_params
 import numpy as np
 import pytest
 
-from gopd_jax.kernels import decode_attention as kernels
+from gopd_jax.kernels.decode_attention import xla_cpu
 from gopd_jax.models.decoder import Decoder, output_head, unstack
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout import programs
 from gopd_jax.rollout.cache import new_cache
-from gopd_jax.rollout.programs import SlotTable
+from gopd_jax.rollout.device_programs import SlotTable
 from gopd_jax.rollout.sampling import prompt_number
 
 # Two layers for one of them: what belongs to which layer is the same for all.
@@ -29,7 +29,7 @@ IDLE = [2, 5]
 STOP_IDS = (7, 11, 23, 31, 50, 64, 71, 88)
 LIMITS = np.array([5, 9, 0, 3, 10, 0], np.int32)
 KEY = jax.random.key_data(jax.random.key(3))
-CPU = kernels.choose("xla", "cpu", quantized=False, block_sizes=SIZES).kernel
+CPU = xla_cpu
 
 
 @functools.cache

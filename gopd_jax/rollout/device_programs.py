@@ -1,0 +1,213 @@
+"""The programs that the engine runs on the device.
+
+Pure functions of decode weights, cache blocks and a few numbers for each slot: `decode_steps` draws
+up to K tokens for every slot, `prefill` runs a chunk of some prompts, `copy_prompts` copies prompts
+from slot to slot, and `shrink` moves slots to a narrower cache. The engine compiles each of them
+once per bucket of shapes. Nothing here schedules or touches the host.
+"""
+
+from collections.abc import Sequence
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from gopd_jax.kernels.decode_attention import CacheBlock, DecodeAttention, over_mesh
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.decoder import decode, output_head
+from gopd_jax.models.rope import rotation
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.rollout.cache import Blocks, as_block, copy_rows, take, write
+from gopd_jax.rollout.layouts import OneToken, PrefillChunk
+from gopd_jax.rollout.sampling import draw, sample_keys
+from gopd_jax.runtime.mesh import constrain
+from gopd_jax.types import Params
+
+
+@struct.dataclass
+class SlotTable:
+    """What a dispatch needs to know about each slot; every field [B].
+
+    lengths: int32, columns of the cache that are filled.
+    tokens: int32, the token to feed; its keys and values belong in column `lengths`.
+    drawn, limits: int32, number of response tokens drawn so far, and at most.
+    prompts, samples: uint32, the numbers that key the sample.
+    active: bool, whether the slot draws.
+    """
+
+    lengths: jax.Array
+    tokens: jax.Array
+    drawn: jax.Array
+    limits: jax.Array
+    prompts: jax.Array
+    samples: jax.Array
+    active: jax.Array
+
+
+@struct.dataclass
+class Outcome:
+    """What a dispatch drew.
+
+    tokens: int32 [B, K], of which the first `counts` belong to the slot's sample.
+    logprobs: float32 [B, K], nats, of these tokens.
+    counts: int32 [B].
+    active: bool [B], whether the slot continues.
+    stopped: bool [B], whether a stop id ended the sample.
+    steps: int32 scalar, number of steps that were run.
+    """
+
+    tokens: jax.Array
+    logprobs: jax.Array
+    counts: jax.Array
+    active: jax.Array
+    stopped: jax.Array
+    steps: jax.Array
+
+
+def decode_steps(
+    weights: Params,
+    blocks: Blocks,
+    fresh: tuple[CacheBlock, ...],
+    table: SlotTable,
+    key_data: jax.Array,
+    exit_at: jax.Array,
+    *,
+    config: ModelConfig,
+    rule: SamplingRule,
+    kernel: DecodeAttention,
+    stop_ids: tuple[int, ...],
+    shards: int,
+    key_impl: str,
+) -> tuple[Blocks, tuple[CacheBlock, ...], Outcome]:
+    """Draws up to K tokens for every active slot, where K is the number of columns of `fresh`.
+
+    Args:
+        weights: decode weights; see `weights.decode_weights`.
+        blocks: the live columns of the cache; donated.
+        fresh: columns for the tokens of this dispatch; donated.
+        key_data: data of the key of (run seed, step); see `sampling.sample_keys`.
+        exit_at: int32 scalar; the dispatch ends early when at most this many slots continue.
+
+    Returns:
+        The blocks with the new columns, `fresh`, and the outcome.
+    """
+    B, steps = len(table.tokens), fresh[0].keys.shape[2]
+    step_key = jax.random.wrap_key_data(key_data, impl=key_impl)
+    keys_B = sample_keys(step_key, table.prompts, table.samples)
+    head_VD = output_head(weights)
+    lengths_B = jnp.where(table.active, table.lengths, 0)
+    kernel = over_mesh(kernel)
+
+    def continues(carry):
+        i, active_B = carry[:2]
+        return (i < steps) & (jnp.sum(active_B) > exit_at)
+
+    def one_step(carry):
+        i, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = carry
+        layout = OneToken(*rotation(config, (table.lengths + i)[:, None]), lengths_B, i, kernel)
+        by_layer = [(_layer(blocks, layer), fresh[layer]) for layer in range(config.layers)]
+        hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer)
+        logits_BV = jnp.einsum(
+            "bd,vd->bv", hidden_B1D[:, 0], head_VD, preferred_element_type=jnp.float32
+        )
+        drawn_B = table.drawn + i
+        token_B, logprob_B = draw(jax.vmap(jax.random.fold_in)(keys_B, drawn_B), logits_BV, rule)
+        tokens_BT = jax.lax.dynamic_update_index_in_dim(tokens_BT, token_B, i, axis=1)
+        logprobs_BT = jax.lax.dynamic_update_index_in_dim(logprobs_BT, logprob_B, i, axis=1)
+        counts_B = counts_B + active_B
+        stopped_B = stopped_B | (active_B & jnp.isin(token_B, jnp.asarray(stop_ids)))
+        active_B = active_B & ~stopped_B & (drawn_B + 1 < table.limits)
+        return i + 1, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B)
+
+    ints, floats = jnp.zeros((B, steps), jnp.int32), jnp.zeros((B, steps), jnp.float32)
+    drawn = ints, floats, jnp.zeros(B, jnp.int32)
+    carry = jnp.int32(0), table.active, table.tokens, jnp.zeros(B, bool), fresh, drawn
+    i, active_B, _, stopped_B, fresh, drawn = jax.lax.while_loop(continues, one_step, carry)
+    outcome = Outcome(*drawn, active=active_B, stopped=stopped_B, steps=i)
+    return merge(blocks, fresh, table, i, shards=shards), fresh, outcome
+
+
+def merge(
+    blocks: Blocks,
+    fresh: tuple[CacheBlock, ...],
+    table: SlotTable,
+    steps: jax.Array,
+    *,
+    shards: int,
+) -> Blocks:
+    """The blocks with the first `steps` fresh columns of every active slot behind its own."""
+    # An idle slot may hold a prompt that other samples start from: nothing is written there.
+    counts_Db = jnp.where(table.active, steps, 0).reshape(shards, -1)
+    rows_Db = jnp.broadcast_to(jnp.arange(counts_Db.shape[1]), counts_Db.shape)
+    return _write_all(blocks, fresh, rows_Db, table.lengths.reshape(shards, -1), counts_Db)
+
+
+def prefill(
+    weights: Params,
+    blocks: Blocks,
+    tokens_DrT: jax.Array,
+    starts_Dr: jax.Array,
+    lengths_Dr: jax.Array,
+    rows_Dr: jax.Array,
+    *,
+    config: ModelConfig,
+    prefix_blocks: int,
+) -> Blocks:
+    """Runs a chunk of up to D x r prompts and writes its keys and values into their slots.
+
+    Args:
+        weights: decode weights; see `weights.decode_weights`.
+        blocks: those that hold the prefix and the chunk; donated.
+        tokens_DrT, starts_Dr, lengths_Dr, rows_Dr: fields of `scheduler.PrefillBatch`.
+        prefix_blocks: number of blocks that hold the prefix.
+    """
+    D, r, T = tokens_DrT.shape
+    tokens_RT = tokens_DrT.reshape(D * r, T)
+    starts_R, lengths_R = starts_Dr.reshape(-1), lengths_Dr.reshape(-1)
+    cos, sin = rotation(config, starts_R[:, None] + jnp.arange(T))
+    layout = PrefillChunk(cos, sin, lengths_R, starts_R)
+    prefix = [
+        tuple(take(block, rows_Dr) for block in _layer(blocks[:prefix_blocks], layer))
+        for layer in range(config.layers)
+    ]
+    _, new = decode(config, weights, constrain(tokens_RT, ("batch", None)), layout, prefix)
+    new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
+    return _write_all(blocks, new, rows_Dr, starts_Dr, lengths_Dr)
+
+
+def copy_prompts(blocks: Blocks, sources_Db: jax.Array, targets_Db: jax.Array) -> Blocks:
+    """Copies the columns of some slots to others; see `cache.copy_rows`."""
+    return copy_rows(blocks, sources_Db, targets_Db)
+
+
+def shrink(
+    target: tuple[CacheBlock, ...], layers: tuple[CacheBlock, ...], rows_Dr: jax.Array
+) -> tuple[CacheBlock, ...]:
+    """One block of a narrower cache: the given rows of each shard of a wider one.
+
+    Args:
+        target: a block of the narrower cache, which gives its memory to the result; donated.
+        layers: the block of the wider cache.
+        rows_Dr: int32, rows within the shard.
+    """
+    del target
+    return take(layers, rows_Dr)
+
+
+def _layer(blocks: Blocks, layer: int) -> tuple[CacheBlock, ...]:
+    return tuple(block[layer] for block in blocks)
+
+
+def _write_all(
+    blocks: Blocks,
+    new: Sequence[CacheBlock],
+    rows_Dr: jax.Array,
+    starts_Dr: jax.Array,
+    counts_Dr: jax.Array,
+) -> Blocks:
+    """Every block with the new tokens that fall into it; see `cache.write`."""
+    written, offset = [], 0
+    for layers in blocks:
+        written.append(write(layers, new, rows_Dr, starts_Dr, counts_Dr, offset))
+        offset += layers[0].keys.shape[2]
+    return tuple(written)

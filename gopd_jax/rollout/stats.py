@@ -1,0 +1,40 @@
+"""What the engine did in one call, as counts."""
+
+import dataclasses
+
+from gopd_jax.rollout.device_programs import Outcome
+
+
+@dataclasses.dataclass
+class RolloutStats:
+    """Counts of one call of the engine, up to date while it draws.
+
+    samples: rollouts requested.
+    tokens: response tokens drawn.
+    prompt_tokens: tokens of the prompts, each prompt counted once.
+    prefill_tokens: prompt tokens run by prefill programs.
+    copies: prompts copied from slot to slot.
+    dispatches: runs of the decode program.
+    steps: decode steps of all dispatches.
+    slot_steps: slots x decode steps, whether the slot drew or not.
+    """
+
+    samples: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    prefill_tokens: int = 0
+    copies: int = 0
+    dispatches: int = 0
+    steps: int = 0
+    slot_steps: int = 0
+
+    @property
+    def utilisation(self) -> float:
+        """Fraction of slot steps that drew a token."""
+        return self.tokens / max(1, self.slot_steps)
+
+    def add_dispatch(self, outcome: Outcome, slots: int) -> None:
+        self.dispatches += 1
+        self.steps += int(outcome.steps)
+        self.slot_steps += int(outcome.steps) * slots
+        self.tokens += int(outcome.counts.sum())
