@@ -87,23 +87,11 @@ def examine(
         ValueError: no such source, no row that can be read, no difficulty although one is required,
             or no prompts left.
     """
-    formats, kinds = Counter(), Counter()
-    prompts: list[Prompt] = []
-    bad: list[str] = []
-    for scanned in rows.scan(source):
-        if scanned.row is None:
-            bad.append(f"{scanned.where}: {scanned.error}")
-        else:
-            row = scanned.row
-            truth = row["ground_truth"]
-            formats[scanned.format] += 1
-            kinds[guess_reward_kind(truth)] += 1
-            prompt = Prompt(row["prompt_id"], tuple(row["messages"]), "", truth, row["extra"])
-            prompts.append(prompt)
-        advance(1)
+    prompts, formats, bad = _scan(source, advance)
     if not prompts:
         first = f"; the first: {bad[0]}" if bad else ""
         raise ValueError(f"{source}: no rows that can be read{first}")
+    kinds = Counter(guess_reward_kind(prompt.ground_truth) for prompt in prompts)
     questions = len(set(map(question_hash, prompts)))
     kept, easy = hard_enough(prompts, min_difficulty)
     train, test = hold_out(kept, held_out) if held_out else (kept, ())
@@ -133,6 +121,22 @@ def examine(
         train=sum(p.prompt_id not in too_long for p in train),
         held_out=sum(p.prompt_id not in too_long for p in test),
     )
+
+
+def _scan(
+    source: str, advance: Callable[[int], None]
+) -> tuple[list[Prompt], Counter[str], list[str]]:
+    """The prompts of a source, its rows by format, and its bad rows."""
+    prompts, formats, bad = [], Counter(), []
+    for scanned in rows.scan(source):
+        if scanned.row is None:
+            bad.append(f"{scanned.where}: {scanned.error}")
+        else:
+            row, chat = scanned.row, tuple(scanned.row["messages"])
+            formats[scanned.format] += 1
+            prompts.append(Prompt(row["prompt_id"], chat, "", row["ground_truth"], row["extra"]))
+        advance(1)
+    return prompts, formats, bad
 
 
 def _histogram(prompts: list[Prompt]) -> dict[str, int]:
