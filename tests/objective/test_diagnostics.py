@@ -1,4 +1,4 @@
-"""Diagnostics gathered micro-batch by micro-batch against numpy over all tokens, by domain."""
+"""Diagnostics merged over micro-batches against numpy over all tokens, by domain."""
 
 import functools
 
@@ -11,37 +11,32 @@ from gopd_jax.objective.diagnostics import token_diagnostics
 DOMAINS = ["math", "code", "chess"]  # chess has no row
 M, R, S = 3, 4, 11
 CAP = 2.0
+OPTIONAL = ("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
 
 
-def _arrays(seed=0):
+def make_arrays(seed=0):
     rng = np.random.default_rng(seed)
-    names = ("logprobs", "advantages", "entropy", "importance")
-    names += ("behaviour_logprobs", "sampler_logprobs", "teacher_logprobs", "reference_logprobs")
+    names = ("logprobs", "advantages", "entropy", "importance", "behaviour_logprobs")
+    names += ("sampler_logprobs", "teacher_logprobs", "reference_logprobs")
     arrays = {k: rng.normal(size=(M, R, S)).astype(np.float32) for k in names}
     arrays["importance"] = np.minimum(np.exp(arrays["importance"]), CAP)
     arrays["clipped"] = rng.random((M, R, S)) < 0.3
     domains = np.array([[0] * R, [1] * R, [0] * R], np.int32)
-    arrays["reward_scale"] = np.broadcast_to(
-        np.where(domains == 0, 1.25, 1.0)[..., None], (M, R, S)
-    ).astype(np.float32)
+    scales = np.where(domains == 0, 1.25, 1.0).astype(np.float32)
+    arrays["reward_scale"] = np.broadcast_to(scales[..., None], (M, R, S))
     return domains, rng.random((M, R, S)) < 0.6, arrays
 
 
-def _finish(domains, trained, arrays, names=DOMAINS):
-    parts = [
-        token_diagnostics(
-            domains[m],
-            len(names),
-            trained[m],
-            importance_cap=CAP,
-            **{k: v if v is None else v[m] for k, v in arrays.items()},
-        )
-        for m in range(M)
-    ]
-    return functools.reduce(lambda a, b: a.merge(b), parts).finish(names)
+def finish(domains, trained, arrays, names=DOMAINS):
+    def part(m):
+        given = {k: v if v is None else v[m] for k, v in arrays.items()}
+        return token_diagnostics(domains[m], len(names), trained[m], importance_cap=CAP, **given)
+
+    merged = functools.reduce(lambda a, b: a.merge(b), map(part, range(M)))
+    return merged.finish(names)
 
 
-def _bins(keep):
+def bins_of(keep):
     """The bin of each kept token: how many kept ones stand right before it, counted one by one."""
     bins = np.full(keep.shape, -1)
     for row in np.ndindex(keep.shape[:-1]):
@@ -53,12 +48,13 @@ def _bins(keep):
     return bins
 
 
-def _expected(keep, a):
+def expected_of(keep, a):
     def mean(x):
         return np.asarray(x, np.float64)[keep].mean()
 
-    bins = _bins(keep)
+    bins = bins_of(keep)
     counts = np.bincount(bins[keep])
+    from_reference = a["logprobs"] - a["reference_logprobs"]
 
     def means(x):
         return np.bincount(bins[keep], np.asarray(x, np.float64)[keep]) / counts
@@ -76,9 +72,7 @@ def _expected(keep, a):
         "advantage_positive": mean(a["advantages"] > 0),
         "clip_fraction": mean(a["clipped"]),
         "reverse_kl_teacher": mean(a["logprobs"] - a["teacher_logprobs"]),
-        "kl_reference": mean(
-            np.where(a["reward_scale"] == 1, 0, a["logprobs"] - a["reference_logprobs"])
-        ),
+        "kl_reference": mean(np.where(a["reward_scale"] == 1, 0, from_reference)),
         "importance_mean": mean(a["importance"]),
         "importance_capped": mean(a["importance"] == CAP),
         "sampler_gap": mean(np.abs(a["sampler_logprobs"] - a["behaviour_logprobs"])),
@@ -90,12 +84,13 @@ def _expected(keep, a):
 
 
 def test_means_and_extremes_by_domain():
-    domains, trained, arrays = _arrays()
-    result = _finish(domains, trained, arrays)
+    domains, trained, arrays = make_arrays()
+    result = finish(domains, trained, arrays)
     rows = np.broadcast_to(domains[..., None], trained.shape)
-    expected = _expected(trained, arrays)
+    expected = expected_of(trained, arrays)
     for i, name in enumerate(DOMAINS[:2]):
-        expected |= {f"{k}/{name}": v for k, v in _expected(trained & (rows == i), arrays).items()}
+        of_domain = expected_of(trained & (rows == i), arrays)
+        expected |= {f"{k}/{name}": v for k, v in of_domain.items()}
     expected["tokens_trained/chess"] = 0  # and nothing else: a mean over no token is left out
     assert result.keys() == expected.keys()
     flat = [x for v in result.values() for x in (v if isinstance(v, list) else [v])]
@@ -108,57 +103,41 @@ def test_means_and_extremes_by_domain():
 def test_bins_of_positions_are_powers_of_two_counted_within_each_response(bins, monkeypatch):
     monkeypatch.setattr(diagnostics, "POSITION_BINS", bins)
     trained = np.zeros((1, 40), bool)
-    trained[0, 3:5] = trained[0, 7:24] = trained[0, 39:] = (
-        True  # responses of 2, 17 and 1 tokens in one row
-    )
+    for response in (slice(3, 5), slice(7, 24), slice(39, 40)):  # 2, 17 and 1 tokens in one row
+        trained[0, response] = True
     positions = np.r_[0:2, 0:17, 0:1]
     values = np.zeros((1, 40), np.float32)
     values[trained] = np.random.default_rng(0).normal(size=20)
-    given = dict.fromkeys(
-        ("logprobs", "advantages", "entropy", "clipped", "sampler_logprobs", "reward_scale"), values
-    )
-    given |= dict.fromkeys(
-        ("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
-    )
-    result = token_diagnostics(
-        np.zeros(1, np.int32), 1, trained, importance_cap=CAP, **given
-    ).finish(["math"])
+    names = ("logprobs", "advantages", "entropy", "clipped", "sampler_logprobs", "reward_scale")
+    given = dict.fromkeys(names, values) | dict.fromkeys(OPTIONAL)
+    domains = np.zeros(1, np.int32)
+    result = token_diagnostics(domains, 1, trained, importance_cap=CAP, **given).finish(["math"])
     edges = [(0, 2), (2, 4), (4, 8), (8, 16), (16, 32)] if bins == 16 else [(0, 2), (2, 4), (4, 99)]
     inside = [(positions >= low) & (positions < high) for low, high in edges]
     assert result["tokens_by_position"] == [i.sum() for i in inside]
-    assert result["advantage_mean_by_position"] == pytest.approx(
-        [values[trained][i].mean() for i in inside], rel=1e-5
-    )
+    means = [values[trained][i].mean() for i in inside]
+    assert result["advantage_mean_by_position"] == pytest.approx(means, rel=1e-5)
 
 
 def test_untrained_tokens_have_no_influence_even_when_they_are_not_numbers():
-    domains, trained, arrays = _arrays()
+    domains, trained, arrays = make_arrays()
     spoiled = {
         k: np.where(trained, v, np.nan) if v.dtype == np.float32 else v for k, v in arrays.items()
     }
-    assert _finish(domains, trained, spoiled) == _finish(domains, trained, arrays)
+    assert finish(domains, trained, spoiled) == finish(domains, trained, arrays)
 
 
 def test_metrics_of_absent_models_are_absent():
-    domains, trained, arrays = _arrays()
-    absent = dict.fromkeys(
-        ("importance", "behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
-    )
-    result = _finish(np.zeros_like(domains), trained, arrays | absent, ["math"])
-    names = {
-        "student_logprob",
-        "entropy",
-        "advantage_mean",
-        "advantage_abs",
-        "advantage_positive",
-        "clip_fraction",
-    }
+    domains, trained, arrays = make_arrays()
+    absent = dict.fromkeys(OPTIONAL)
+    result = finish(np.zeros_like(domains), trained, arrays | absent, ["math"])
+    names = {"student_logprob", "entropy", "clip_fraction"}
+    names |= {"advantage_mean", "advantage_abs", "advantage_positive"}
     names |= {f"{k}_by_position" for k in ("tokens", "advantage_mean", "advantage_abs")}
     assert set(result) == names | {"tokens_trained", "advantage_max", "advantage_min"}
 
 
 def test_nothing_trained_gives_a_count_alone():
-    domains, trained, arrays = _arrays()
-    assert _finish(domains, np.zeros_like(trained), arrays, ["a", "b"]) == {
-        f"tokens_trained{x}": 0.0 for x in ("", "/a", "/b")
-    }
+    domains, trained, arrays = make_arrays()
+    result = finish(domains, np.zeros_like(trained), arrays, ["a", "b"])
+    assert result == {f"tokens_trained{x}": 0.0 for x in ("", "/a", "/b")}

@@ -1,4 +1,7 @@
-"""Loss, gradient and importance weights printed by the official implementation's own update (tests/data/official_gopd.json)."""
+"""Parity with the official implementation: loss, gradient and importance weights of its own update.
+
+They are recorded in tests/data/official_gopd.json.
+"""
 
 import json
 from pathlib import Path
@@ -38,21 +41,19 @@ def float64():
         yield
 
 
-def _row_weights(mask, micro, aggregation):
-    """The official code aggregates within each micro-batch and then averages over micro-batches (trap 4 of the method)."""
-    starts = range(0, len(mask), micro)
-    lengths = mask.sum(axis=1)
-    parts = [
-        token_weights(
-            lengths[i : i + micro], np.zeros(micro, bool), AGGREGATION[aggregation], "keep"
-        )
-        for i in starts
-    ]
-    return np.concatenate(parts) / len(starts)
+def row_weights(mask, micro, aggregation):
+    """Weights of the official code: means within each micro-batch, averaged over micro-batches."""
+    lengths = np.split(mask.sum(axis=1), range(micro, len(mask), micro))
+    complete, name = np.zeros(micro, bool), AGGREGATION[aggregation]
+    parts = [token_weights(part, complete, name, "keep") for part in lengths]
+    return np.concatenate(parts) / len(parts)
 
 
-def _batch(entry, rows):
-    """Rows of a case as one micro-batch; index s stands for the token that the official arrays have at s."""
+def make_batch(entry, rows):
+    """Rows of a case as one micro-batch.
+
+    Index s stands for the token that the official arrays have at s.
+    """
     case, part = entry["case"], {k: np.asarray(v)[rows] for k, v in entry.items() if k in ARRAYS}
     tags = [
         case["tags"][i % len(case["tags"])] if case["multi"] else "math" for i in range(case["B"])
@@ -68,7 +69,7 @@ def _batch(entry, rows):
         positions=integers,
         segments=integers,
         targets=integers,
-        weights=np.where(mask, _row_weights(mask, case["micro"], case["agg"])[:, None], 0.0),
+        weights=np.where(mask, row_weights(mask, case["micro"], case["agg"])[:, None], 0.0),
         reward_scale=np.full(mask.shape, case["lam"]),
         advantages=np.zeros(mask.shape),
         behaviour_logprobs=part["rollout_logp"],
@@ -80,10 +81,8 @@ def _batch(entry, rows):
 
 def test_there_are_24_cases():
     assert len(CASES) == 24 and {c["case"]["lam"] for c in CASES} == {0.0, 0.5, 1.0, 1.25, 1.5}
-    assert (
-        sum(c["case"]["multi"] for c in CASES) == 2
-        and sum(not c["case"]["on_policy"] for c in CASES) == 2
-    )
+    assert sum(c["case"]["multi"] for c in CASES) == 2
+    assert sum(not c["case"]["on_policy"] for c in CASES) == 2
 
 
 @pytest.mark.parametrize("entry", CASES, ids=lambda entry: str(entry["case"]["seed"]))
@@ -94,7 +93,7 @@ def test_same_loss_and_gradient_as_the_official_update(entry):
     official_losses = np.reshape(entry["pg_loss"], (updates, -1)).sum(axis=1)
     worst = 0.0
     for update, rows in enumerate(np.split(np.arange(case["B"]), updates)):
-        student, batch = _batch(entry, rows)
+        student, batch = make_batch(entry, rows)
 
         def loss_of(student, batch=batch):
             return weighted_loss(student, jnp.zeros_like(student), batch, Clipping(), 2)[0]
@@ -103,25 +102,22 @@ def test_same_loss_and_gradient_as_the_official_update(entry):
         assert loss.dtype == grad.dtype == jnp.float64
         official = np.zeros((case["B"], case["T"]))
         official[rows] = grad
-        worst = max(
-            worst,
-            np.abs(official - entry["grad_student_logp"][update]).max(),
-            abs(loss - official_losses[update]),
-        )
+        grad_difference = np.abs(official - entry["grad_student_logp"][update]).max()
+        worst = max(worst, grad_difference, abs(loss - official_losses[update]))
     print(f"largest difference {worst:.1e}")
     assert worst < TOLERANCE
 
 
 @pytest.mark.parametrize("entry", CASES, ids=lambda entry: str(entry["case"]["seed"]))
 def test_same_importance_weights(entry):
-    ours = importance_weight(
-        jnp.asarray(entry["old_logp"]), jnp.asarray(entry["rollout_logp"]), 5.0
-    )
-    np.testing.assert_allclose(
-        np.where(entry["mask"], ours, 0.0), entry["is_weights"], atol=TOLERANCE, rtol=0
-    )
+    old, rollout = jnp.asarray(entry["old_logp"]), jnp.asarray(entry["rollout_logp"])
+    ours = np.where(entry["mask"], importance_weight(old, rollout, 5.0), 0.0)
+    np.testing.assert_allclose(ours, entry["is_weights"], atol=TOLERANCE, rtol=0)
 
 
 def test_the_cases_reach_the_clip():
-    """Otherwise the equality above would say nothing about it. (The cap and the dual clip they do not reach: test_gopd.py.)"""
+    """Otherwise the equality above would say nothing about the clip.
+
+    The cases do not reach the cap and the dual clip; test_gopd.py tests those.
+    """
     assert sum(np.max(c["clipfrac"]) > 0 for c in CASES) == 2

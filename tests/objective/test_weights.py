@@ -12,12 +12,15 @@ TRUNCATED = np.array([False, True, True, False])
 VALUES = [np.random.default_rng(i).normal(size=n) for i, n in enumerate(LENGTHS)]
 
 
-def _loss(weights, members=range(4)):
+def loss_of(weights, members=range(4)):
     return sum(weights[i] * VALUES[i].sum() for i in members)
 
 
-def _mean(aggregation, members, count):
-    """The aggregation in words: over `members`, with `count` sequences below the line ("mask" keeps the masked in it)."""
+def mean_of(aggregation, members, count):
+    """The aggregation in words: over `members`, with `count` sequences in the denominator.
+
+    The rule "mask" keeps the masked ones in it.
+    """
     tokens = sum(LENGTHS[i] for i in (members if count == len(members) else range(count)))
     return {
         "token-mean": sum(VALUES[i].sum() for i in members) / tokens,
@@ -29,11 +32,11 @@ def _mean(aggregation, members, count):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_truncation_rules(aggregation):
     def loss(rule):
-        return _loss(token_weights(LENGTHS, TRUNCATED, aggregation, rule))
+        return loss_of(token_weights(LENGTHS, TRUNCATED, aggregation, rule))
 
-    assert loss("keep") == pytest.approx(_mean(aggregation, [0, 1, 2, 3], 4))
-    assert loss("mask") == pytest.approx(_mean(aggregation, [0, 3], 4))
-    assert loss("drop") == pytest.approx(_mean(aggregation, [0, 3], 2))
+    assert loss("keep") == pytest.approx(mean_of(aggregation, [0, 1, 2, 3], 4))
+    assert loss("mask") == pytest.approx(mean_of(aggregation, [0, 3], 4))
+    assert loss("drop") == pytest.approx(mean_of(aggregation, [0, 3], 2))
     assert len({round(loss(rule), 9) for rule in TRUNCATION_RULES}) == 3
 
 
@@ -50,15 +53,17 @@ def test_where_all_are_truncated(aggregation):
     all_cut = np.ones(4, bool)
     assert token_weights(LENGTHS, all_cut, aggregation, "keep").all()
     for rule in ("mask", "drop"):
-        np.testing.assert_array_equal(
-            token_weights(LENGTHS, all_cut, aggregation, rule), np.zeros(4)
-        )
+        weights = token_weights(LENGTHS, all_cut, aggregation, rule)
+        np.testing.assert_array_equal(weights, np.zeros(4))
 
 
-def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(
-        ValueError, match=r"aggregation='mean'.*'token-mean', 'sequence-mean-token-mean'"
-    ):
-        token_weights(LENGTHS, TRUNCATED, "mean", "keep")
-    with pytest.raises(ValueError, match=r"truncation='skip'.*'keep', 'mask', 'drop'"):
-        token_weights(LENGTHS, TRUNCATED, "token-mean", "skip")
+@pytest.mark.parametrize(
+    "aggregation, truncation, message",
+    [
+        ("mean", "keep", r"aggregation='mean': expected one of .*'sequence-mean-token-mean'"),
+        ("token-mean", "skip", r"truncation='skip': expected one of \['keep', 'mask', 'drop'\]"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_choices(aggregation, truncation, message):
+    with pytest.raises(ValueError, match=message):
+        token_weights(LENGTHS, TRUNCATED, aggregation, truncation)

@@ -1,0 +1,87 @@
+"""The loss of one micro-batch: which terms enter, and what is left out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gopd_jax.objective.loss import weighted_loss
+from gopd_jax.objective.settings import Clipping
+from gopd_jax.types import PackedBatch
+
+R, S, LAMBDA, CAP = 3, 7, 1.25, 1.5
+
+
+def make_batch(**changes):
+    rng = np.random.default_rng(0)
+    integers = np.zeros((R, S), np.int32)
+    trained = rng.random((R, S)) < 0.7
+
+    def logprobs():
+        return rng.normal(-2, 0.5, (R, S)).astype(np.float32)
+
+    fields = {
+        "used": np.int32(1),
+        "domains": np.zeros(R, np.int32),
+        **dict.fromkeys(("tokens", "positions", "segments", "targets"), integers),
+        "weights": np.where(trained, rng.uniform(0.5, 1.5, (R, S)), 0).astype(np.float32),
+        "reward_scale": np.full((R, S), LAMBDA, np.float32),
+        "advantages": rng.normal(size=(R, S)).astype(np.float32),
+        "behaviour_logprobs": logprobs(),
+        "teacher_logprobs": logprobs(),
+        "reference_logprobs": logprobs(),
+    }
+    return logprobs(), PackedBatch(**(fields | changes))
+
+
+def loss_of(student, batch):
+    return weighted_loss(
+        student, jnp.zeros_like(student), batch, Clipping(importance_cap=CAP), num_domains=1
+    )
+
+
+ABSENT = [
+    {},
+    {"teacher_logprobs": None, "reference_logprobs": None},
+    {"behaviour_logprobs": None},
+    {"behaviour_logprobs": None, "teacher_logprobs": None, "reference_logprobs": None},
+]
+
+
+@pytest.mark.parametrize("absent", ABSENT, ids=["gopd", "grpo", "no importance weight", "sft"])
+def test_sum_of_weight_times_importance_times_policy_loss(absent):
+    """On-policy, the policy loss is minus the advantage and so is its gradient."""
+    student, batch = make_batch(**absent)
+    advantages = batch.advantages
+    if batch.teacher_logprobs is not None:
+        implicit = batch.teacher_logprobs - batch.reference_logprobs
+        advantages = advantages + LAMBDA * implicit - (student - batch.reference_logprobs)
+    importance = 1.0
+    if batch.behaviour_logprobs is not None:
+        importance = np.minimum(np.exp(student - batch.behaviour_logprobs), CAP)
+        assert (importance == CAP).any() and (importance < CAP).any()
+    (loss, details), grad = jax.value_and_grad(loss_of, has_aux=True)(student, batch)
+    expected = -batch.weights * importance * advantages
+    np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(details.advantages, advantages, rtol=1e-4, atol=1e-6)
+    tokens = details.diagnostics.finish(["math"])["tokens_trained"]
+    assert tokens == (batch.weights > 0).sum()
+
+
+def test_untrained_tokens_may_hold_anything():
+    student, batch = make_batch()
+    loss, _ = loss_of(student, batch)
+    spoiled = np.where(batch.weights > 0, batch.teacher_logprobs, np.nan)
+    again, _ = loss_of(student, batch.replace(teacher_logprobs=spoiled))
+    assert loss == again
+
+
+def test_the_start_of_the_rollout_batch_decides_advantage_and_importance():
+    """With old log-probs, the student's own enter only the ratio."""
+    student, batch = make_batch()
+    old = student + np.float32(0.05)  # inside the clip range
+    loss, details = loss_of(student, batch.replace(old_logprobs=old))
+    start_loss, start_details = loss_of(old, batch)
+    np.testing.assert_array_equal(details.advantages, start_details.advantages)
+    np.testing.assert_allclose(loss, start_loss * np.exp(np.float32(-0.05)), rtol=1e-5)
