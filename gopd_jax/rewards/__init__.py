@@ -1,1 +1,5 @@
-"""Verified rewards: an answer's text and a ground truth in, a verdict out. Imports no JAX."""
+"""Verified rewards: turns the text of an answer and a ground truth into a verdict.
+
+`verifier.Verifier` is what the trainer calls; `kinds.KINDS` lists the kinds of answers. Imports no
+JAX.
+"""

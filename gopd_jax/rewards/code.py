@@ -1,19 +1,22 @@
-"""Verified reward of a program: run it in the sandbox, judge what comes back over here.
+"""Verified reward of a program: runs it in the sandbox and judges what comes back.
 
-Comes in: a response and a JSON ground truth, see `spec.py`. Goes out: (reward, detail).
+Comes in: a response and a JSON ground truth (`spec.py`). Goes out: (reward, detail).
 
-The judge and the program are two processes. Test source runs in the judge; names the tests do not define are `Remote`s whose
-calls run in the program's process and come back by value, as exact builtin types. So the program sees the arguments of its
-calls but no expected value and no comparison: exiting, printing, patching builtins or returning objects equal to everything
-gains nothing. Objects that are no plain values stay over there, and never equal a plain value.
+The judge and the program are two processes. Test source runs in the judge; names that the tests do
+not define are `Remote`s, whose calls run in the program's process and come back by value, as exact
+builtin types. The program sees the arguments of its calls but no expected value and no comparison,
+so it gains nothing by exiting, printing, patching builtins, or returning objects that equal
+everything. Objects that are no plain values stay in its process and never equal a plain value.
 """
 
 import ast
 import builtins
+from collections.abc import Callable
 import copy
 import json
 import math
 import os
+from pathlib import Path
 import re
 import select
 import shutil
@@ -24,16 +27,17 @@ from typing import Any
 
 from gopd_jax.rewards import compare, wire
 from gopd_jax.rewards.remote import Frozen, Program, ProgramRaised, Remote
-from gopd_jax.rewards.sandbox import process as sandbox
-from gopd_jax.rewards.spec import check_ground_truth, test_seconds, values
+from gopd_jax.rewards.sandbox.child import Job
+from gopd_jax.rewards.sandbox.fork_server import fork_server
+from gopd_jax.rewards.spec import Spec, case_values, check_ground_truth, time_limit
 
-__all__ = ["Judge", "check_ground_truth", "extract_program"]
+__all__ = ["CodeJudge", "PACKAGE", "check_ground_truth", "extract_program"]
 
 MAX_OUTPUT_BYTES = 1 << 24
+PACKAGE = Path(os.path.abspath(__file__)).parents[1]  # gopd_jax, which no program may read
 _FENCE = re.compile(
     r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL
 )
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def extract_program(response: str) -> str:
@@ -46,72 +50,74 @@ def extract_program(response: str) -> str:
     return blocks[-1] if blocks else response
 
 
-class Judge:
-    """Called with (response, ground_truth, deadline), returns (reward, detail). Owns the fork server."""
+class CodeJudge:
+    """Judges programs (`kinds.Judge`) and owns the fork server that runs them.
+
+    Args:
+        memory_mb: address space in MiB that one program may use on top of the interpreter's.
+    """
 
     def __init__(self, memory_mb: int):
         self._directory = tempfile.mkdtemp(prefix="gopd_code_")
         self._control, server_end = socket.socketpair()
-        if os.fork() == 0:  # this process is the worker: light, one thread
+        if os.fork() == 0:  # cheap and safe: the worker is small and single-threaded
             self._control.close()
             os.chdir(self._directory)
             for fd in range(3, server_end.fileno()):
                 _close(fd)
             try:
-                sandbox.fork_server(server_end, memory_mb, hidden=_PACKAGE)
+                fork_server(server_end, memory_mb, hidden=str(PACKAGE))
             finally:
-                shutil.rmtree(
-                    self._directory, ignore_errors=True
-                )  # the server outlives the worker, killed or not
+                # The server outlives the worker, even a killed one.
+                shutil.rmtree(self._directory, ignore_errors=True)
                 os._exit(0)
         server_end.close()
-        self.guards = wire.receive(self._control.fileno())
+        self.guards: dict[str, bool] = wire.receive(self._control.fileno())
 
-    def seconds(self, ground_truth: str, timeout_s: float) -> float:
-        """What an answer to it may take, see `spec.test_seconds`."""
-        return test_seconds(json.loads(ground_truth), timeout_s)
+    def time_limit(self, ground_truth: str, timeout_s: float) -> float:
+        """Seconds an answer may take, see `spec.time_limit`."""
+        return time_limit(json.loads(ground_truth), timeout_s)
 
     def __call__(self, response: str, ground_truth: str, deadline: float) -> tuple[float, str]:
+        """Returns (reward, detail): reward 1 if every part of the ground truth holds."""
         spec = json.loads(ground_truth)
-        cpu_s = math.ceil(max(0.0, deadline - time.monotonic())) + 1
-        own_path = os.path.dirname(_PACKAGE)
-        job = {
+        job: Job = {
             "program": extract_program(response),
+            "prelude": spec.get("prelude", ""),
             "script": False,
-            "cpu_s": cpu_s,
-            "hidden_paths": ["", own_path],
+            "cpu_s": math.ceil(max(0.0, deadline - time.monotonic())) + 1,
+            "hidden_paths": ["", str(PACKAGE.parent)],
         }
-        job["prelude"] = spec.get("prelude", "")
         detail = "correct"
         if spec.keys() & {"tests", "asserts", "check", "functions"}:
-            detail = self._functions(job, spec, deadline)
+            detail = self._test_functions(job, spec, deadline)
         pairs = spec.get("stdin_stdout", {"inputs": [], "outputs": []})
-        for stdin, wanted in zip(pairs["inputs"], pairs["outputs"], strict=True):
+        script: Job = {**job, "script": True}
+        for stdin, expected in zip(pairs["inputs"], pairs["outputs"], strict=True):
             if detail == "correct":
-                soon = _sooner(deadline, spec)
-                detail = self._script(
-                    {**job, "script": True}, stdin, wanted, pairs.get("tolerance", 0.0), soon
-                )
+                tolerance, test_deadline = pairs.get("tolerance", 0.0), _sooner(deadline, spec)
+                detail = self._test_script(script, stdin, expected, tolerance, test_deadline)
         return float(detail == "correct"), detail
 
-    def _functions(self, job: dict[str, Any], spec: dict[str, Any], deadline: float) -> str:
+    def _test_functions(self, job: Job, spec: Spec, deadline: float) -> str:
+        """The detail of the tests that call the program's names."""
         with Program(self._control, job, _sooner(deadline, spec)) as program:
             try:
-                program.receive()  # the program has been read and its top level run
-                passed = _run_tests(program, spec, deadline)
+                program.receive()  # the program's top level has run
+                detail = _run_tests(program, spec, deadline)
             except AssertionError as error:
-                passed = program.failure or (
-                    "error: AssertionError" if isinstance(error, ProgramRaised) else "wrong"
-                )
+                by_program = isinstance(error, ProgramRaised)
+                detail = "error: AssertionError" if by_program else "wrong"
             except MemoryError:
-                passed = program.failure or "memory"
+                detail = "memory"
             except Exception as error:
-                passed = program.failure or f"error: {type(error).__name__}"
-            return program.failure or passed
+                detail = f"error: {type(error).__name__}"
+            return program.failure or detail
 
-    def _script(
-        self, job: dict[str, Any], stdin: str, wanted: str, tolerance: float, deadline: float
+    def _test_script(
+        self, job: Job, stdin: str, expected: str, tolerance: float, deadline: float
     ) -> str:
+        """The detail of one run of the program as a script."""
         read_end, write_end = os.pipe()
         input_fd = os.memfd_create("stdin")
         os.write(input_fd, stdin.encode())
@@ -124,18 +130,17 @@ class Judge:
                     return detail
                 try:
                     program.receive()
-                except (
-                    Exception
-                ) as error:  # os._exit says nothing, and need not: the output decides
+                except Exception as error:
+                    # A script may end by os._exit, which reports nothing: its output decides.
                     if program.failure != "error: program ended":
                         return program.failure or f"error: {type(error).__name__}"
         finally:
             os.close(read_end)
             os.close(input_fd)
-        return "correct" if compare.same_output(output, wanted, tolerance) else "wrong"
+        return "correct" if compare.same_output(output, expected, tolerance) else "wrong"
 
 
-def _sooner(deadline: float, spec: dict[str, Any]) -> float:
+def _sooner(deadline: float, spec: Spec) -> float:
     """The deadline of a test that begins now."""
     return min(deadline, time.monotonic() + spec.get("seconds", math.inf))
 
@@ -147,32 +152,30 @@ def _close(fd: int) -> None:
         pass
 
 
-def _run_tests(program: Program, spec: dict[str, Any], deadline: float) -> str:
-    """Run the test source here, against the program over there. Raises what the tests raise."""
-    tests, asserts, check = (
-        [test.strip() for test in spec.get("tests", [])],
-        spec.get("asserts", ""),
-        spec.get("check", ""),
-    )
-    trees = [ast.parse(test, mode="eval") for test in tests] + [
-        ast.parse(asserts),
-        ast.parse(check),
-    ]
+def _run_tests(program: Program, spec: Spec, deadline: float) -> str:
+    """Runs the test source in this process, against the program in the other.
+
+    Raises:
+        Exception: whatever the tests raise, an AssertionError above all.
+    """
+    tests = [test.strip() for test in spec.get("tests", [])]
+    asserts, check = spec.get("asserts", ""), spec.get("check", "")
+    trees = [ast.parse(test, mode="eval") for test in tests]
+    trees += [ast.parse(asserts), ast.parse(check)]
     names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    names = {name for name in names if not hasattr(builtins, name)} | (
-        {spec["entry_point"]} if "entry_point" in spec else set()
-    )
-    namespace = {"__name__": "tests"}
+    names = {name for name in names if not hasattr(builtins, name)}
+    if "entry_point" in spec:
+        names.add(spec["entry_point"])
+    namespace: dict[str, Any] = {"__name__": "tests"}
     for name in sorted(names):
         found, value = program.ask("lookup", name)
         if found:
-            namespace[name] = (
-                Frozen(value) if spec.get("copies") and type(value) is Remote else value
-            )
+            is_frozen = spec.get("copies") and type(value) is Remote
+            namespace[name] = Frozen(value) if is_frozen else value
         elif name == spec.get("entry_point"):
             return f"error: no {name}"
     if "numpy" in asserts + check:
-        _strict_allclose()
+        _make_allclose_compare_shapes()
     for test in tests:
         if eval(test, namespace) is not True:
             return "wrong"
@@ -181,36 +184,41 @@ def _run_tests(program: Program, spec: dict[str, Any], deadline: float) -> str:
         candidate = namespace[spec["entry_point"]]
         exec(check, namespace)
         namespace["check"](Frozen(candidate) if type(candidate) is Remote else candidate)
-    return _run_functions(program, spec, deadline) if "functions" in spec else "correct"
+    return _run_cases(program, spec, deadline) if "functions" in spec else "correct"
 
 
-def _run_functions(program: Program, spec: dict[str, Any], deadline: float) -> str:
+def _run_cases(program: Program, spec: Spec, deadline: float) -> str:
+    """The detail of the cases of "functions"."""
     cases = spec["functions"]
     owner, _, name = cases["name"].rpartition(".")
-    inputs, outputs = values(cases, "inputs"), values(cases, "outputs")
+    inputs, outputs = case_values(cases, "inputs"), case_values(cases, "outputs")
     reference = None
     if "reference" in cases:
         namespace: dict[str, Any] = {"__name__": "reference"}
         exec(cases["reference"], namespace)
         reference = namespace[name]
-    method = _find(program, owner, name)
-    if method is None:
+    function_of_case = _find(program, owner, name)
+    if function_of_case is None:
         return f"error: no {name}"
     for i, arguments in enumerate(inputs):
         program.deadline = _sooner(deadline, spec)
-        wanted = (
-            reference(*copy.deepcopy(arguments)) if reference else outputs[i] if outputs else None
-        )
-        got = method()(
-            *copy.deepcopy(arguments)
-        )  # copies: a program that sorts its list must not change ours
-        if not compare.fits(got, wanted, arguments, cases):
+        # Copies: a program that sorts the list it is given must not change ours.
+        if reference:
+            expected = reference(*copy.deepcopy(arguments))
+        else:
+            expected = outputs[i] if outputs else None
+        got = function_of_case()(*copy.deepcopy(arguments))
+        if not compare.fits(got, expected, arguments, cases):
             return "wrong"
     return "correct"
 
 
-def _find(program: Program, owner: str, name: str) -> Any:
-    """What gives the function under test, for each call anew; None if the program has no such function."""
+def _find(program: Program, owner: str, name: str) -> Callable[[], Any] | None:
+    """Returns what gives the function under test, for each case anew.
+
+    The program may define the function at its top level or in a class Solution, whichever the data
+    set names; None if it does neither.
+    """
     has_class, solution = program.ask("lookup", "Solution")
     has_function, function = program.ask("lookup", name)
     if type(function) is Remote and has_function and not (owner and has_class):
@@ -220,9 +228,12 @@ def _find(program: Program, owner: str, name: str) -> Any:
     return None
 
 
-def _strict_allclose() -> None:
-    """EvalPlus' test source compares by numpy.allclose, to which an empty list is close to every number: here shapes count."""
-    import numpy as np
+def _make_allclose_compare_shapes() -> None:
+    """Makes numpy.allclose compare shapes.
+
+    EvalPlus' test source compares by numpy.allclose, which finds an empty list close to any number.
+    """
+    import numpy as np  # costs 0.1 s, and few test specifications need it
 
     if not hasattr(np.allclose, "of_any_shape"):
         of_any_shape = np.allclose

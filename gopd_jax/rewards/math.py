@@ -1,8 +1,11 @@
 r"""Verified reward of a math answer: Math-Verify on the last \boxed{...} of the response.
 
-Comes in: a response and the right answer (LaTeX or plain, \boxed or not). Goes out: (reward, detail). Math-Verify's own time
-limit is a signal.alarm, which cannot stop a C call such as 9**9**9**9; here it runs in a forked child that is killed and
-replaced. Math-Verify is imported inside functions: the trainer's process needs it only to check ground truths.
+Comes in: a response and the right answer (LaTeX or plain, \boxed or not). Goes out: (reward,
+detail). Math-Verify's own time limit is a signal.alarm, which cannot interrupt a C call such as
+9**9**9**9, so it runs in a forked child here, which is killed and replaced when it hangs.
+
+Math-Verify is imported inside functions: it loads sympy, which takes more than a second, and the
+trainer's process needs it only to check ground truths.
 """
 
 import functools
@@ -11,21 +14,22 @@ import os
 import re
 import signal
 import socket
-from typing import Any
 
 from gopd_jax.rewards import notation, wire
-from gopd_jax.rewards.sandbox import process as sandbox
 from gopd_jax.rewards.sandbox import seccomp
+from gopd_jax.rewards.sandbox.limits import die_with_parent, limit_memory
 
-CHILD_MEMORY_MB = 1024  # sympy's caches grow with the run; a power tower takes gigabytes
-logging.getLogger("math_verify").setLevel(
-    logging.ERROR
-)  # it warns that we keep the time limit ourselves
+CHILD_MEMORY_MB = 1024  # at least: sympy's caches grow with the run; a power tower takes gigabytes
 _BOX = re.compile(r"\\boxed\s*\{")
+# Math-Verify warns when its own time limit is off, as it is here.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The contents of the last \boxed{...} with balanced braces (\{ and \} do not count), or None."""
+    r"""The contents of the last \boxed{...} with balanced braces, or None.
+
+    The escaped braces \{ and \} do not count.
+    """
     for box in reversed(list(_BOX.finditer(text))):
         depth = 1
         for brace in re.finditer(r"\\.|[{}]", text[box.end() :], re.DOTALL):
@@ -36,40 +40,57 @@ def last_boxed(text: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def parse(answer: str) -> list[Any]:
-    """What Math-Verify reads in an answer: sympy objects, then the text itself; may raise anything."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+def parse(answer: str) -> notation.Read:
+    """What Math-Verify reads in an answer: sympy objects, then the text itself.
 
-    config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    return parse(
-        rf"\boxed{{{notation.plain(answer)}}}", config, parsing_timeout=None, raise_on_error=True
-    )
+    Raises:
+        Exception: any, by Math-Verify or sympy.
+    """
+    import math_verify  # deferred, see above
+
+    boxed = rf"\boxed{{{notation.plain(answer)}}}"
+    config = [
+        math_verify.LatexExtractionConfig(boxed_match_priority=0),
+        math_verify.ExprExtractionConfig(),
+    ]
+    return math_verify.parse(boxed, config, parsing_timeout=None, raise_on_error=True)
 
 
 def _bare(ground_truth: str) -> str:
+    """The ground truth without \\boxed and dollar signs."""
     boxed = last_boxed(ground_truth)
     return (ground_truth if boxed is None else boxed).strip().strip("$").strip()
 
 
-def _equal(truth: list[Any], answer: list[Any]) -> bool:
-    """Math-Verify's judgement of two answers, as they were read, with i as the imaginary unit, or as sets of numbers."""
-    from math_verify import verify
+def _equal(truth: notation.Read, answer: notation.Read) -> bool:
+    """Math-Verify's judgement of two answers in any of three readings.
+
+    They are compared as they were read, with i as the imaginary unit, and as sets of numbers.
+    """
+    import math_verify  # deferred, see above
 
     readings = [lambda *both: both, notation.with_imaginary_unit, notation.as_sets]
     pairs = (read(truth, answer) for read in readings)
     return any(
-        verify(*pair, timeout_seconds=None, raise_on_error=False)
+        math_verify.verify(*pair, timeout_seconds=None, raise_on_error=False)
         for pair in pairs
         if pair is not None
     )
 
 
 def score(answer: str, ground_truth: str) -> tuple[float, str]:
-    """Compare two answers, in this process and without a time limit. Never raises."""
+    """Compares two answers in this process, without a time limit. Never raises.
+
+    Args:
+        answer: the contents of a box.
+        ground_truth: the right answer.
+
+    Returns:
+        (reward, detail).
+    """
     try:
-        right = not notation.differ(answer, _bare(ground_truth)) and _equal(
-            parse(_bare(ground_truth)), parse(answer)
-        )
+        truth = _bare(ground_truth)
+        right = not notation.differ(answer, truth) and _equal(parse(truth), parse(answer))
     except MemoryError:
         return 0.0, "memory"
     except Exception as error:
@@ -78,26 +99,32 @@ def score(answer: str, ground_truth: str) -> tuple[float, str]:
 
 
 def check_ground_truth(ground_truth: str) -> None:
-    """Raises ValueError if Math-Verify reads nothing in it, or does not find it equal to itself."""
+    """Checks that Math-Verify can read a ground truth.
+
+    Raises:
+        ValueError: if it reads nothing in it, or does not find it equal to itself.
+    """
     if not isinstance(ground_truth, str) or not _bare(ground_truth):
         raise ValueError(
-            f"math ground truth {ground_truth!r:.80}: wanted an answer such as '\\frac{{1}}{{2}}'"
+            f"math ground truth {ground_truth!r:.80}: expected an answer such as '\\frac{{1}}{{2}}'"
         )
     reward, detail = score(_bare(ground_truth), ground_truth)
     if not reward:
         raise ValueError(
-            f"math ground truth {ground_truth!r:.80}: Math-Verify does not find it equal to itself ({detail})"
+            f"math ground truth {ground_truth!r:.80}: expected an answer that Math-Verify finds "
+            f"equal to itself, got {detail!r}"
         )
 
 
-class Judge:
-    """Called with (response, ground_truth, deadline), returns (reward, detail). Owns the child that runs Math-Verify."""
+class MathJudge:
+    """Judges math answers (`kinds.Judge`) and owns the child process that runs Math-Verify.
 
-    guards = {
-        "seccomp": True,
-        "landlock": True,
-        "scratch": True,
-    }  # no code of the model runs here, so nothing to warn of
+    Args:
+        memory_mb: address space of the child in MiB on top of its present one; at least 1024.
+    """
+
+    # Nothing a model wrote runs as code here, so that no missing guard needs a warning.
+    guards = {"seccomp": True, "landlock": True, "scratch": True}
 
     def __init__(self, memory_mb: int):
         self._memory_mb = max(memory_mb, CHILD_MEMORY_MB)
@@ -107,12 +134,12 @@ class Judge:
     def _start(self) -> None:
         self._channel, child_end = socket.socketpair()
         parent = os.getpid()
-        self._pid = os.fork()  # this process is the worker: one thread
+        self._pid = os.fork()  # safe: the worker is single-threaded
         if self._pid == 0:
             try:
-                sandbox.die_with_parent(parent)
+                die_with_parent(parent)
                 self._channel.close()
-                sandbox.limit_memory(self._memory_mb)
+                limit_memory(self._memory_mb)
                 seccomp.install()  # sympy evaluates text in places
                 while True:
                     wire.send(child_end.fileno(), score(*wire.receive(child_end.fileno())))
@@ -120,10 +147,12 @@ class Judge:
                 os._exit(0)
         child_end.close()
 
-    def seconds(self, ground_truth: str, timeout_s: float) -> float:
+    def time_limit(self, ground_truth: str, timeout_s: float) -> float:
+        """Seconds an answer may take: always the verifier's own limit."""
         return timeout_s
 
     def __call__(self, response: str, ground_truth: str, deadline: float) -> tuple[float, str]:
+        """Returns (reward, detail) of the last box in the response."""
         answer = last_boxed(response)
         if answer is None or not answer.strip():
             return 0.0, "no answer"

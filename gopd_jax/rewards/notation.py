@@ -1,7 +1,10 @@
-r"""Spellings of math answers that Math-Verify 0.9 misreads, and forms that it does not compare, put into ones that it does.
+r"""Rewrites math answers whose notation Math-Verify 0.9 misreads or does not compare.
 
-Comes in: the contents of a box, or what Math-Verify read in one. Goes out: the same mathematics, written otherwise. Nothing is
-judged here but that two numerals of different bases, or residues of different moduli, are not the same answer.
+Comes in: the contents of a box, or what Math-Verify read in one. Goes out: the same mathematics,
+written in a form that it reads and compares. Does not judge, with one exception: numerals of
+different bases and residues of different moduli are told apart here.
+
+sympy is imported inside functions, for the reason given in `math.py`.
 """
 
 from fractions import Fraction
@@ -14,15 +17,14 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\[,;:! ]|~|\s)\d{3})+(?!\d)")  # 10\,000
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
 _MODULUS = re.compile(
-    r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\d))|\(\s*(?:\\(?:text|mathrm)\{\s*mod\s*\}|\\bmod|\\mod)\s*([^()]*)\))\s*$"
+    r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\d))"
+    r"|\(\s*(?:\\(?:text|mathrm)\{\s*mod\s*\}|\\bmod|\\mod)\s*([^()]*)\))\s*$"
 )
 _BASE = re.compile(r"^[0-9A-Za-z]+_(?:\{(?:\\text\{)?(\w+)\}?\}|(\d+))$")
-_SAME = (
+_VARIANT_LETTER = re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![A-Za-z])")
+_REPLACEMENTS = (
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
-    (
-        re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![A-Za-z])"),
-        r"\\\1",
-    ),  # the same letter in another shape
+    (_VARIANT_LETTER, r"\\\1"),  # the same letter in another shape
     (re.compile(r"(?:\\left)?\\langle(?![A-Za-z])"), "("),  # vectors
     (re.compile(r"(?:\\right)?\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"[£€¥]\s*(?=\d)"), ""),
@@ -32,9 +34,13 @@ _SAME = (
 
 
 def plain(answer: str) -> str:
-    """The answer without what only its looks need: thousands in groups, a full stop, \\pm as two values."""
+    r"""The answer in notation that Math-Verify reads.
+
+    Removes what serves only the looks, such as grouped thousands and a full stop, and writes \pm as
+    two values.
+    """
     answer = _GROUPED.sub(lambda m: re.sub(r"\D", "", m[0]), answer)
-    for pattern, replacement in _SAME:
+    for pattern, replacement in _REPLACEMENTS:
         answer = pattern.sub(replacement, answer)
     answer = _REPEATING.sub(_fraction, _MODULUS.sub("", answer))
     if answer.count(r"\pm") == 1 and r"\mp" not in answer and "{" in answer.partition(r"\pm")[0]:
@@ -43,7 +49,7 @@ def plain(answer: str) -> str:
 
 
 def _fraction(match: re.Match) -> str:
-    """0.1\\overline{6} as \\frac{1}{6}."""
+    r"""A repeating decimal as a fraction: 0.1\overline{6} as \frac{1}{6}."""
     whole, fixed, repeated = match.groups()
     value = int(whole + fixed or 0) + Fraction(int(repeated), 10 ** len(repeated) - 1)
     value /= 10 ** len(fixed)
@@ -51,7 +57,7 @@ def _fraction(match: re.Match) -> str:
 
 
 def differ(answer: str, truth: str) -> bool:
-    """Whether both name a base, or both a modulus, and not the same one."""
+    """Whether both name a base, or both a modulus, and these are not the same."""
     for pattern in (_BASE, _MODULUS):
         named = [
             next(filter(None, m.groups()), "")
@@ -64,8 +70,14 @@ def differ(answer: str, truth: str) -> bool:
 
 
 def with_imaginary_unit(truth: Read, answer: Read) -> tuple[Read, Read] | None:
-    """Both with the imaginary unit in the place of the symbol i, of which Math-Verify makes two kinds; None where none is."""
-    import sympy
+    """Both answers with the symbol i replaced by the imaginary unit.
+
+    Math-Verify reads i as a symbol in some places and as the unit in others.
+
+    Returns:
+        Both, or None if neither holds the symbol.
+    """
+    import sympy  # deferred, see above
 
     def replaced(read: Read) -> Read:
         objects = [x for x in read if isinstance(x, (sympy.Basic, sympy.MatrixBase))]
@@ -73,16 +85,19 @@ def with_imaginary_unit(truth: Read, answer: Read) -> tuple[Read, Read] | None:
 
     try:
         pair = replaced(truth), replaced(answer)
-    except (TypeError, ValueError):  # x > i
+    except (TypeError, ValueError):  # such as x > i
         return None
     return None if pair == (truth[: len(pair[0])], answer[: len(pair[1])]) else pair
 
 
 def as_sets(truth: Read, answer: Read) -> tuple[Read, Read] | None:
-    """Both as the sets of numbers that they describe, where one at least is an inequality; None where that does not apply.
+    """Both answers as the sets of numbers that they describe.
 
-    Two inequalities must be about the same unknown.
+    Returns:
+        Both, or None unless each is an inequality or a set, at least one is an inequality, and all
+        inequalities have the same one unknown.
     """
+    # Deferred, see above.
     import sympy
     from sympy.logic.boolalg import And, Or
 
@@ -97,6 +112,6 @@ def as_sets(truth: Read, answer: Read) -> tuple[Read, Read] | None:
         return None
     try:
         sets = [side.as_set() if isinstance(side, inequality) else side for side in both]
-    except (NotImplementedError, TypeError, ValueError):  # sin(x) > x
+    except (NotImplementedError, TypeError, ValueError):  # such as sin(x) > x
         return None
     return [sets[0]], [sets[1]]

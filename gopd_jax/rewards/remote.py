@@ -1,27 +1,34 @@
-"""The judge's hand on a program: it runs in the sandbox's process, its values come here by value, its objects by number.
+"""The judge's view of a program under test, which runs in the sandbox's process.
 
-Comes in: a job (source and limits) for the fork server of `sandbox.py`. Goes out: a `Program` to call into, and `Remote`s, its
-objects that are no plain values. Nothing that a program does or returns runs code in this process.
+Comes in: a job for the fork server (`sandbox/fork_server.py`). Goes out: a `Program` to call into.
+Its plain values come here by value; its other objects stay there and are `Remote`s here, held by
+number. Nothing that a program does or returns runs code in this process.
 """
 
 import builtins
+from collections.abc import Callable
 import copy
 import importlib
 import socket
+from types import TracebackType
 from typing import Any
 
 from gopd_jax.rewards import wire
-from gopd_jax.rewards.sandbox import process as sandbox
+from gopd_jax.rewards.sandbox.child import Job
+from gopd_jax.rewards.sandbox.fork_server import COMMON_MODULES
 
 MAX_REPLY_BYTES = 1 << 23  # JSON grows about 25-fold when decoded
 
 
 class ProgramRaised:
-    """Mixed into an exception of the program that comes up again in the judge, so that test source can catch it."""
+    """Marks an exception of the program that is raised again here, so that tests can catch it."""
 
 
 class Remote:
-    """An object of the program, held by number. Compares, by the program's own rules, with other such objects only."""
+    """An object of the program, held by number.
+
+    It compares only with other such objects, by the program's own rules.
+    """
 
     def __init__(self, program: "Program", index: int):
         self._program, self._index = program, index
@@ -30,9 +37,8 @@ class Remote:
         return self._program.call(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(
-            "__"
-        ):  # numpy would believe an `__array_interface__` that points into this process
+        if name.startswith("__"):
+            # NumPy would trust an `__array_interface__`, whose address points into this process.
             raise AttributeError(name)
         return self._program.ask("getattr", self, name)
 
@@ -65,14 +71,12 @@ class Remote:
         return self._index
 
 
-def _operator(name: str) -> Any:
+def _operator(name: str) -> Callable[[Remote, Any], Any]:
     def apply(self: Remote, other: Any) -> Any:
-        # With a plain value on one side, `abs(f(2) - 7) < 1e-6` would be the program's to decide.
-        return (
-            self._program.ask("operator", self, other, name=name)
-            if type(other) is Remote
-            else NotImplemented
-        )
+        if type(other) is not Remote:
+            # Otherwise the program would decide `abs(f(2) - 7) < 1e-6`.
+            return NotImplemented
+        return self._program.ask("operator", self, other, name=name)
 
     return apply
 
@@ -84,19 +88,28 @@ for _name in ("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv"):
 class Program:
     """A program running in a child of the fork server; leaving the `with` block kills it.
 
-    `failure` is set once and for all when it died, hung or talked nonsense: whatever test source made of that does not count.
+    Args:
+        control: socket to the fork server.
+        job: the program.
+        deadline: `time.monotonic` seconds; may be moved for each test.
+        script_fds: stdin and stdout of a script.
+
+    Attributes:
+        failure: the detail of the verdict once the program has died, hung or sent an unreadable
+            message, else None. It is final, whatever the test source made of the exception.
     """
 
     def __init__(
         self,
-        control: int | socket.socket,
-        job: dict[str, Any],
+        control: socket.socket,
+        job: Job,
         deadline: float,
         script_fds: tuple[int, ...] = (),
     ):
         self.failure: str | None = None
         self.deadline = deadline
-        self._control, self._callbacks = control, []
+        self._control = control
+        self._callbacks: list[Callable[..., Any]] = []
         self._channel, child_end = socket.socketpair()
         self._channel.setblocking(False)
         with child_end:
@@ -106,24 +119,24 @@ class Program:
     def __enter__(self) -> "Program":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._channel.close()
         wire.send(self._control.fileno(), "end")
         wire.receive(self._control.fileno())  # "gone"
 
-    def fileno(self) -> int:
-        return self._channel.fileno()
-
-    def _fail(self, detail: str) -> RuntimeError:
-        self.failure = self.failure or detail
-        return RuntimeError(self.failure)
-
     def receive(self) -> dict[str, Any]:
-        """The program's next message; an error it reports is raised here."""
+        """The program's next message.
+
+        Raises:
+            Exception: one that the program reports, which is then a `ProgramRaised` too.
+            RuntimeError: if the program has failed, as `failure` says.
+        """
         if self.failure:
             raise RuntimeError(self.failure)
         try:
-            message = wire.receive(self.fileno(), self.deadline, MAX_REPLY_BYTES)
+            message = wire.receive(self._channel.fileno(), self.deadline, MAX_REPLY_BYTES)
         except TimeoutError:
             raise self._fail("timeout") from None
         except (EOFError, OSError):
@@ -139,32 +152,37 @@ class Program:
         return message
 
     def ask(self, op: str, *args: Any, **options: Any) -> Any:
+        """Runs one of `child.py`'s operations on values and objects of the program."""
         self._send({"op": op, "args": [self._encode(value) for value in args], "options": options})
         while "callback" in (message := self.receive()):
-            self._send(
-                self._encode(self._callbacks[message["callback"]](*self._decode(message["args"])))
-            )
+            callback = self._callbacks[message["callback"]]
+            self._send(self._encode(callback(*self._decode(message["args"]))))
         return self._decode(message.get("value"))
 
     def call(self, target: Remote, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Calls a function of the program.
+
+        What it changes in lists, dicts and sets that it is given changes here too.
+        """
         reply = self.ask("call", target, *args, *kwargs.values(), names=list(kwargs))
         if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], tuple):
             raise self._fail("error: unreadable reply")
         for before, after in zip([*args, *kwargs.values()], reply[1], strict=False):
-            if (
-                type(before) is type(after)
-                and type(before) in (list, dict, set)
-                and before != after
-            ):
+            is_mutable = type(before) is type(after) and type(before) in (list, dict, set)
+            if is_mutable and before != after:
                 before.clear()
                 (before.extend if type(before) is list else before.update)(after)
         return reply[0]
+
+    def _fail(self, detail: str) -> RuntimeError:
+        self.failure = self.failure or detail
+        return RuntimeError(self.failure)
 
     def _send(self, message: Any) -> None:
         if self.failure:
             raise RuntimeError(self.failure)
         try:
-            wire.send(self.fileno(), message, self.deadline)
+            wire.send(self._channel.fileno(), message, self.deadline)
         except TimeoutError:
             raise self._fail("timeout") from None
         except OSError:
@@ -184,19 +202,23 @@ class Program:
             return {"object": value._index}
         if not callable(value):
             raise TypeError(
-                f"test passes a {type(value).__name__}: wanted plain values, functions or the program's own objects"
+                f"test passes a {type(value).__name__}: expected plain values, functions or the "
+                "program's own objects"
             )
         self._callbacks.append(value)
         return {"function": len(self._callbacks) - 1}
 
     def _from_handle(self, name: str, body: Any) -> Any:
         if name == "module":  # the judge's own, never the program's patched one
-            return importlib.import_module(body) if body in sandbox.COMMON_MODULES else None
+            return importlib.import_module(body) if body in COMMON_MODULES else None
         return {"object": Remote}[name](self, int(body))
 
 
 class Frozen:
-    """A function of the program that cannot change its caller's arguments: what follows a call sees what was passed to it."""
+    """A function of the program that cannot change its caller's arguments.
+
+    The test source after a call still sees what it passed.
+    """
 
     def __init__(self, target: Remote):
         self._target = target
@@ -206,10 +228,10 @@ class Frozen:
 
 
 def _raised(name: str) -> Exception:
-    """An exception of the program: of the same builtin type where there is one, else a RuntimeError."""
+    """An exception of the program: of the builtin type of that name, or else a RuntimeError."""
     kind = getattr(builtins, name, None)
     base = kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError
     try:
         return type(f"{name:.40}", (ProgramRaised, base), {})()
-    except TypeError:  # UnicodeDecodeError and the like want arguments
+    except TypeError:  # UnicodeDecodeError and others require arguments
         return type(f"{name:.40}", (ProgramRaised, RuntimeError), {})()

@@ -6,7 +6,7 @@ from pydantic import Field, Strict
 
 from gopd_jax.runtime.schema import Count, PositiveCount, settings
 
-RewardKind = Literal["math", "code"]
+RewardKind = Literal["math", "code"]  # the keys of `kinds.KINDS`
 
 
 @settings

@@ -1,8 +1,9 @@
 """Messages between the processes of `gopd_jax.rewards`, and plain Python values as JSON.
 
-A message is a 4-byte length and JSON: nothing that arrives can run code, whoever sent it. `send` and `receive` never wait
-past a deadline (`time.monotonic` seconds). `encode` and `decode` carry builtin values between a program under test and the
-judge; decoding makes exact builtin types only, so no class of the program, with its own `__eq__`, reaches a comparison.
+A message is a 4-byte length and JSON, so that nothing that arrives can run code, whoever sent it.
+`send` and `receive` never wait past a deadline (`time.monotonic` seconds). `encode` and `decode`
+carry builtin values between a program under test and the judge. Decoding makes exact builtin types
+only, so that no class of the program, with its own `__eq__`, reaches a comparison.
 """
 
 from collections import deque
@@ -28,7 +29,17 @@ def _wait(fd: int, event: int, deadline: float | None) -> None:
 
 
 def send(fd: int, message: Any, deadline: float | None = None) -> None:
-    """Write one message; with a deadline `fd` must be non-blocking. Raises TimeoutError, or OSError if the peer is gone."""
+    """Writes one message.
+
+    Args:
+        fd: file descriptor; with a deadline it must be non-blocking.
+        message: anything `json.dumps` takes.
+        deadline: `time.monotonic` seconds; None waits forever.
+
+    Raises:
+        TimeoutError: if the deadline passes.
+        OSError: if the peer is gone.
+    """
     payload = json.dumps(message).encode()
     left = memoryview(struct.pack("!I", len(payload)) + payload)
     while left:
@@ -39,8 +50,27 @@ def send(fd: int, message: Any, deadline: float | None = None) -> None:
             continue
 
 
-def read(fd: int, size: int, deadline: float | None = None) -> bytes:
-    """Exactly `size` bytes. Raises TimeoutError or EOFError."""
+def receive(fd: int, deadline: float | None = None, max_bytes: int = MAX_BYTES) -> Any:
+    """Reads one message.
+
+    Args:
+        fd: file descriptor.
+        deadline: `time.monotonic` seconds; None waits forever.
+        max_bytes: the longest message that is accepted.
+
+    Raises:
+        TimeoutError: if the deadline passes.
+        EOFError: if the peer is gone.
+        ValueError: for a message that is too long or not JSON.
+    """
+    (size,) = struct.unpack("!I", _read(fd, 4, deadline))
+    if size > max_bytes:
+        raise ValueError(f"message of {size} bytes: expected at most {max_bytes}")
+    return json.loads(_read(fd, size, deadline))
+
+
+def _read(fd: int, size: int, deadline: float | None) -> bytes:
+    """Exactly `size` bytes."""
     chunks = []
     while size:
         _wait(fd, select.POLLIN, deadline)
@@ -57,16 +87,13 @@ def read(fd: int, size: int, deadline: float | None = None) -> bytes:
     return b"".join(chunks)
 
 
-def receive(fd: int, deadline: float | None = None, max_bytes: int = MAX_BYTES) -> Any:
-    """Read one message. Raises TimeoutError, EOFError, or ValueError for one that is too long or is no JSON."""
-    (size,) = struct.unpack("!I", read(fd, 4, deadline))
-    if size > max_bytes:
-        raise ValueError(f"message of {size} bytes: wanted at most {max_bytes}")
-    return json.loads(read(fd, size, deadline))
-
-
 def encode(value: Any, other: Callable[[Any], Any]) -> Any:
-    """`value` as JSON. Subclasses of builtin types become the builtin type; `other` encodes what is none of them."""
+    """Returns `value` as JSON.
+
+    Args:
+        value: any value. Subclasses of builtin types become the builtin type.
+        other: encodes a value of any other type, as {name: body}.
+    """
     if value is None or value is True or value is False:
         return value
     if isinstance(value, int):
@@ -83,7 +110,7 @@ def encode(value: Any, other: Callable[[Any], Any]) -> Any:
         return [encode(item, other) for item in list.__iter__(value)]
     if isinstance(value, dict):
         return {"dict": [[encode(k, other), encode(v, other)] for k, v in dict.items(value)]}
-    for name, kind in {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}.items():
+    for name, kind in _COLLECTIONS.items():
         if isinstance(value, kind):
             return {name: [encode(item, other) for item in kind.__iter__(value)]}
     if type(value) is Fraction:
@@ -93,7 +120,9 @@ def encode(value: Any, other: Callable[[Any], Any]) -> Any:
     return other(value)
 
 
-_DECODERS = {
+_COLLECTIONS = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
+
+_DECODERS: dict[str, Callable[[Any, Callable[[str, Any], Any]], Any]] = {
     "int": lambda text, _: int(text, 16),
     "float": lambda text, _: float.fromhex(text),
     "complex": lambda parts, _: complex(*map(float.fromhex, parts)),
@@ -103,15 +132,19 @@ _DECODERS = {
     "frozenset": lambda items, other: frozenset(decode(item, other) for item in items),
     "deque": lambda items, other: deque(decode(item, other) for item in items),
     "dict": lambda items, other: {decode(k, other): decode(v, other) for k, v in items},
-    "Fraction": lambda parts, _: Fraction(
-        *(int(part, 16) for part in parts)
-    ),  # not from text: "1e999999999" hangs
+    # By its parts: Fraction("1e999999999") would hang.
+    "Fraction": lambda parts, _: Fraction(*(int(part, 16) for part in parts)),
     "Decimal": lambda text, _: Decimal(text),
 }
 
 
 def decode(coded: Any, other: Callable[[str, Any], Any]) -> Any:
-    """The value of `encode`; `other(name, body)` decodes what `encode`'s `other` made as {name: body}."""
+    """Returns the value that `encode` was given.
+
+    Args:
+        coded: JSON.
+        other: decodes (name, body) of what `encode`'s `other` made.
+    """
     if isinstance(coded, list):
         return [decode(item, other) for item in coded]
     if not isinstance(coded, dict):

@@ -1,13 +1,14 @@
-"""Grading against 200 pairs judged by hand, on which the verifier agrees, and further ones, on which it does but for a list."""
+"""Grading agrees with pairs judged by hand: 200 of them, and harder ones except for a list."""
 
-from answer_pairs import MORE_RIGHT, MORE_WRONG, RIGHT, WRONG
+import answer_pairs
+import harder_answer_pairs
 import pytest
 
 from gopd_jax.rewards.verifier import Verifier
 
-# Judged otherwise by hand than by the verifier, and why. A pair that is cured has to leave this list.
+# Pairs that the verifier judges differently, and why. A pair that is fixed has to leave this list.
 DISAGREEMENTS = {
-    (r"\ln 2", r"\log 2"): r"\log without a base is that to base 10 for Math-Verify",
+    (r"\ln 2", r"\log 2"): r"\log without a base is the one to base 10 for Math-Verify",
     (r"\{x : x > 3\}", "x>3"): "the colon of a set is read as a division",
     (r"33\frac{1}{3}\%", r"\frac{1}{3}"): "mixed numbers with a percent sign are read as a product",
     ("3.5e3", "3500"): "e is the number e",
@@ -22,26 +23,25 @@ def verify():
 
 
 def test_there_are_200_pairs_and_each_once():
-    assert (len(RIGHT), len(WRONG), len({*RIGHT, *WRONG})) == (120, 80, 200)
-    assert DISAGREEMENTS.keys() <= {*MORE_RIGHT, *MORE_WRONG}
+    right, wrong = answer_pairs.RIGHT, answer_pairs.WRONG
+    assert (len(right), len(wrong), len({*right, *wrong})) == (120, 80, 200)
+    assert DISAGREEMENTS.keys() <= {*harder_answer_pairs.RIGHT, *harder_answer_pairs.WRONG}
 
 
-@pytest.mark.parametrize("right, wrong", [(RIGHT, WRONG), (MORE_RIGHT, MORE_WRONG)])
-def test_the_verifier_agrees_with_the_hand_judged_pairs(verify, right, wrong):
+@pytest.mark.parametrize("pairs", [answer_pairs, harder_answer_pairs], ids=lambda m: m.__name__)
+def test_the_verifier_agrees_with_the_hand_judged_pairs(verify, pairs):
+    expected = {pair: 1.0 for pair in pairs.RIGHT} | {pair: 0.0 for pair in pairs.WRONG}
     verdicts = verify(
-        [
-            ("math", rf"Reasoning, then \boxed{{{answer}}}.", truth)
-            for answer, truth in right + wrong
-        ]
+        [("math", rf"Reasoning, then \boxed{{{answer}}}.", truth) for answer, truth in expected]
     )
-    expected = [1.0] * len(right) + [0.0] * len(wrong)
     differing = {
-        p for p, v, e in zip(right + wrong, verdicts, expected, strict=True) if v.reward != e
+        pair
+        for (pair, reward), verdict in zip(expected.items(), verdicts, strict=True)
+        if verdict.reward != reward
     }
     assert not differing - DISAGREEMENTS.keys(), "the verifier is wrong about these"
-    assert not DISAGREEMENTS.keys() & {*right, *wrong} - differing, (
-        "these are judged right now: take them off the list"
-    )
+    fixed = DISAGREEMENTS.keys() & expected.keys() - differing
+    assert not fixed, "the verifier is right about these: take them off the list"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,6 @@ def test_the_verifier_agrees_with_the_hand_judged_pairs(verify, right, wrong):
     ],
 )
 def test_how_the_box_is_written_does_not_matter(verify, box):
-    verdicts = verify(
-        [("math", box % answer, truth) for answer, truth in RIGHT[10:22] + WRONG[10:15]]
-    )
+    pairs = answer_pairs.RIGHT[10:22] + answer_pairs.WRONG[10:15]
+    verdicts = verify([("math", box % answer, truth) for answer, truth in pairs])
     assert [v.reward for v in verdicts] == [1.0] * 12 + [0.0] * 5

@@ -1,4 +1,4 @@
-"""HumanEval through the data format and the sandbox: every published solution passes, broken ones fail."""
+"""HumanEval through the data format and the sandbox: published solutions pass, broken ones fail."""
 
 import ast
 import gzip
@@ -13,15 +13,36 @@ from gopd_jax.rewards.verifier import Verifier, check_ground_truth
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FENCE = "Here it is:\n```python\n{}\n```\n"
-# A row in the form of HumanEval, with what some of its rows have: an import and a helper above the function, used by the test.
+PROMPT = '''\
+import math
+
+def double(x):
+    return 2 * x
+
+
+def area(r: float) -> float:
+    """ Twice the area of a circle of radius r. Uses double.
+    >>> area(0)
+    0.0
+    """
+'''
+TEST = """
+
+METADATA = {}
+
+
+def check(candidate):
+    assert candidate(0) == 0.0
+    assert abs(candidate(1) - double(math.pi)) < 1e-6
+"""
+# A row in the form of HumanEval. As in some of its rows, an import and a helper stand above the
+# function, and the test uses them.
 ROW = {
     "task_id": "Own/0",
-    "prompt": "import math\n\ndef double(x):\n    return 2 * x\n\n\ndef area(r: float) -> float:\n"
-    '    """ Twice the area of a circle of radius r. Uses double.\n    >>> area(0)\n    0.0\n    """\n',
+    "prompt": PROMPT,
     "entry_point": "area",
     "canonical_solution": "    return double(math.pi * r**2)\n",
-    "test": "\n\nMETADATA = {}\n\n\ndef check(candidate):\n    assert candidate(0) == 0.0\n"
-    "    assert abs(candidate(1) - double(math.pi)) < 1e-6\n",
+    "test": TEST,
 }
 
 
@@ -33,29 +54,34 @@ def verify():
 
 @pytest.fixture(scope="module")
 def humaneval():
-    """Raw rows, and the same rows read."""
+    """Raw rows, and the same rows as they are read."""
     path = Path(os.environ.get("GOPD_SHARED_DATA", SHARED)) / "HumanEval.jsonl.gz"
     if not path.is_file():
         pytest.skip(
-            "needs HumanEval.jsonl.gz in ../shared/data beside the repository, or in the folder GOPD_SHARED_DATA"
+            "needs HumanEval.jsonl.gz in ../shared/data beside the repository, or in the folder "
+            "GOPD_SHARED_DATA"
         )
     with gzip.open(path) as file:
         raw = [json.loads(line) for line in file]
     return raw, list(rows.read(str(path)))
 
 
+def solution(raw):
+    return raw["prompt"] + raw["canonical_solution"]
+
+
 def empty_body(raw):
     return raw["prompt"] + "    return None\n"
 
 
-def first_return_wrapped(raw):
-    """`return x` becomes `return [x]`, in the first return of the function and in every later one."""
+def returns_wrapped(raw):
+    """`return x` becomes `return [x]` in the function, except in functions nested in its body."""
 
     class Wrap(ast.NodeTransformer):
         def visit_Return(self, node):
             return ast.Return(ast.List([node.value or ast.Constant(None)], ast.Load()))
 
-    tree = ast.parse(raw["prompt"] + raw["canonical_solution"])
+    tree = ast.parse(solution(raw))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == raw["entry_point"]:
             node.body = [
@@ -65,9 +91,7 @@ def first_return_wrapped(raw):
 
 
 def other_name(raw):
-    return (raw["prompt"] + raw["canonical_solution"]).replace(
-        raw["entry_point"], "g_" + raw["entry_point"]
-    )
+    return solution(raw).replace(raw["entry_point"], "g_" + raw["entry_point"])
 
 
 def raises(raw):
@@ -75,33 +99,24 @@ def raises(raw):
 
 
 def rewards_of(verify, raw, read, change):
-    return [
-        v.reward
-        for v in verify(
-            [
-                ("code", FENCE.format(change(a)), b["ground_truth"])
-                for a, b in zip(raw, read, strict=True)
-            ]
-        )
+    items = [
+        ("code", FENCE.format(change(a)), b["ground_truth"]) for a, b in zip(raw, read, strict=True)
     ]
+    return [v.reward for v in verify(items)]
 
 
-def solution(raw):
-    return raw["prompt"] + raw["canonical_solution"]
-
-
-@pytest.mark.parametrize("change", [empty_body, first_return_wrapped, other_name, raises])
+@pytest.mark.parametrize("change", [empty_body, returns_wrapped, other_name, raises])
 def test_a_row_in_the_form_of_humaneval(verify, change):
     read = rows.parse(dict(ROW), "id")
     check_ground_truth("code", read["ground_truth"])
-    assert (
-        ROW["prompt"].strip() in read["messages"][0]["content"]
-        and "```python block" in read["messages"][0]["content"]
-    )
+    content = read["messages"][0]["content"]
+    assert ROW["prompt"].strip() in content and "```python block" in content
     assert rewards_of(verify, [ROW], [read], solution) == [1.0]
-    without_helpers = "def area(r):\n    return double(math.pi * r * r)\n"  # what the prompt gives need not be repeated
+    # An answer need not repeat what the prompt gives.
+    without_helpers = "def area(r):\n    return double(math.pi * r * r)\n"
     assert rewards_of(verify, [ROW], [read], lambda _: without_helpers) == [1.0]
-    cheat = "def double(x):\n    return 0.0\ndef area(r):\n    return 0.0\n"  # the test uses its own helpers, not the answer's
+    # The test uses its own helpers, not the answer's.
+    cheat = "def double(x):\n    return 0.0\ndef area(r):\n    return 0.0\n"
     assert rewards_of(verify, [ROW], [read], lambda _: cheat) == [0.0]
     assert rewards_of(verify, [ROW], [read], change) == [0.0]
 
@@ -115,7 +130,7 @@ def test_all_164_solutions_pass(verify, humaneval):
     assert [a["task_id"] for a, reward in zip(raw, rewards, strict=True) if reward != 1.0] == []
 
 
-@pytest.mark.parametrize("change", [empty_body, first_return_wrapped])
+@pytest.mark.parametrize("change", [empty_body, returns_wrapped])
 def test_all_164_broken_solutions_fail(verify, humaneval, change):
     raw, read = humaneval
     rewards = rewards_of(verify, raw, read, change)

@@ -1,4 +1,4 @@
-"""Math answers: what counts as the answer, what counts as equal, and that no answer stops the verifier."""
+"""Math answers: what counts as the answer, what as equal, and that none stops the verifier."""
 
 import math_verify
 import pytest
@@ -66,10 +66,11 @@ WRONG = [
 
 def test_equal_and_unequal_answers(verify):
     verdicts = verify([("math", *pair) for pair in RIGHT + WRONG])
-    rewards = [verdict.reward for verdict in verdicts]
-    bad = [pair for pair, reward in zip(RIGHT, rewards[: len(RIGHT)], strict=True) if reward != 1.0]
-    bad += [
-        pair for pair, reward in zip(WRONG, rewards[len(RIGHT) :], strict=True) if reward != 0.0
+    expected = [1.0] * len(RIGHT) + [0.0] * len(WRONG)
+    bad = [
+        pair
+        for pair, verdict, reward in zip(RIGHT + WRONG, verdicts, expected, strict=True)
+        if verdict.reward != reward
     ]
     assert not bad
 

@@ -1,4 +1,4 @@
-"""The verifier itself: order, cache, several workers, errors, and that nothing of it outlives the trainer."""
+"""The verifier: order, cache, several workers, errors, and that no process outlives the trainer."""
 
 import json
 import os
@@ -8,43 +8,15 @@ import subprocess
 import sys
 import time
 
+from processes import children, descendants, wait_until_gone
 import pytest
 
-from gopd_jax.rewards import verifier as rewards
+from gopd_jax.rewards import verifier
 from gopd_jax.rewards.verifier import Verdict, Verifier, check_ground_truth
+from gopd_jax.rewards.worker_handle import WorkerHandle
 
+ROOT = Path(__file__).parents[2]
 CODE = json.dumps({"tests": ["f() == 1"]})
-
-
-def descendants(root: int) -> set[int]:
-    """Every process below `root`, from /proc."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found, before = {root}, set()
-    while found != before:
-        before, found = found, found | {pid for pid, parent in parents.items() if parent in found}
-    return found - {root}
-
-
-def alive(pids: set[int]) -> set[int]:
-    states = {}
-    for pid in pids:
-        try:
-            states[pid] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-    return {pid for pid, state in states.items() if state != "Z"}
-
-
-def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
-    end = time.monotonic() + seconds
-    while alive(pids) and time.monotonic() < end:
-        time.sleep(0.05)
-    return alive(pids)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -66,27 +38,32 @@ def test_equal_items_are_verified_once(monkeypatch):
 
     def worker(self, response, ground_truth):
         calls.append(response)
-        return Verdict(1.0, f"{response} {ground_truth}")
+        return 1.0, f"{response} {ground_truth}"
 
-    monkeypatch.setattr(rewards._Worker, "__call__", worker)
-    monkeypatch.setattr(rewards, "CACHE_SIZE", 2)
+    def details(*items):
+        return [verdict.detail for verdict in verify(items)]
+
+    monkeypatch.setattr(WorkerHandle, "__call__", worker)
+    monkeypatch.setattr(verifier, "CACHE_SIZE", 2)
+    a, b, other_truth, other_kind = (
+        ("math", "a", "1"),
+        ("math", "b", "1"),
+        ("math", "a", "2"),
+        ("code", "a", "1"),
+    )
     with Verifier() as verify:
-        details = [
-            verdict.detail
-            for verdict in verify([("math", "a", "1"), ("math", "b", "1"), ("math", "a", "1")])
-        ]
-        assert details == ["a 1", "b 1", "a 1"] and calls == ["a", "b"]
-        assert [verdict.detail for verdict in verify([("math", "b", "1"), ("math", "a", "1")])] == [
-            "b 1",
-            "a 1",
-        ]
-        assert calls == ["a", "b"]
-        assert (
-            verify([("math", "a", "2"), ("code", "a", "1")])[0].detail == "a 2"
-        )  # another truth or kind: another item
-        assert calls == ["a", "b", "a", "a"] and len(verify._cache) == 2
-        verify([("math", "b", "1")])  # forgotten, the cache holds two
+        assert details(a, b, a) == ["a 1", "b 1", "a 1"] and calls == ["a", "b"]
+        assert details(b, a) == ["b 1", "a 1"] and calls == ["a", "b"]
+        assert details(other_truth, other_kind)[0] == "a 2"  # these are other items
+        assert calls == ["a", "b", "a", "a"]
+        details(other_truth, other_kind)
+        assert calls == ["a", "b", "a", "a"]
+        details(b)  # was forgotten: the cache holds two items
         assert calls == ["a", "b", "a", "a", "b"]
+        details(other_kind, b)  # are the two items it holds now
+        assert calls == ["a", "b", "a", "a", "b"]
+        details(other_truth)  # was forgotten
+        assert calls == ["a", "b", "a", "a", "b", "a"]
 
 
 def test_unknown_kinds_and_bad_settings():
@@ -99,10 +76,12 @@ def test_unknown_kinds_and_bad_settings():
 
 
 def test_a_killed_worker_is_replaced():
+    before = children(os.getpid())
     with Verifier() as verify:
         verify([("math", r"\boxed{1}", "1")])
-        os.kill(verify._slots[0]["math"]._process.pid, signal.SIGKILL)
-        verify._slots[0]["math"]._process.wait()
+        (worker,) = children(os.getpid()) - before
+        os.kill(worker, signal.SIGKILL)
+        assert not wait_until_gone({worker}, 5.0)
         assert verify([("math", r"\boxed{2}", "2")]) == [Verdict(0.0, "error: worker died")]
         assert verify([("math", r"\boxed{3}", "3")]) == [Verdict(1.0, "correct")]
 
@@ -121,21 +100,25 @@ def test_close_leaves_no_process():
         verify([("math", r"\boxed{1}", "1")])
 
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_a_killed_trainer_leaves_no_process(busy):
-    trainer = f"""
-from gopd_jax.rewards import Verifier
+TRAINER = f"""
+import sys
+from gopd_jax.rewards.verifier import Verifier
 verify = Verifier(timeout_s=2.0)
 verify([("math", r"\\boxed{{1}}", "1"), ("code", "def f(): return 1", {CODE!r})])
 print("ready", flush=True)
-if {busy}:
+if sys.argv[1] == "busy":
     verify([("code", "while True: pass", {CODE!r})])
 input()
 """
-    command = [sys.executable, "-c", trainer]
-    environment = {**os.environ, "PYTHONPATH": str(Path(rewards.__file__).parents[2])}
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_killed_trainer_leaves_no_process(state):
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", TRAINER, state],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     ) as process:
         assert process.stdout.readline() == b"ready\n"
         time.sleep(0.3)
@@ -145,12 +128,10 @@ input()
     assert not wait_until_gone(below, 6.0)
 
 
-def test_neither_this_package_nor_its_workers_import_jax():
-    check = "import sys, gopd_jax.rewards._worker; print([m for m in ('jax', 'sympy', 'numpy') if m in sys.modules])"
-    environment = {**os.environ, "PYTHONPATH": str(Path(rewards.__file__).parents[2])}
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", check], capture_output=True, text=True, env=environment
-        ).stdout
-        == "[]\n"
-    )
+def test_workers_import_neither_jax_nor_other_large_packages():
+    program = """
+import sys, gopd_jax.rewards.verifier, gopd_jax.rewards.worker
+print([name for name in ("jax", "pydantic", "sympy", "numpy") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "[]\n"

@@ -1,8 +1,9 @@
-"""The folder that programs under test may write in: a small tmpfs which the fork server and its programs alone can see.
+"""The folder that programs under test may write in: a small tmpfs that no other process can see.
 
-Comes in: an empty folder. Goes out: the same path, writable and limited in bytes and files, made anew after a program that left
-something in it. It needs user namespaces, which want no privilege, and Landlock of version 3 to keep programs from writing
-elsewhere (Linux 6.2; older ones do not know about truncating). Without one of them nothing can be written.
+Comes in: an empty folder. Goes out: the same path, writable and limited in bytes and files, and
+made anew after a program that left something in it. Needs unprivileged user namespaces, and
+Landlock of version 3 (Linux 6.2) to keep programs from writing elsewhere; older versions cannot
+refuse truncating. Without them programs cannot write any file.
 """
 
 import ctypes
@@ -21,27 +22,30 @@ _PR_SET_DUMPABLE = 4
 
 
 class Scratch:
-    """Binds the calling process, of one thread, to namespaces of its own; raises OSError where the machine refuses that."""
+    """A tmpfs mounted over `folder`, in user and mount namespaces of the calling process.
+
+    The process must be single-threaded.
+
+    Raises:
+        OSError: if this machine refuses the namespaces or the mount.
+    """
 
     def __init__(self, folder: str):
-        if (
-            sys.platform != "linux"
-            or platform.machine() != "x86_64"
-            or landlock.version() < LANDLOCK_VERSION
-        ):
+        is_x86 = sys.platform == "linux" and platform.machine() == "x86_64"
+        if not is_x86 or landlock.version() < LANDLOCK_VERSION:
             raise OSError(errno.ENOSYS, "no system-call filter, or no Landlock of version 3")
         self.folder, self._libc = folder, ctypes.CDLL(None, use_errno=True)
         user, group = os.getuid(), os.getgid()
+        identity = {
+            "setgroups": "deny",
+            "uid_map": f"{user} {user} 1",
+            "gid_map": f"{group} {group} 1",
+        }
         self._call("unshare", _NEW_USER | _NEW_MOUNTS)
-        self._libc.prctl(
-            _PR_SET_DUMPABLE, 1, 0, 0, 0
-        )  # a process that hides its memory does not own its files in /proc
+        # A process that hides its memory does not own its files in /proc.
+        self._libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
         try:
-            for name, text in (
-                ("setgroups", "deny"),
-                ("uid_map", f"{user} {user} 1"),
-                ("gid_map", f"{group} {group} 1"),
-            ):
+            for name, text in identity.items():
                 with open(f"/proc/self/{name}", "w") as file:
                     file.write(text)
         finally:
@@ -49,21 +53,21 @@ class Scratch:
         self._mount()
 
     def clean(self) -> bool:
-        """Empties the folder after a program has gone; True if it is another one than before."""
+        """Empties the folder after a program has ended; True if that made a new folder."""
         if not os.listdir(self.folder):
             return False
-        self.close()  # faster and safer than taking apart whatever was built there
+        self.close()  # faster and safer than deleting whatever was built there
         self._mount()
         return True
 
     def close(self) -> None:
+        """Unmounts the folder."""
         self._call("umount2", self.folder.encode(), _DETACH)
 
     def _mount(self) -> None:
         options = f"size={SIZE_MB}m,nr_inodes={FILES},mode=0700".encode()
-        self._call(
-            "mount", b"scratch", self.folder.encode(), b"tmpfs", _NOSUID_NODEV_NOEXEC, options
-        )
+        folder = self.folder.encode()
+        self._call("mount", b"scratch", folder, b"tmpfs", _NOSUID_NODEV_NOEXEC, options)
 
     def _call(self, name: str, *arguments: int | bytes) -> None:
         if getattr(self._libc, name)(*arguments) != 0:
