@@ -1,5 +1,4 @@
-"""The trainer's end of a worker process: starts it, asks it, and replaces it after it had to be
-killed.
+"""The trainer's end of a worker process: starts it, asks it, and replaces it if it hangs or dies.
 
 Comes in, from `Verifier`: a response and a ground truth. Goes out: the worker's (reward, detail).
 Does not parse or run anything that a model wrote; `worker.py` is the process that does.
