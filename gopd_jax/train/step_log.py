@@ -8,7 +8,6 @@ runs, so that the device never waits.
 from collections.abc import Sequence
 import dataclasses
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +19,8 @@ from gopd_jax.learner.learner import Packed
 from gopd_jax.learner.step import StepMetrics, TokenValues
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.verifier import Verdict
-from gopd_jax.rollout.engine import RolloutStats
+from gopd_jax.rollout.stats import RolloutStats
+from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.metrics import RunLog, compilations
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.train.rollout_metrics import rollout_metrics
@@ -127,7 +127,7 @@ class StepLog:
         self, record: StepRecord, verdicts: Sequence[Verdict | None]
     ) -> dict[str, float | list[float]]:
         domains = list(self._config.domains)
-        values: dict[str, Any] = rollout_metrics(record.rollouts, verdicts, domains)
+        values: dict[str, float | list[float]] = rollout_metrics(record.rollouts, verdicts, domains)
         fetched = jax.device_get([u.metrics for u in record.updates])
         total = fetched[0].diagnostics
         for metrics in fetched[1:]:
@@ -147,9 +147,7 @@ class StepLog:
             values["prefill_tokens"] = record.sampling.prefill_tokens
         return values
 
-    def _samples(
-        self, record: StepRecord, verdicts: Sequence[Verdict | None]
-    ) -> list[dict[str, Any]]:
+    def _samples(self, record: StepRecord, verdicts: Sequence[Verdict | None]) -> list[JsonObject]:
         """The first few rollouts of the step's last update, token by token."""
         update = record.updates[-1]
         batch, old = update.batch, update.batch.old_logprobs
@@ -174,7 +172,7 @@ class StepLog:
             out.append(sample | {name: _rounded(x) for name, x in values.items()})
         return out
 
-    def _sample(self, rollout: Rollout, text: str, verdict: Verdict | None) -> dict[str, Any]:
+    def _sample(self, rollout: Rollout, text: str, verdict: Verdict | None) -> JsonObject:
         """A rollout as samples.jsonl shows it, without what the models say of its tokens."""
         prompt, decode = rollout.request.prompt, self._tokenizer.decode
         return {

@@ -125,7 +125,7 @@ def test_samples_are_those_of_the_engine(whole):
         BASE, model, "float32", shardings(mesh, abstract_params(model), logical_axes(model))
     )
     rollouts = engine(
-        engine.lay_out(params), requests, jax.random.key(7), SamplingRule(0.9, 0, 0.95)
+        engine.sync_weights(params), requests, jax.random.key(7), SamplingRule(0.9, 0, 0.95)
     )
     expected = {
         r.request.key: {
