@@ -1,9 +1,9 @@
 """Configuration of a run: the settings of every room, nested, converted once, checked before work.
 
-A config file (configs/*.py) returns `default()` with some fields changed; `from_config_dict` turns it
-into a `Config`, refusing an unknown field by naming the nearest one. Every setting is declared in the
-`settings` module of the room that it configures. `python -m gopd_jax.config` prints the reference of
-all of them, which is docs/configuration.md.
+A config file (configs/*.py) returns `default()` with some fields changed; `from_config_dict` turns
+it into a `Config`, refusing an unknown field by naming the nearest one. Every setting is declared
+in the `settings` module of the room that it configures. `python -m gopd_jax.config` prints the
+reference of all of them, which is docs/configuration.md.
 """
 
 import dataclasses

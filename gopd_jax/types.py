@@ -20,7 +20,8 @@ from flax import struct
 import jax
 import numpy as np
 
-Params = Any  # a nested dict of arrays, or of their shapes: the parameters of one model
+Tree = Any  # a pytree: nested containers of arrays, of their shapes, or of their shardings
+Params = Tree  # a nested dict: the parameters of one model
 FinishReason = Literal["stop", "length"]
 
 
@@ -154,4 +155,4 @@ class TrainState:
 
     step: jax.Array
     params: Params
-    opt_state: Any
+    opt_state: Tree

@@ -1,6 +1,6 @@
 """AdamW with clipping by global norm and a learning-rate schedule, all from optax."""
 
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 from jax.sharding import Mesh
@@ -8,6 +8,7 @@ import optax
 
 from gopd_jax.learner.settings import OptimizerSettings, Schedule
 from gopd_jax.runtime.mesh import replicated
+from gopd_jax.types import Params, Tree
 
 SCHEDULES = get_args(Schedule)
 
@@ -52,8 +53,8 @@ def make_optimizer(
 
 
 def opt_state_shardings(
-    optimizer: optax.GradientTransformation, abstract: Any, param_shardings: Any, mesh: Mesh
-) -> Any:
+    optimizer: optax.GradientTransformation, abstract: Params, param_shardings: Tree, mesh: Mesh
+) -> Tree:
     """Shardings of the optimizer state: moments like their parameters, counters replicated."""
     return optax.tree.map_params(
         optimizer,

@@ -5,12 +5,11 @@ the host needs to resume: the data iterator and the identity of the run. Never t
 weights.
 """
 
-from typing import Any
-
 from etils import epath
 import orbax.checkpoint as ocp
 
-from gopd_jax.types import TrainState
+from gopd_jax.runtime.files import JsonObject
+from gopd_jax.types import Params, TrainState
 
 
 class Checkpoints:
@@ -25,12 +24,12 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, host: dict[str, Any]) -> None:
+    def save(self, step: int, state: TrainState, host: JsonObject) -> None:
         """Starts saving and returns; the state may be donated afterwards."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         self._manager.save(step, args=args, force=True)
 
-    def restore(self, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, abstract_state: TrainState) -> tuple[TrainState, JsonObject]:
         """The latest checkpoint, each array with the sharding that `abstract_state` gives it."""
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state), host=ocp.args.JsonRestore()
@@ -44,7 +43,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_params(workdir: str, step: int | None, abstract_params: Any) -> tuple[int, Any]:
+def restore_params(workdir: str, step: int | None, abstract_params: Params) -> tuple[int, Params]:
     """The student's parameters of one checkpoint, without its optimizer.
 
     Args:

@@ -6,6 +6,8 @@ from typing import Any
 
 from etils import epath
 
+JsonObject = dict[str, Any]  # as json.loads returns it: the values may be anything
+
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` beside `path` and renames it to `path`."""
@@ -15,6 +17,6 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
     temporary.replace(path)
 
 
-def replace_json(path: str | os.PathLike, content: Any) -> None:
+def replace_json(path: str | os.PathLike, content: JsonObject) -> None:
     """`replace_text` of `content` as indented JSON."""
     replace_text(path, json.dumps(content, indent=2) + "\n")

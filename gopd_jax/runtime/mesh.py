@@ -7,12 +7,13 @@ the weights on each fsdp rank, sharded over tensor only.
 
 from collections.abc import Sequence
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
+
+from gopd_jax.types import Tree
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -32,7 +33,7 @@ RULES: Rules = {
 DECODE_RULES = RULES | {"embed": None}
 
 
-def compute_dtype(name: str) -> Any:
+def compute_dtype(name: str) -> type[np.generic]:
     """The dtype of a name; "auto" is float32 on CPU and bfloat16 on accelerators."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -67,7 +68,7 @@ def make_mesh(
     )
 
 
-def shardings(mesh: Mesh, abstract: Any, axes: Any, rules: Rules = RULES) -> Any:
+def shardings(mesh: Mesh, abstract: Tree, axes: Tree, rules: Rules = RULES) -> Tree:
     """A NamedSharding for each parameter, from its logical axes.
 
     Args:
@@ -117,7 +118,7 @@ def _partition(
     return PartitionSpec(*entries)
 
 
-def with_shardings(abstract: Any, shardings: Any) -> Any:
+def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
     """The same tree of shapes, each with its sharding: what a restore or a compilation needs."""
 
     def one(x, sharding):

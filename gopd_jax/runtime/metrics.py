@@ -5,17 +5,18 @@ run's folder.
 """
 
 import json
-from typing import Any
 
 from etils import epath
 import jax
 import jax.monitoring
 import tensorboardX
 
+from gopd_jax.runtime.files import JsonObject, replace_text
+
 _compilations = 0
 
 
-def _count(event: str, duration: float, **_: Any) -> None:
+def _count(event: str, duration: float, **_: object) -> None:
     global _compilations
     _compilations += event == "/jax/core/compile/backend_compile_duration"
 
@@ -41,9 +42,7 @@ class JsonLines:
         self._remote = "://" in str(path)
         self._lines = self._kept(last_step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(self._lines))
-        temporary.replace(self._path)
+        replace_text(self._path, "".join(self._lines))
         self._file = None if self._remote else self._path.open("a")
 
     def _kept(self, last_step: int) -> list[str]:
@@ -61,11 +60,11 @@ class JsonLines:
                 )  # a kill can fall between the record and its line end
         return kept
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[JsonObject]:
         """The lines that the file held when it was opened; on object stores, also those since."""
         return [json.loads(line) for line in self._lines]
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: JsonObject) -> None:
         line = json.dumps(record) + "\n"
         if self._file is None:
             self._lines.append(line)
@@ -104,7 +103,7 @@ class RunLog:
                 if not isinstance(value, list):
                     self._board.add_scalar(name, value, step)
 
-    def sample(self, step: int, record: dict[str, Any]) -> None:
+    def sample(self, step: int, record: JsonObject) -> None:
         if self._on:
             self._samples.write({"step": step} | record)
 

@@ -5,10 +5,10 @@ import contextlib
 import os
 import signal
 import threading
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.typing import ArrayLike
 import numpy as np
 
 
@@ -21,7 +21,7 @@ def start_processes() -> None:
         jax.distributed.initialize()
 
 
-def agree(value: Any) -> Any:
+def agree(value: ArrayLike) -> ArrayLike:
     """The first host's value, on every host.
 
     For decisions that depend on clocks or signals and must not differ between hosts.

@@ -9,11 +9,12 @@ from collections.abc import Callable, Hashable
 import dataclasses
 import functools
 import time
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
+
+from gopd_jax.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,10 @@ class ProgramTable:
 
     def compiled(
         self,
-        function: Callable[..., Any],
-        *args: Any,
+        function: Callable,
+        *args: Tree,
         name: str,
-        out: Callable[[], Any],
+        out: Callable[[], Tree],
         bucket: str = "",
         donate: int | tuple[int, ...] = (),
     ) -> jax.stages.Compiled:
@@ -86,7 +87,7 @@ class ProgramTable:
         return self._compiled[key]
 
 
-def _identity(function: Callable[..., Any]) -> Hashable:
+def _identity(function: Callable) -> Hashable:
     """What makes two functions the same program: for a partial, the function and what is bound."""
     if isinstance(function, functools.partial):
         bound = tuple(sorted(function.keywords.items()))

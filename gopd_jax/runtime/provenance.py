@@ -6,11 +6,11 @@ import platform
 import subprocess
 import sys
 import time
-from typing import Any
 
 import jax
 
 import gopd_jax
+from gopd_jax.runtime.files import JsonObject
 
 PACKAGES = (
     "jax",
@@ -25,7 +25,7 @@ PACKAGES = (
 )
 
 
-def record() -> dict[str, Any]:
+def record() -> JsonObject:
     """A JSON record of this start."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

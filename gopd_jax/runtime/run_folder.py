@@ -5,16 +5,15 @@ another format.
 """
 
 import json
-from typing import Any
 
 from etils import epath
 
-from gopd_jax.runtime.files import replace_json
+from gopd_jax.runtime.files import JsonObject, replace_json
 
 FORMAT = 2  # of a run folder: run.json, checkpoints, logs; one higher with each incompatible change
 
 
-def read_run(workdir: str) -> dict[str, Any]:
+def read_run(workdir: str) -> JsonObject:
     """The content of run.json: "config", "fingerprints" and "starts".
 
     Raises:
@@ -38,7 +37,7 @@ def read_run(workdir: str) -> dict[str, Any]:
     return run
 
 
-def write_run(workdir: str, run: dict[str, Any]) -> None:
+def write_run(workdir: str, run: JsonObject) -> None:
     """Writes run.json, the format included."""
     path = epath.Path(workdir) / "run.json"
     path.parent.mkdir(parents=True, exist_ok=True)

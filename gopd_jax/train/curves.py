@@ -4,7 +4,6 @@ In: metrics.jsonl and evaluations.jsonl in a run's folder. Out: curves.png besid
 """
 
 import json
-from typing import Any
 
 from etils import epath
 from matplotlib.axes import Axes
@@ -12,8 +11,9 @@ import numpy as np
 
 from gopd_jax.evaluate.statistics import interval
 from gopd_jax.runtime import figures
+from gopd_jax.runtime.files import JsonObject
 
-Records = list[dict[str, Any]]  # lines of a JSON-lines file
+Records = list[JsonObject]  # lines of a JSON-lines file
 
 
 def draw(workdir: str, title: str) -> str:

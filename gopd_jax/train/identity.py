@@ -3,12 +3,12 @@
 import dataclasses
 import fnmatch
 import json
-from typing import Any
 
 from etils import epath
 import jax
 
 from gopd_jax.config import Config
+from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.run_folder import read_run, write_run
 
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work
@@ -32,7 +32,7 @@ FREE_FIELDS = (
 )
 
 
-def run_identity(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any]:
+def run_identity(config: Config, fingerprints: JsonObject) -> JsonObject:
     """What makes a run this run: its config, and fingerprints of models, tokenizer, template, data.
 
     Returned as JSON reads it back, so that it can be compared with what a file holds.
@@ -41,7 +41,7 @@ def run_identity(config: Config, fingerprints: dict[str, Any]) -> dict[str, Any]
     return json.loads(json.dumps(identity))
 
 
-def start_or_resume(workdir: str, identity: dict[str, Any], start: dict[str, Any]) -> bool:
+def start_or_resume(workdir: str, identity: JsonObject, start: JsonObject) -> bool:
     """Writes run.json for a new run, or checks that the folder holds the same run.
 
     Args:
@@ -62,7 +62,7 @@ def start_or_resume(workdir: str, identity: dict[str, Any], start: dict[str, Any
     return resumed
 
 
-def refuse_another_run(workdir: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:
     """Raises ValueError with every field in which two identities differ, if there is one."""
     lines = differing_fields(old["config"], new["config"])
     lines += differing_fields(old["fingerprints"], new["fingerprints"], "fingerprint of ")
@@ -73,7 +73,7 @@ def refuse_another_run(workdir: str, old: dict[str, Any], new: dict[str, Any]) -
         )
 
 
-def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differing_fields(old: JsonObject, new: JsonObject, prefix: str = "") -> list[str]:
     """Lines "field: old -> new" for two nested dicts, `FREE_FIELDS` left out."""
     lines = []
     for key in sorted(set(old) | set(new)):

@@ -5,11 +5,10 @@ loaded here.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 import dataclasses
 import functools
 import os
-from typing import Any
 
 from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
@@ -22,6 +21,7 @@ from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.huggingface import weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.progress import say
 from gopd_jax.train.checks import (
     check_models,
@@ -53,7 +53,7 @@ class RunInputs:
     train: dict[str, Sequence[EncodedPrompt]]
     test: dict[str, Sequence[EncodedPrompt]]
     dropped: dict[str, FilterReport]
-    fingerprints: dict[str, Any]
+    fingerprints: JsonObject
 
 
 def prepare(config: Config, workdir: str) -> RunInputs:
@@ -157,7 +157,7 @@ def _domain_prompts(
 
 def _rows(
     name: str, config: Config, split: str, data_dir: str
-) -> tuple[Sequence[Prompt], str, tuple[Any, ...]]:
+) -> tuple[Sequence[Prompt], str, tuple[Hashable, ...]]:
     """The prompts of a domain's train or test side.
 
     Returns:
@@ -193,7 +193,7 @@ def _say_skipped(name: str, data: DataSource) -> None:
 class _Source:
     """A data set to encode; `identity` stands for its rows and its tokenizer."""
 
-    identity: tuple[Any, ...]
+    identity: tuple[Hashable, ...]
     suffix: str
     limit: int
     rows: Sequence[Prompt] = dataclasses.field(compare=False)

@@ -2,7 +2,6 @@
 
 import json
 import os
-from typing import Any
 
 from etils import epath
 import jax
@@ -11,11 +10,11 @@ from jax.sharding import Mesh
 
 from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, paired_difference
-from gopd_jax.runtime.files import replace_json
+from gopd_jax.runtime.files import JsonObject, replace_json
 from gopd_jax.train.evaluations import Evaluations
 from gopd_jax.train.prepare import RunInputs
 
-Summary = dict[str, Any]  # the content of summary.json
+Summary = JsonObject  # the content of summary.json
 
 
 def read(workdir: str) -> Summary | None:
@@ -50,15 +49,13 @@ def write(
     return result
 
 
-def _domain(
-    name: str, config: Config, inputs: RunInputs, evaluations: Evaluations
-) -> dict[str, Any]:
+def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluations) -> JsonObject:
     after = evaluations.get("student", name, config.steps)
     rows = {"student before": evaluations.get("student", name, 0)}
     if name in inputs.teachers:
         rows["teacher"] = evaluations.get("teacher", name, 0)
     rows["student after"] = after
-    domain: dict[str, Any] = {
+    domain: JsonObject = {
         "prompts": len(after.by_prompt),
         "samples": after.samples,
         "rows": {who: _row(evaluation) for who, evaluation in rows.items()},
@@ -113,7 +110,7 @@ def table(result: Summary) -> str:
     return "\n".join(lines)
 
 
-def _comparison(method: str, domain: dict[str, Any]) -> str:
+def _comparison(method: str, domain: JsonObject) -> str:
     """The student's difference to its teacher, and whether it has passed it."""
     difference = domain["student_minus_teacher"]
     mean, half_width = 100 * difference["mean"], 100 * difference["half_width"]
