@@ -7,104 +7,75 @@ import argparse
 import os
 import sys
 
-import jax
-
-from gopd_jax.reproduce import arms, tables, work
-from gopd_jax.reproduce.run import reproduce
+from gopd_jax import cli
+from gopd_jax.reproduce.arms import GROUPS, Size
 from gopd_jax.runtime.progress import say
 
 EPILOG = """
-What is run, each with every seed (the seed decides data order, samples, and the draws that score a model):
-  table2    single teachers and both together: SFT, ExPO, OPD, ExOPD            paper: Table 2
-  figure2   lambda from 0 to 2: score and length                                paper: Figure 2
-  table3    from strong to weak, and with reward correction                     paper: Table 3, Figure 6
-  table1    instead of distilling, the teachers' own RL goes on                 paper: Table 1
-  strength  teachers stopped early, and trained on                              paper: the saturated teachers
+What is run, each with every seed (the seed decides the order of the data, the samples, and the
+draws that score a model):
+  table2    single teachers and both together: SFT, ExPO, OPD, ExOPD        paper: Table 2
+  figure2   lambda from 0 to 2: score and length                            paper: Figure 2
+  table3    from strong to weak, and with reward correction                 paper: Table 3, Figure 6
+  table1    the teachers' own RL continues, in place of distillation        paper: Table 1
+  strength  teachers stopped early, and trained further                     paper: saturation
 
-OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json), arms.jsonl (a line for each arm
-as it finishes), results.json, results.md (tables: mean and 95% interval over seeds, the paper's numbers, claims held or
-not) and pictures. The same command again goes on where it was stopped. An hour and a half for 5 seeds on 2 CPU cores; it
-stays on the CPU unless JAX_PLATFORMS says otherwise.
+OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json),
+arms.jsonl (a line for each arm as it finishes), results.json, results.md (tables with means and 95%
+intervals over seeds, the paper's numbers, and which claims held) and pictures. The same command
+again continues where it was stopped. 5 seeds take an hour and a half on 2 CPU cores. Everything
+runs on the CPU unless JAX_PLATFORMS says otherwise.
+
+Exit status: 0 done, 2 with one line on what is wrong, 130 stopped by Ctrl-C.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    size = work.Size()
-    parser = argparse.ArgumentParser(
+    size = Size()
+    parser = cli.Parser(
         prog="python -m gopd_jax.reproduce",
-        description="Run the paper's experiments in the embedded world, with several seeds, and write tables and pictures.",
+        description="Run the paper's experiments in the embedded world, with several seeds, and "
+        "write tables and pictures.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
+
+    def add_count(name: str, least: int, default: int, meaning: str) -> None:
+        meaning += " (default: %(default)s)"
+        parser.add_argument(name, type=cli.integer(least), default=default, help=meaning)
+
     parser.add_argument(
         "--out",
         default="runs/reproduce",
-        help="folder to write, or to go on with (default: %(default)s)",
+        help="folder to write, or to continue (default: %(default)s)",
     )
+    add_count("--seeds", 2, 5, "number of seeds: 0, 1, ...")
     parser.add_argument(
-        "--seeds", type=int, default=5, help="how many: 0, 1, ... (default: %(default)s)"
+        "--only", default=",".join(GROUPS), help="groups, comma-separated (default: %(default)s)"
     )
-    parser.add_argument(
-        "--only",
-        default=",".join(arms.GROUPS),
-        help="groups, comma-separated (default: %(default)s)",
+    add_count("--jobs", 1, len(os.sched_getaffinity(0)), "processes, one core each")
+    add_count("--steps", 1, size.steps, "training steps of an arm")
+    add_count("--samples-per-step", 8, size.samples_per_step, "samples per domain and step")
+    add_count("--prompts", 2, size.math[0], "held-out math prompts; a quarter as many of code")
+    return cli.run(
+        _reproduce,
+        parser.parse_args(argv),
+        stopped="stopped; the same command continues from there",
+        bad_input=(ValueError, OSError, RuntimeError),
     )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes, one core each (default: all cores)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=size.steps,
-        help="training steps of an arm (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--samples-per-step",
-        type=int,
-        default=size.samples_per_step,
-        help="of each domain (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--prompts",
-        type=int,
-        default=size.math[0],
-        help="held-out math prompts; a quarter as many of code (default: %(default)s)",
-    )
-    args = parser.parse_args(argv)
-    if (
-        "JAX_PLATFORMS" not in os.environ
-    ):  # several processes cannot share an accelerator, and these models want none
-        os.environ["JAX_PLATFORMS"] = "cpu"  # of the worker processes
-        jax.config.update("jax_platforms", "cpu")
-    try:
-        for name, least in (
-            ("seeds", 2),
-            ("jobs", 1),
-            ("steps", 1),
-            ("samples_per_step", 8),
-            ("prompts", 2),
-        ):
-            if getattr(args, name) < least:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}={getattr(args, name)}: wanted at least {least}"
-                )
-        size = work.Size(
-            args.steps, args.samples_per_step, (args.prompts, 2), (max(1, args.prompts // 4), 2)
-        )
-        results = reproduce(args.out, args.seeds, args.only.split(","), args.jobs, size)
-    except (ValueError, RuntimeError, OSError) as e:
-        say(f"error: {e}")
-        return 2
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from there")
-        return 130
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    # Several processes cannot share an accelerator, and models of this size do not need one. Set
+    # before JAX is imported, by the next lines and by the worker processes.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from gopd_jax.reproduce import tables
+    from gopd_jax.reproduce.run import reproduce
+
+    math, code = (args.prompts, 2), (max(1, args.prompts // 4), 2)
+    size = Size(args.steps, args.samples_per_step, math, code)
+    results = reproduce(args.out, args.seeds, args.only.split(","), args.jobs, size)
     say(tables.text(results))
     say(f"results in {args.out}: results.md, results.json, pictures")
-    return 0
 
 
 if __name__ == "__main__":

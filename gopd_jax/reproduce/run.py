@@ -1,6 +1,7 @@
-"""Every arm with every seed, over processes: what is missing is run, then the tables and pictures are written.
+"""Every arm with every seed, spread over processes; then the tables and pictures.
 
-In: which arms, how many seeds, how large. Out: the folder that `__main__.py` describes.
+In: which arms, how many seeds, how large. Out: the folder that the command's --help describes.
+What is there already is not run again.
 """
 
 from collections.abc import Sequence
@@ -12,70 +13,77 @@ import os
 from pathlib import Path
 import platform
 import time
-from typing import Any
+from typing import Any, TextIO
 
-from gopd_jax.reproduce import arms, pictures, tables, work
+from gopd_jax.reproduce import pictures, tables, worker
+from gopd_jax.reproduce.arms import Arm, Size, chosen
+from gopd_jax.reproduce.folder import ArmScores, read_scores
+from gopd_jax.runtime import provenance
+from gopd_jax.runtime.files import replace_json, replace_text
 from gopd_jax.runtime.progress import Bar
-from gopd_jax.runtime.provenance import about
+
+Task = tuple[Arm, int]  # an arm and a seed
 
 
-def reproduce(
-    out: str, seeds: int, groups: Sequence[str], jobs: int, size: work.Size
-) -> dict[str, Any]:
+def reproduce(out: str, seeds: int, groups: Sequence[str], jobs: int, size: Size) -> dict[str, Any]:
     """Runs what is missing, then writes the tables and pictures; returns the results.
+
+    Args:
+        out: folder of the experiment.
+        seeds: number of seeds.
+        groups: the tables to make, of `arms.GROUPS`.
+        jobs: number of processes.
+        size: how much is run.
 
     Raises:
         ValueError: an unknown group, or `out` holds an experiment of another size.
     """
-    chosen = arms.chosen(tuple(groups))
+    arms = chosen(groups)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same(folder / "size.json", size)
+    _check_same_size(folder / "size.json", size)
     start = time.perf_counter()
-    scores = _run_all(chosen, seeds, str(folder.resolve()), jobs, size)
-    results = tables.summarise(scores, chosen, groups, seeds)
-    results["about"] = about() | {
+    scores = _run_all(arms, seeds, str(folder.resolve()), jobs, size)
+    results = tables.summarise(scores, arms, groups, seeds)
+    results["about"] = provenance.record() | {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "size": dataclasses.asdict(size),
+        "seconds_of_this_start": round(time.perf_counter() - start),
+        "seconds_of_all_arms": round(sum(s["seconds"] for s in scores.values())),
     }
-    results["about"]["seconds_of_this_start"] = round(time.perf_counter() - start)
-    results["about"]["seconds_of_all_arms"] = round(sum(s["seconds"] for s in scores.values()))
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    replace_json(folder / "results.json", results)
     drawn = pictures.draw(results, folder)
-    (folder / "results.md").write_text(tables.markdown(results, drawn))
+    replace_text(folder / "results.md", tables.markdown(results, drawn))
     return results
 
 
-def _check_same(path: Path, size: work.Size) -> None:
-    """An experiment has one size; more seeds or groups may be added to it."""
-    mine = json.loads(json.dumps(dataclasses.asdict(size)))
-    if path.exists() and (there := json.loads(path.read_text())) != mine:
+def _check_same_size(path: Path, size: Size) -> None:
+    """An experiment has one size; seeds and groups may be added to it."""
+    text = json.dumps(dataclasses.asdict(size))
+    if path.exists() and (old := json.loads(path.read_text())) != json.loads(text):
         raise ValueError(
-            f"--out={path.parent} holds an experiment of another size ({there}, now {mine}): wanted another --out"
+            f"--out={path.parent} holds an experiment of another size ({old}, now {text}): "
+            "expected another --out"
         )
-    path.write_text(json.dumps(mine) + "\n")
+    replace_text(path, text + "\n")
 
 
 def _run_all(
-    chosen: list[arms.Arm], seeds: int, out: str, jobs: int, size: work.Size
-) -> dict[tuple[str, int], dict[str, Any]]:
-    """Scores by (arm, seed). Seed after seed; an arm starts when what it needs is there and a process is free."""
-    context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for core in sorted(os.sched_getaffinity(0))[:jobs] if jobs > 1 else [None]:
-        cores.put(core)
-    waiting = [(arm, seed) for seed in range(seeds) for arm in chosen]
-    total = len(waiting)
-    scores = {(a.name, s): kept for a, s in waiting if (kept := work.finished(a, s, out))}
-    waiting = [(arm, seed) for arm, seed in waiting if (arm.name, seed) not in scores]
-    running: dict[concurrent.futures.Future, tuple[arms.Arm, int]] = {}
-    pool = concurrent.futures.ProcessPoolExecutor(
-        jobs, context, work.start_worker, (cores, f"{out}/compiled")
-    )
+    arms: Sequence[Arm], seeds: int, out: str, jobs: int, size: Size
+) -> dict[tuple[str, int], ArmScores]:
+    """Scores by (arm name, seed).
+
+    Seeds follow one another; an arm starts when what it needs is there and a process is free.
+    """
+    tasks = [(arm, seed) for seed in range(seeds) for arm in arms]
+    done = {(arm.name, seed): read_scores(arm.name, seed, out) for arm, seed in tasks}
+    scores = {name: kept for name, kept in done.items() if kept}
+    waiting = [(arm, seed) for arm, seed in tasks if (arm.name, seed) not in scores]
+    running: dict[concurrent.futures.Future[ArmScores], Task] = {}
     with (
-        pool,
-        Bar("reproduce", total, "arms", done=len(scores)) as bar,
+        _worker_pool(jobs, out) as pool,
+        Bar("reproduce", len(tasks), "arms", done=len(scores)) as bar,
         open(Path(out) / "arms.jsonl", "a") as log,
     ):
         try:
@@ -83,33 +91,38 @@ def _run_all(
                 ready = [(a, s) for a, s in waiting if all((n, s) in scores for n in a.needs)]
                 for arm, seed in ready[: jobs - len(running)]:
                     waiting.remove((arm, seed))
-                    running[pool.submit(work.run_quietly, arm, seed, out, size)] = arm, seed
-                done, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
-                for future in done:
+                    running[pool.submit(worker.run_quietly, arm, seed, out, size)] = arm, seed
+                finished, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
+                for future in finished:
                     arm, seed = running.pop(future)
-                    scores[arm.name, seed] = result = future.result()
-                    means = {
-                        d: round(100 * sum(v["by_prompt"]) / len(v["by_prompt"]), 2)
-                        for d, v in result["domains"].items()
-                    }
-                    log.write(
-                        json.dumps(
-                            {
-                                "arm": arm.name,
-                                "seed": seed,
-                                "score": means,
-                                "seconds": result["seconds"],
-                            }
-                        )
-                        + "\n"
-                    )
-                    log.flush()
-                    bar.advance(
-                        1,
-                        f"{arm.name}, seed {seed}: "
-                        + ", ".join(f"{d} {v}" for d, v in means.items()),
-                    )
+                    scores[arm.name, seed] = future.result()
+                    bar.advance(1, _log(scores[arm.name, seed], log))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return scores
+
+
+def _worker_pool(jobs: int, out: str) -> concurrent.futures.ProcessPoolExecutor:
+    """Processes with one core each; a single one has them all."""
+    # Spawned: a forked process would inherit JAX, imported already and with running threads.
+    context = multiprocessing.get_context("spawn")
+    cores = context.Queue()
+    for core in sorted(os.sched_getaffinity(0))[:jobs] if jobs > 1 else [None]:
+        cores.put(core)
+    return concurrent.futures.ProcessPoolExecutor(
+        jobs, context, worker.start_worker, (cores, f"{out}/compiled")
+    )
+
+
+def _log(scores: ArmScores, log: TextIO) -> str:
+    """Writes a line about a finished arm to arms.jsonl; returns the note of the progress bar."""
+    means = {
+        domain: round(100 * sum(d["by_prompt"]) / len(d["by_prompt"]), 2)
+        for domain, d in scores["domains"].items()
+    }
+    line = {"arm": scores["arm"], "seed": scores["seed"], "score": means}
+    log.write(json.dumps(line | {"seconds": scores["seconds"]}) + "\n")
+    log.flush()
+    shown = ", ".join(f"{domain} {mean}" for domain, mean in means.items())
+    return f"{scores['arm']}, seed {scores['seed']}: {shown}"

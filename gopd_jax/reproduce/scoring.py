@@ -1,0 +1,112 @@
+"""The scores of an arm's model on held-out prompts.
+
+The prompts and keys are the same for every arm of a seed, so that differences are paired.
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+
+import jax
+from ml_collections import ConfigDict
+
+from gopd_jax import tiny
+from gopd_jax.data.datasets import prepare
+from gopd_jax.data.encode import encode_all
+from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.evaluate.held_out import Evaluation, evaluate
+from gopd_jax.generate.job import load_weights
+from gopd_jax.models.config import ModelConfig, load_config
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.presets import embedded
+from gopd_jax.reproduce.arms import Arm, Size
+from gopd_jax.reproduce.folder import DomainScores, model_folder
+from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.types import EncodedPrompt
+
+SLOTS = 512
+SCORING_STEP = 1_000_000  # folded into the seed's key; no training step has this number
+
+
+def score(arm: Arm, seed: int, out: str, size: Size) -> dict[str, DomainScores]:
+    """avg@k of an arm's model in each of its domains, with response length and truncation."""
+    folder = model_folder(arm.name, seed, out)
+    key = jax.random.fold_in(jax.random.key(seed), SCORING_STEP)
+    scores: dict[str, DomainScores] = {}
+    for domain in arm.domains:
+        prompts, samples = {"math": size.math, "code": size.code}[domain]
+        name = f"score {arm.name}, seed {seed}: {domain}"
+        result = _scorer(out)(folder, domain, prompts, samples, key, name)
+        scores[domain] = {
+            "by_prompt": list(result.by_prompt),
+            "length": result.tokens / (len(result.by_prompt) * samples),
+            "truncated": result.truncated,
+        }
+    return scores
+
+
+class Scorer:
+    """Evaluates models of the embedded world; keeps the prompts and engines that it has made.
+
+    Args:
+        datasets: folder in which the data sets are prepared.
+    """
+
+    def __init__(self, datasets: str):
+        self._datasets, self._mesh, self._verify = datasets, make_mesh(), Verifier()
+        self._tokenizer = ChatTokenizer.load(tiny.model("base"))
+        self._prompts: dict[str, Sequence[EncodedPrompt]] = {}
+        self._engines: dict[tuple[ModelConfig, str], RolloutEngine] = {}
+
+    def __call__(
+        self, folder: str, domain: str, prompts: int, samples: int, key: jax.Array, name: str
+    ) -> Evaluation:
+        """Draws `samples` responses to each of the first `prompts` test prompts of a domain."""
+        engine = self._engine(load_config(folder), domain)
+        return evaluate(
+            engine,
+            load_weights(engine, folder),
+            self._test_prompts(domain)[:prompts],
+            self._verify,
+            domain,
+            self._tokenizer,
+            samples=samples,
+            max_tokens=engine.max_response_tokens,
+            rule=SamplingRule(),
+            key=key,
+            name=name,
+        )
+
+    def _test_prompts(self, domain: str) -> Sequence[EncodedPrompt]:
+        if domain not in self._prompts:
+            rows = prepare(f"tiny:{domain}/test", self._datasets, domain=domain)
+            longest = _limits(domain).data.max_prompt_tokens
+            prompts, _ = encode_all(rows, self._tokenizer, "", longest)
+            self._prompts[domain] = list(prompts)
+        return self._prompts[domain]
+
+    def _engine(self, model: ModelConfig, domain: str) -> RolloutEngine:
+        if (model, domain) not in self._engines:
+            limits = _limits(domain)
+            self._engines[model, domain] = RolloutEngine(
+                model,
+                self._mesh,
+                self._tokenizer.stop_ids,
+                slots=SLOTS,
+                max_prompt_tokens=limits.data.max_prompt_tokens,
+                max_response_tokens=limits.rollout.max_response_tokens,
+            )
+        return self._engines[model, domain]
+
+
+@functools.cache
+def _scorer(out: str) -> Scorer:
+    """The scorer of this process."""
+    return Scorer(os.path.join(out, "datasets"))
+
+
+def _limits(domain: str) -> ConfigDict:
+    """The embedded world's settings, for the length limits of a domain."""
+    return embedded({domain: ""})

@@ -1,0 +1,44 @@
+"""Scores over seeds become intervals, verdicts and claims."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gopd_jax.reproduce import arms, tables
+
+
+def test_intervals():
+    values = np.array([0.5, 0.52, 0.51, 0.55, 0.49])
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    found = tables.over_seeds(values)
+    assert found["mean"] - found["half_width"] == pytest.approx(low)
+    assert found["mean"] + found["half_width"] == pytest.approx(high)
+
+
+@pytest.mark.parametrize(
+    "mean, verdict", [(1.5, "held"), (-1.5, "not held"), (0.5, "unclear"), (-0.5, "unclear")]
+)
+def test_verdicts(mean, verdict):
+    assert tables.verdict({"mean": mean, "half_width": 1.0}) == verdict
+
+
+def test_differences_are_taken_within_a_seed():
+    chosen = arms.chosen(("table3",))
+    noise = [0.0, 0.2, -0.1]  # of the seed, common to all arms
+    better = {"corrected_large": 0.03, "exopd_large": 0.02, "opd_large": 0.01}
+
+    def scored(name, seed):
+        value = 0.5 + noise[seed] + better.get(name, 0.0)
+        return {"by_prompt": [value], "length": 16.0, "truncated": 0.0}
+
+    scores = {
+        (arm.name, seed): {"domains": {d: scored(arm.name, seed) for d in arm.domains}}
+        for arm in chosen
+        for seed in range(3)
+    }
+    results = tables.summarise(scores, chosen, ["table3"], 3)
+    claims = {(c["above"], c["below"]): c for c in results["claims"]}
+    claim = claims["exopd_large", "opd_large"]
+    assert claim["mean"] == pytest.approx(0.01)
+    assert claim["half_width"] < 1e-4 and claim["verdict"] == "held"
+    assert results["arms"]["opd_large"]["math"]["score"]["half_width"] > 0.1

@@ -1,0 +1,22 @@
+"""An arm is made and scored once; a stop loses nothing."""
+
+import json
+
+from gopd_jax.reproduce import arms, work
+
+
+def test_an_arm_is_made_and_scored_once(tmp_path, shared_compilations):
+    size = arms.Size(2, 8, (8, 2), (4, 2))
+
+    def run():
+        return work.run(arms.ARMS["exopd_math"], 0, str(tmp_path), size)
+
+    scores = run()
+    math = scores["domains"]["math"]
+    assert len(math["by_prompt"]) == 8 and math["length"] > 5
+    folder = tmp_path / "seed0" / "exopd_math"
+    assert json.loads((folder / "run.json").read_text())["config"]["steps"] == 2
+    (folder / "scores.json").write_text(json.dumps(scores | {"seconds": -1}))
+    assert run()["seconds"] == -1  # read, not made again
+    (folder / "scores.json").unlink()
+    assert run()["domains"] == scores["domains"]  # the model is there: it is scored, not trained
