@@ -112,18 +112,19 @@ def unknown_field(name: str, known: list[str]) -> str:
 
 
 _EXPECTED = {
-    "greater_than_equal": "a number >= {ge:g}",
-    "greater_than": "a number > {gt:g}",
-    "less_than_equal": "a number <= {le:g}",
-    "less_than": "a number < {lt:g}",
+    "greater_than_equal": "a number >= {ge:.12g}",
+    "greater_than": "a number > {gt:.12g}",
+    "less_than_equal": "a number <= {le:.12g}",
+    "less_than": "a number < {lt:.12g}",
     "literal_error": "one of {expected}",
     "finite_number": "a finite number",
     "int_type": "an integer",
     "int_from_float": "an integer",
     "float_type": "a number",
     "bool_type": "True or False",
-    "string_type": "a text",
+    "string_type": "a string",
     "tuple_type": "a tuple",
+    "dataclass_type": "the fields of {class_name}",
 }
 
 
@@ -199,5 +200,5 @@ def _kind(field: Any) -> str:
     for bound in bounds:
         for name, sign in limits.items():
             if (value := getattr(bound, name, None)) is not None:
-                text += f" {sign} {value:g}"
+                text += f" {sign} {value:.12g}"
     return text + (" or None" if type(None) in options else "")
