@@ -1,4 +1,4 @@
-# `make train` runs the embedded example, `make test` the tests; both set up .venv by themselves.
+# `make train` runs the embedded example and `make test` runs the tests. Both set up .venv first.
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
@@ -6,10 +6,10 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 .PHONY: help train test lint clean
 
 help:
-	@echo "make train   distil the embedded student (CPU, minutes); results in runs/math_tiny"
-	@echo "make test    run the tests; 'make test ARGS=\"-m slow\"' runs the long ones"
-	@echo "make lint    ruff check and format check"
-	@echo "make clean   remove .venv and caches; runs/ stays"
+	@echo "make train   distil the embedded student on a CPU in minutes; writes runs/math_tiny"
+	@echo "make test    run the tests; make test ARGS=\"-m slow\" runs the long ones"
+	@echo "make lint    check the code and its format with ruff"
+	@echo "make clean   remove .venv and caches; keep runs/"
 
 train: .venv/installed
 	@echo "== training the embedded student: python -m gopd_jax.train --config=configs/math.py"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Start-up script for every host of a TPU VM slice: sets up .venv and runs (or resumes) one training command on all hosts.
+# Start-up script for every host of a TPU VM slice. It sets up .venv and starts or resumes one
+# training run on all hosts.
 #
 #   gcloud compute tpus tpu-vm ssh NAME --worker=all --command \
 #     'cd gopd_jax && tpu_scripts/train.sh --config=configs/math.py:qwen3_4b --workdir=gs://BUCKET/math_4b ...'
 #
-# The same command again, after a preemption or on a new slice, goes on from the last checkpoint in WORKDIR.
-# Not yet run on a real slice: the multi-host path has only been read, not measured.
+# After a preemption or on a new slice, the same command resumes from the last checkpoint in the
+# workdir. This script has not run on a real slice yet; the path for several hosts is unmeasured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,5 +19,5 @@ if [ ! -e .venv/installed-tpu ]; then
   .venv/bin/python -m pip install --quiet "jax[tpu]>=0.10.2,<0.12" -r requirements.txt gcsfs
   touch .venv/installed-tpu
 fi
-export GOPD_DISTRIBUTED=1 # every host joins one jax.distributed run
+export GOPD_DISTRIBUTED=1 # all hosts join one jax.distributed run
 exec .venv/bin/python -m gopd_jax.train "$@"
