@@ -1,4 +1,7 @@
-"""Tiny architectures, one for each thing that a decoder may have or lack; sizes differ so that no two axes can be confused."""
+"""Tiny architectures that cover the variants of the decoder.
+
+Sizes differ, so that no two axes can be confused.
+"""
 
 import dataclasses
 
@@ -35,7 +38,8 @@ CASES = {
         rope_scaling=RopeScaling("linear", 4.0),
     ),
     "llama_untied_one_kv_head": dataclasses.replace(_llama, kv_heads=1),
-    # Wavelengths here run from 6 to 20000 positions: some below 64/4 (kept), some above 64/1 (divided), some between.
+    # Wavelengths run from 6 to 20000 positions: some are below 64/4 and kept, some above 64/1 and
+    # divided, some are in between.
     "llama_tied_llama3_rope": dataclasses.replace(
         _llama,
         tied_embeddings=True,
@@ -63,7 +67,10 @@ CASES = {
 
 
 def random_params(config, seed=0):
-    """Noise on every leaf: the unit norms and zero biases of `init_params` would hide a mistake in how they are used."""
+    """Noise on every leaf.
+
+    The unit norms and zero biases of `init_params` would hide mistakes in how they are used.
+    """
     rng = np.random.default_rng(seed)
 
     def leaf(path, p):

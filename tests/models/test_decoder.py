@@ -1,4 +1,4 @@
-"""What must not change a number: padding, packing, chunks of queries, rematerialisation."""
+"""Padding, packing, chunks of queries, rematerialisation and kernels change no number."""
 
 import functools
 
@@ -8,7 +8,7 @@ from model_cases import CASES, random_params
 import numpy as np
 import pytest
 
-from gopd_jax.models import attention
+from gopd_jax.kernels import grouped_matmul, packed_attention
 from gopd_jax.models.decoder import Decoder, abstract_params
 
 LENGTHS = (11, 7)
@@ -30,12 +30,9 @@ def _row(size, *placed):
     """One packed row [3, 1, size] (tokens, positions, segments) from (start, sequence) pairs."""
     row = np.zeros((3, 1, size), np.int32)
     for segment, (start, sequence) in enumerate(placed, start=1):
-        here = slice(start, start + len(sequence))
-        row[0, 0, here], row[1, 0, here], row[2, 0, here] = (
-            sequence,
-            np.arange(len(sequence)),
-            segment,
-        )
+        length = len(sequence)
+        here = slice(start, start + length)
+        row[0, 0, here], row[1, 0, here], row[2, 0, here] = sequence, np.arange(length), segment
     return row
 
 
@@ -49,7 +46,8 @@ def _jitted(config):
 
 
 def _alone(config, params, sequence):
-    return _forward(config, params, _row(len(sequence), (0, sequence)))  # no padding, no neighbour
+    """Hidden states of one sequence without padding or neighbours."""
+    return _forward(config, params, _row(len(sequence), (0, sequence)))
 
 
 def _close(actual, expected):
@@ -62,7 +60,7 @@ def test_padding_changes_nothing(model, start):
     config, params = model
     sequence = _sequences(config)[0]
     row = _row(20, (start, sequence))
-    row[0][row[2] == 0] = 5  # whatever stands there
+    row[0][row[2] == 0] = 5  # padding may hold any token
     hidden = _forward(config, params, row)
     _close(hidden[start : start + len(sequence)], _alone(config, params, sequence))
     assert np.isfinite(hidden).all()
@@ -83,37 +81,33 @@ def _loss(config, remat, params, row):
 
 @functools.cache
 def _hidden_and_gradient(config, remat, query_chunk):
-    assert attention.QUERY_CHUNK == query_chunk
+    assert packed_attention.QUERY_CHUNK == query_chunk
     first, second = _sequences(config)
-    row = _row(
-        22, (1, first), (13, second)
-    )  # 22 is no multiple of 8: the last chunk of queries is padded
-    gradient, hidden = jax.jit(jax.grad(functools.partial(_loss, config, remat), has_aux=True))(
-        random_params(config), row
-    )
+    # 22 is not a multiple of 8, so the last chunk of 8 queries is padded.
+    row = _row(22, (1, first), (13, second))
+    run = jax.jit(jax.grad(functools.partial(_loss, config, remat), has_aux=True))
+    gradient, hidden = run(random_params(config), row)
     assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
     return np.where(row[2][..., None] > 0, hidden, 0.0), gradient
 
 
 def _same_hidden_and_gradient(actual, expected):
     _close(actual[0], expected[0])
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, atol=2e-4, rtol=2e-4), actual[1], expected[1]
-    )
+    close = functools.partial(np.testing.assert_allclose, atol=2e-4, rtol=2e-4)
+    jax.tree.map(close, actual[1], expected[1])
 
 
 def _jaxpr(config, remat):
-    return str(
-        jax.make_jaxpr(functools.partial(_loss, config, remat))(random_params(config), _row(22))
-    )
+    loss = functools.partial(_loss, config, remat)
+    return str(jax.make_jaxpr(loss)(random_params(config), _row(22)))
 
 
 def test_query_chunks_change_nothing(monkeypatch):
     config = CASES["qwen3_tied"]
-    whole = _hidden_and_gradient(config, True, attention.QUERY_CHUNK)
+    whole = _hidden_and_gradient(config, True, packed_attention.QUERY_CHUNK)
     assert _jaxpr(config, True).count("scan[") == 1, "the loop over layers"
-    monkeypatch.setattr(attention, "QUERY_CHUNK", 8)
-    assert _jaxpr(config, True).count("scan[") == 2, "and in it the loop over chunks"
+    monkeypatch.setattr(packed_attention, "QUERY_CHUNK", 8)
+    assert _jaxpr(config, True).count("scan[") == 2, "and inside it the loop over chunks"
     _same_hidden_and_gradient(_hidden_and_gradient(config, True, 8), whole)
 
 
@@ -121,13 +115,35 @@ def test_remat_changes_nothing():
     config = CASES["qwen3_tied"]
     for remat in (True, False):
         jaxpr = _jaxpr(config, remat)
-        assert (
-            "remat" in jaxpr or "checkpoint" in jaxpr
-        ) == remat  # the primitive's name differs between versions of JAX
-    on, off = (
-        _hidden_and_gradient(config, remat, attention.QUERY_CHUNK) for remat in (True, False)
-    )
+        # The name of the primitive differs between versions of JAX.
+        assert ("remat" in jaxpr or "checkpoint" in jaxpr) == remat
+    chunk = packed_attention.QUERY_CHUNK
+    on, off = (_hidden_and_gradient(config, remat, chunk) for remat in (True, False))
     _same_hidden_and_gradient(off, on)
+
+
+@pytest.mark.parametrize("remat", [True, False])
+def test_the_kernels_that_are_given_are_used(remat):
+    """Kernels that call the plain ones and count: the same numbers, and each is called."""
+    config = CASES["qwen3_moe_untied"]
+    calls = {"attention": 0, "matmul": 0}
+
+    def attention(*args):
+        calls["attention"] += 1
+        return packed_attention.xla(*args)
+
+    def matmul(*args):
+        calls["matmul"] += 1
+        return grouped_matmul.xla(*args)
+
+    row = _row(20, (0, _sequences(config)[0]))
+    params = {"params": random_params(config)}
+    given = Decoder(config, remat=remat, attention=attention, matmul=matmul)
+    actual = jax.jit(given.apply)(params, *row)
+    expected = jax.jit(Decoder(config, remat=remat).apply)(params, *row)
+    np.testing.assert_array_equal(actual, expected)
+    # One traced layer: gate, up and down are three products.
+    assert calls["attention"] and calls["matmul"] == 3 * calls["attention"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,7 +1,11 @@
-"""Weights in and out of Hugging Face folders, without PyTorch: round trips, shards, dtypes, devices, and the loud errors."""
+"""Weights in and out of Hugging Face folders: round trips, shards, dtypes, devices, errors.
+
+Needs no PyTorch; parity with transformers is tested in test_parity.py.
+"""
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +48,8 @@ def test_save_then_load_is_exact(tmp_path, case, shard_bytes):
     config = CASES[case]
     params = _save(tmp_path / "out", config, shard_bytes=shard_bytes)
     files = sorted(tmp_path.glob("out/*.safetensors"))
-    assert (
-        (len(files) > 1)
-        == (tmp_path / "out/model.safetensors.index.json").exists()
-        == (shard_bytes < 10**9)
-    )
+    has_index = (tmp_path / "out/model.safetensors.index.json").exists()
+    assert (len(files) > 1) == has_index == (shard_bytes < 10**9)
     if len(files) > 1:
         assert all(file.stat().st_size < shard_bytes + 4096 for file in files)
         index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
@@ -78,24 +79,28 @@ def test_half_files_into_either_dtype(tmp_path, stored):
 ON_EIGHT = """
 import sys, jax, numpy as np
 from model_cases import CASES, random_params
-from gopd_jax import models
-from gopd_jax.runtime.mesh import make_mesh, shardings
+from gopd_jax.models.decoder import Decoder, param_shardings
+from gopd_jax.models.huggingface import load_params, weights_fingerprint
+from gopd_jax.models.huggingface_save import save_pretrained
+from gopd_jax.runtime.mesh import make_mesh
 
 config = CASES[sys.argv[1]]
 mesh = make_mesh(data=int(sys.argv[3]), fsdp=-1, tensor=2)
-placed = shardings(mesh, models.abstract_params(config), models.logical_axes(config))
-params = models.load_params(sys.argv[2], config, "float32", placed)
+shardings = param_shardings(config, mesh)
+params = load_params(sys.argv[2], config, "float32", shardings)
 jax.tree.map(np.testing.assert_array_equal, params, random_params(config))
-assert all(p.sharding == s for p, s in zip(jax.tree.leaves(params), jax.tree.leaves(placed)))
+assert all(p.sharding == s for p, s in zip(jax.tree.leaves(params), jax.tree.leaves(shardings)))
 part = params["layers"]["attention"]["query"].addressable_shards[0].data.shape
-assert part == (config.layers, config.width // mesh.shape["fsdp"], config.heads // 2, config.head_size), part
+width = config.width // mesh.shape["fsdp"]
+assert part == (config.layers, width, config.heads // 2, config.head_size), part
 
-models.save_pretrained(sys.argv[2] + "-again", config, params, dtype="float32")
-assert models.weights_fingerprint(sys.argv[2] + "-again") == models.weights_fingerprint(sys.argv[2])
+save_pretrained(sys.argv[2] + "-again", config, params, dtype="float32")
+assert weights_fingerprint(sys.argv[2] + "-again") == weights_fingerprint(sys.argv[2])
 
 tokens = np.arange(8 * 12, dtype=np.int32).reshape(8, 12) % config.vocab_size
-positions, segments = np.broadcast_to(np.arange(12, dtype=np.int32), (8, 12)), np.ones((8, 12), np.int32)
-apply = jax.jit(lambda p: models.Decoder(config).apply({"params": p}, tokens, positions, segments))
+positions = np.broadcast_to(np.arange(12, dtype=np.int32), (8, 12))
+segments = np.ones((8, 12), np.int32)
+apply = jax.jit(lambda p: Decoder(config).apply({"params": p}, tokens, positions, segments))
 with jax.set_mesh(mesh):
     sharded = apply(params)
 np.testing.assert_allclose(sharded, apply(random_params(config)), atol=2e-5)
@@ -105,7 +110,7 @@ print("devices:", len(jax.devices()), len(sharded.sharding.device_set))
 
 @pytest.mark.parametrize("data", [1, 2])
 def test_eight_devices_hold_and_compute_what_one_does(tmp_path, run_on_fake_devices, data):
-    """data=1 is fsdp=4, tensor=2; with data=2 every part is needed by two devices."""
+    """data=1 means fsdp=4 and tensor=2; with data=2, two devices hold each part."""
     config = CASES["qwen2_untied_linear_rope"]  # biases and a head
     _save(tmp_path / "out", config)
     out = run_on_fake_devices(ON_EIGHT, "qwen2_untied_linear_rope", tmp_path / "out", data)
@@ -113,7 +118,7 @@ def test_eight_devices_hold_and_compute_what_one_does(tmp_path, run_on_fake_devi
 
 
 def test_reads_by_slices_and_one_parameter_at_a_time(tmp_path, monkeypatch):
-    """What keeps host memory small: no tensor is read before the parameters of earlier rows are on their devices."""
+    """Host memory stays small: a tensor is read after earlier parameters are on their devices."""
     _save(tmp_path / "out")
     events = []
     read, make = tensor_names.Row.read, jax.make_array_from_callback
@@ -157,10 +162,8 @@ def test_row_reads_any_slice():
 def test_missing_tensor(tmp_path):
     _save(tmp_path / "out")
     _edit(tmp_path / "out", lambda t: t.pop("model.layers.1.self_attn.q_norm.weight"))
-    with pytest.raises(
-        ValueError,
-        match=r"missing.*model\.layers\.1\.self_attn\.q_norm\.weight \[8\].*query_norm/scale",
-    ):
+    message = r"missing.*model\.layers\.1\.self_attn\.q_norm\.weight \[8\].*query_norm/scale"
+    with pytest.raises(ValueError, match=message):
         load_params(tmp_path / "out", CONFIG, "float32", HERE)
 
 
@@ -178,15 +181,12 @@ def test_unexpected_tensor(tmp_path, name):
 def test_head_beside_tied_embedding_and_rotary_buffers_are_tolerated(tmp_path):
     config = CASES["llama_tied_llama3_rope"]
     params = _save(tmp_path / "out", config)
-    _edit(
-        tmp_path / "out",
-        lambda t: t.update(
-            {
-                "lm_head.weight": t["model.embed_tokens.weight"].copy(),
-                "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),
-            }
-        ),
-    )
+
+    def add(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+
+    _edit(tmp_path / "out", add)
     _equal(load_params(tmp_path / "out", config, "float32", HERE), params)
     _edit(tmp_path / "out", lambda t: t.update({"lm_head.weight": np.zeros((95, 32), np.float32)}))
     with pytest.raises(ValueError, match="unexpected.*lm_head.weight"):
@@ -196,14 +196,10 @@ def test_head_beside_tied_embedding_and_rotary_buffers_are_tolerated(tmp_path):
 def test_duplicate_tensor(tmp_path):
     _save(tmp_path / "out", shard_bytes=20_000)
     first, second = sorted((tmp_path / "out").glob("*.safetensors"))[:2]
-    tensors = load_file(second) | {
-        "model.embed_tokens.weight": load_file(first)["model.embed_tokens.weight"]
-    }
-    save_file(tensors, second)
-    with pytest.raises(
-        ValueError,
-        match=rf"duplicate.*model\.embed_tokens\.weight \(in {first.name} and {second.name}\)",
-    ):
+    twice = "model.embed_tokens.weight"
+    save_file(load_file(second) | {twice: load_file(first)[twice]}, second)
+    message = rf"duplicate.*{re.escape(twice)} \(in {first.name} and {second.name}\)"
+    with pytest.raises(ValueError, match=message):
         load_params(tmp_path / "out", CONFIG, "float32", HERE)
 
 
@@ -216,14 +212,10 @@ def test_single_file_beside_shards(tmp_path):
 
 def test_wrong_shape(tmp_path):
     _save(tmp_path / "out")
-    _edit(
-        tmp_path / "out",
-        lambda t: t.update({"model.layers.0.mlp.down_proj.weight": np.zeros((48, 32), np.float32)}),
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"wrong shapes.*layers\.0\.mlp\.down_proj\.weight is \[48, 32\], wanted \[32, 48\]",
-    ):
+    name = "model.layers.0.mlp.down_proj.weight"
+    _edit(tmp_path / "out", lambda t: t.update({name: np.zeros((48, 32), np.float32)}))
+    message = rf"wrong shapes.*{re.escape(name)} is \[48, 32\], expected \[32, 48\]"
+    with pytest.raises(ValueError, match=message):
         load_params(tmp_path / "out", CONFIG, "float32", HERE)
 
 
@@ -244,7 +236,8 @@ def test_shard_named_by_the_index_is_gone(tmp_path):
 
 def test_no_weights_and_no_folder(tmp_path, monkeypatch):
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match="no weights, wanted model.safetensors.*pytorch_model.bin"):
+    message = "no weights, expected model.safetensors.*pytorch_model.bin"
+    with pytest.raises(ValueError, match=message):
         load_params(tmp_path, CONFIG, "float32", HERE)
 
     def offline(*args, **kwargs):
@@ -261,39 +254,30 @@ def test_fingerprint_is_of_the_tensors(tmp_path):
     same = weights_fingerprint(tmp_path / "one")
     assert weights_fingerprint(tmp_path / "many") == same and len(same) == 64
     _save(tmp_path / "half", dtype="bfloat16")
-    _edit(
-        tmp_path / "one",
-        lambda t: t["lm_head.weight"].__setitem__((95, 31), t["lm_head.weight"][95, 31] + 1),
-    )
-    assert (
-        len({same, weights_fingerprint(tmp_path / "one"), weights_fingerprint(tmp_path / "half")})
-        == 3
-    )
+
+    def change(tensors):
+        tensors["lm_head.weight"][95, 31] += 1
+
+    _edit(tmp_path / "one", change)
+    changed, half = (weights_fingerprint(tmp_path / name) for name in ("one", "half"))
+    assert len({same, changed, half}) == 3
 
 
 def _source(folder):
-    """A model folder as the hub has them, weights aside."""
+    """A model folder like those of the hub, without weights."""
     folder.mkdir()
+    config = {"bos_token_id": None, "eos_token_id": 7, "pad_token_id": 5, "rope_theta": 3.0}
+    generation = {"eos_token_id": [7, 8], "bos_token_id": 3, "temperature": 0.6, "do_sample": True}
     contents = {
-        "config.json": {
-            "bos_token_id": None,
-            "eos_token_id": 7,
-            "pad_token_id": 5,
-            "rope_theta": 3.0,
-        },
-        "generation_config.json": {
-            "eos_token_id": [7, 8],
-            "bos_token_id": 3,
-            "temperature": 0.6,
-            "do_sample": True,
-        },
+        "config.json": config,
+        "generation_config.json": generation,
         "tokenizer.json": {"a": 1},
         "tokenizer_config.json": {"b": 2},
     }
     for name, value in contents.items():
         (folder / name).write_text(json.dumps(value))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    (folder / "README.md").write_text("not ours to copy")
+    (folder / "README.md").write_text("not to be copied")
     return folder
 
 
@@ -301,12 +285,8 @@ def test_tokenizer_template_and_token_ids_come_along(tmp_path):
     source = _source(tmp_path / "source")
     config = CASES["llama_untied_one_kv_head"]
     _save(tmp_path / "out", config, tokenizer_from=source)
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-    ):
+    tokenizer = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    for name in (*tokenizer, "generation_config.json"):
         assert (tmp_path / "out" / name).read_text() == (source / name).read_text()
     assert not (tmp_path / "out/README.md").exists()
     written = json.loads((tmp_path / "out/config.json").read_text())
@@ -319,11 +299,8 @@ def test_without_a_source_no_token_ids_are_invented(tmp_path):
     _save(tmp_path / "out", CASES["llama_untied_one_kv_head"], token_ids={"eos_token_id": [4, 9]})
     for name in ("config.json", "generation_config.json"):
         written = json.loads((tmp_path / "out" / name).read_text())
-        assert (
-            written.get("bos_token_id"),
-            written["eos_token_id"],
-            written.get("pad_token_id"),
-        ) == (None, [4, 9], None)
+        assert written["eos_token_id"] == [4, 9]
+        assert written.get("bos_token_id") is None and written.get("pad_token_id") is None
 
 
 def test_refuses_to_overwrite(tmp_path):
@@ -354,6 +331,5 @@ def test_table_covers_the_tree(case):
     assert len(names) == len(set(names))
     assert len(rows) == len(jax.tree.leaves(abstract_params(config)))
     untied = tensor_names.table(dataclasses.replace(config, tied_embeddings=False))
-    assert [row.shape for row in untied if row.name == "lm_head.weight"] == [
-        (config.vocab_size, config.width)
-    ]
+    heads = [row.shape for row in untied if row.name == "lm_head.weight"]
+    assert heads == [(config.vocab_size, config.width)]

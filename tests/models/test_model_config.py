@@ -1,4 +1,4 @@
-"""Published config.json files, as their authors wrote them for transformers 4, and what is refused."""
+"""Published config.json files, as written for transformers 4, and configs that are refused."""
 
 import json
 
@@ -111,6 +111,9 @@ LLAMA32_1B = LLAMA31_8B | {
     "transformers_version": "4.45.0.dev0",
 }
 
+LLAMA31_ROPE = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+LLAMA32_ROPE = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
+# Name -> the file, the expected architecture, the number of parameters on the model card.
 PUBLISHED = {
     "Qwen3-4B": (
         QWEN3_4B,
@@ -129,38 +132,14 @@ PUBLISHED = {
     "Llama-3.2-1B": (
         LLAMA32_1B,
         ModelConfig(
-            "llama",
-            128256,
-            16,
-            2048,
-            32,
-            8,
-            64,
-            8192,
-            1e-5,
-            5e5,
-            RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
-            True,
-            131072,
+            "llama", 128256, 16, 2048, 32, 8, 64, 8192, 1e-5, 5e5, LLAMA32_ROPE, True, 131072
         ),
         1_235_814_400,
     ),
     "Llama-3.1-8B": (
         LLAMA31_8B,
         ModelConfig(
-            "llama",
-            128256,
-            32,
-            4096,
-            32,
-            8,
-            128,
-            14336,
-            1e-5,
-            5e5,
-            RopeScaling("llama3", 8.0, 1.0, 4.0, 8192),
-            False,
-            131072,
+            "llama", 128256, 32, 4096, 32, 8, 128, 14336, 1e-5, 5e5, LLAMA31_ROPE, False, 131072
         ),
         8_030_261_248,
     ),
@@ -177,7 +156,7 @@ def test_published_configs(tmp_path, name):
     raw, expected, parameters = PUBLISHED[name]
     config = _load(tmp_path, raw)
     assert config == expected
-    assert config.num_params == parameters  # as the safetensors of the model card sum up
+    assert config.num_params == parameters
     assert from_hf(to_hf(config)) == config
 
 
@@ -186,14 +165,12 @@ def test_round_trip_through_a_file(tmp_path, case):
     written = to_hf(CASES[case], dtype="bfloat16", eos_token_id=[3, 4])
     assert _load(tmp_path, written.to_diff_dict()) == CASES[case]
     again = transformers.AutoConfig.from_pretrained(tmp_path)
-    assert (str(again.dtype), again.eos_token_id, again.bos_token_id) in [
-        ("torch.bfloat16", [3, 4], None),
-        ("bfloat16", [3, 4], None),
-    ]
+    assert str(again.dtype) in ("torch.bfloat16", "bfloat16")
+    assert (again.eos_token_id, again.bos_token_id) == ([3, 4], None)
 
 
 def test_rope_of_transformers_5(tmp_path):
-    """The same model as newer files write it, flat or nested by layer type, and with the old key "type"."""
+    """Newer files write rope parameters flat or nested by layer type; older ones use "type"."""
     raw = {k: v for k, v in LLAMA31_8B.items() if k not in ("rope_theta", "rope_scaling")}
     rope = LLAMA31_8B["rope_scaling"] | {"rope_theta": 500000.0}
     expected = PUBLISHED["Llama-3.1-8B"][1]
@@ -205,19 +182,11 @@ def test_rope_of_transformers_5(tmp_path):
     assert (linear.rope_theta, linear.rope_scaling) == (1e6, RopeScaling("linear", 4.0))
 
 
-def test_fields_left_out_mean_what_transformers_means(tmp_path):
-    raw = {
-        k: v
-        for k, v in LLAMA31_8B.items()
-        if k not in ("num_key_value_heads", "rope_theta", "rope_scaling")
-    }
-    config = _load(tmp_path, raw)
-    assert (config.kv_heads, config.head_size, config.rope_theta, config.rope_scaling.kind) == (
-        32,
-        128,
-        1e4,
-        "default",
-    )
+def test_missing_fields_have_the_defaults_of_transformers(tmp_path):
+    missing = ("num_key_value_heads", "rope_theta", "rope_scaling")
+    config = _load(tmp_path, {k: v for k, v in LLAMA31_8B.items() if k not in missing})
+    assert (config.kv_heads, config.head_size) == (32, 128)
+    assert (config.rope_theta, config.rope_scaling.kind) == (1e4, "default")
 
 
 def test_llama3_frequencies_at_the_ends():
@@ -228,22 +197,17 @@ def test_llama3_frequencies_at_the_ends():
     assert frequencies[-1] * 8 == pytest.approx(500000.0 ** -(126 / 128), rel=1e-5)
 
 
+FAMILIES = "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
-        (
-            {"model_type": "gemma2"},
-            ["model_type='gemma2'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"],
-        ),
-        (
-            {"model_type": "mixtral"},
-            ["model_type='mixtral'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"],
-        ),
-        (
-            {"model_type": "from_next_year"},
-            ["model_type='from_next_year'", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"],
-        ),
-        ({"model_type": None}, ["model_type=None", "['llama', 'qwen2', 'qwen3', 'qwen3_moe']"]),
+        ({"model_type": "gemma2"}, ["model_type='gemma2'", FAMILIES]),
+        ({"model_type": "mixtral"}, ["model_type='mixtral'", FAMILIES]),
+        ({"model_type": "from_next_year"}, ["model_type='from_next_year'", FAMILIES]),
+        ({"model_type": None}, ["model_type=None", FAMILIES]),
         ({"hidden_act": "gelu"}, ["hidden_act='gelu'", "'silu'"]),
         ({"attention_bias": True}, ["attention_bias=True", "False"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor=0.5", "1.0"]),
@@ -252,16 +216,7 @@ def test_llama3_frequencies_at_the_ends():
             {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 20},
             ["layer_types=['full_attention', 'sliding_attention']", "['full_attention']"],
         ),
-        (
-            {
-                "rope_scaling": {
-                    "rope_type": "yarn",
-                    "factor": 4.0,
-                    "original_max_position_embeddings": 32768,
-                }
-            },
-            ["rope_type='yarn'", "['default', 'linear', 'llama3']"],
-        ),
+        ({"rope_scaling": YARN}, ["rope_type='yarn'", "['default', 'linear', 'llama3']"]),
         ({"num_key_value_heads": 5}, ["num_key_value_heads=5", "32"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -269,17 +224,14 @@ def test_llama3_frequencies_at_the_ends():
 def test_unsupported_is_named(tmp_path, change, words):
     with pytest.raises(UnsupportedModel) as error:
         _load(tmp_path, QWEN3_4B | change)
-    assert all(word in str(error.value) for word in [*words, "supported", str(tmp_path)]), str(
-        error.value
-    )
-    assert "\n" not in str(error.value)
+    message = str(error.value)
+    assert all(word in message for word in [*words, "supported", str(tmp_path)]), message
+    assert "\n" not in message
 
 
 def test_sliding_windows_that_no_layer_uses_are_fine(tmp_path):
-    assert _load(
-        tmp_path,
-        QWEN3_4B | {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 36},
-    )
+    unused = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 36}
+    assert _load(tmp_path, QWEN3_4B | unused) == PUBLISHED["Qwen3-4B"][1]
 
 
 @pytest.mark.parametrize(
@@ -293,8 +245,6 @@ def test_malformed_field(tmp_path, change):
 
 
 def test_not_a_model_folder(tmp_path):
-    with pytest.raises(
-        ValueError,
-        match="cannot read a model config.*wanted a Hugging Face folder with config.json",
-    ):
+    message = "cannot read a model config.*expected a Hugging Face folder with config.json"
+    with pytest.raises(ValueError, match=message):
         load_config(str(tmp_path))

@@ -1,4 +1,7 @@
-"""The mixture of experts: what each token gets, its gradient, its sharding, and what is refused. Parity: test_parity.py."""
+"""The mixture of experts: output, gradient, sharding, and configs that are refused.
+
+Parity with transformers is tested in test_parity.py.
+"""
 
 import dataclasses
 
@@ -16,13 +19,25 @@ from gopd_jax.runtime.mesh import make_mesh
 
 CONFIG = CASES["qwen3_moe_untied"]
 QWEN3_30B = ModelConfig(
-    "qwen3_moe", 151936, 48, 2048, 32, 4, 128, 6144, rope_theta=1e7, tied_embeddings=False, max_positions=262144,
-    experts=128, experts_per_token=8, moe_mlp_width=768,
-)  # fmt: skip
+    "qwen3_moe",
+    vocab_size=151936,
+    layers=48,
+    width=2048,
+    heads=32,
+    kv_heads=4,
+    head_size=128,
+    mlp_width=6144,
+    rope_theta=1e7,
+    tied_embeddings=False,
+    max_positions=262144,
+    experts=128,
+    experts_per_token=8,
+    moe_mlp_width=768,
+)
 
 
 def every_expert(params, x_nD, config):
-    """Every expert on every token, weighted by 0 where it was not chosen."""
+    """Every expert on every token; the weight is 0 for experts that were not chosen."""
     share_nE = jax.nn.softmax(x_nD @ params["router"])
     kept = share_nE >= jnp.sort(share_nE, axis=-1)[:, -config.experts_per_token, None]
     share_nE = jnp.where(kept, share_nE, 0.0)
@@ -43,27 +58,23 @@ def test_output_and_gradient_are_those_of_every_expert_weighted(case):
         return jnp.sum(Moe(config).apply({"params": params}, x) * direction)
 
     def naive(params, x):
-        return jnp.sum(
-            every_expert(params, x.reshape(-1, config.width), config).reshape(x.shape) * direction
-        )
+        out = every_expert(params, x.reshape(-1, config.width), config)
+        return jnp.sum(out.reshape(x.shape) * direction)
 
-    for a, b in zip(
-        *(
-            jax.tree.leaves(jax.jit(jax.value_and_grad(f, (0, 1)))(params, x))
-            for f in (ours, naive)
-        ),
-        strict=True,
-    ):
+    def run(function):
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(function, (0, 1)))(params, x))
+
+    for a, b in zip(run(ours), run(naive), strict=True):
         assert np.abs(b).max() > 1e-3
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, np.abs(b).max()))
 
 
 def test_the_router_is_float32_in_bfloat16_models():
-    """Two experts that bfloat16 cannot tell apart: float32 can, and the better one is taken."""
+    """Two experts that differ in float32 and not in bfloat16: the better one is chosen."""
     config = dataclasses.replace(CASES["qwen3_moe_one_expert"], experts=2)
     shapes = jax.tree.map(lambda p: p.shape[1:], abstract_params(config)["layers"]["mlp"])
     params = {k: jnp.zeros(shape) for k, shape in shapes.items()}
-    params["router"] = params["router"].at[0].set(jnp.array([1.0, 1.0 + 2**-12]))  # one in bfloat16
+    params["router"] = params["router"].at[0].set(jnp.array([1.0, 1.0 + 2**-12]))
     params["gate"], params["up"] = jnp.ones(shapes["gate"]), jnp.ones(shapes["up"])
     params["down"] = jnp.ones(shapes["down"]) * jnp.array([-1.0, 1.0])[:, None, None]
     out = Moe(config).apply({"params": params}, jnp.ones((1, 1, config.width), jnp.bfloat16))
@@ -74,8 +85,8 @@ def test_eight_devices_are_one(run_on_fake_devices):
     program = """
 import jax, jax.numpy as jnp, numpy as np
 from model_cases import CASES, random_params
-from gopd_jax.models import Decoder, abstract_params, logical_axes
-from gopd_jax.runtime.mesh import make_mesh, shardings
+from gopd_jax.models.decoder import Decoder, param_shardings
+from gopd_jax.runtime.mesh import make_mesh
 config = CASES["qwen3_moe_untied"]
 params = random_params(config)
 rng = np.random.default_rng(0)
@@ -86,9 +97,9 @@ weights = jnp.asarray(rng.normal(size=(8, 12, config.width)), jnp.float32)
 def loss(params):
     return jnp.sum(Decoder(config).apply({"params": params}, tokens, positions, ones) * weights)
 def run(mesh):
-    where = shardings(mesh, abstract_params(config), logical_axes(config))
+    sharded = jax.device_put(params, param_shardings(config, mesh))
     with jax.set_mesh(mesh):
-        return jax.device_get(jax.jit(jax.value_and_grad(loss))(jax.device_put(params, where)))
+        return jax.device_get(jax.jit(jax.value_and_grad(loss))(sharded))
 one = run(make_mesh(devices=jax.devices()[:1]))
 eight = run(make_mesh(2, 2, 2))
 for a, b in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
@@ -99,24 +110,19 @@ print("same")
 
 
 def test_the_papers_teacher():
-    """Qwen3-30B-A3B: 30.5 billion parameters, and a forward pass that fits together, with nothing allocated."""
-    assert (
-        QWEN3_30B.num_params
-        == sum(p.size for p in jax.tree.leaves(abstract_params(QWEN3_30B)))
-        == 30_532_122_624
-    )
+    """Qwen3-30B-A3B has 30.5 billion parameters, and its forward pass can be traced."""
+    abstract = abstract_params(QWEN3_30B)
+    assert QWEN3_30B.num_params == sum(p.size for p in jax.tree.leaves(abstract)) == 30_532_122_624
     row = jax.ShapeDtypeStruct((1, 64), jnp.int32)
-    run = lambda params, *row: Decoder(QWEN3_30B, jnp.bfloat16).apply({"params": params}, *row)  # noqa: E731
-    assert jax.eval_shape(run, abstract_params(QWEN3_30B), row, row, row).shape == (1, 64, 2048)
+    apply = Decoder(QWEN3_30B, jnp.bfloat16).apply
+    assert jax.eval_shape(apply, {"params": abstract}, row, row, row).shape == (1, 64, 2048)
 
 
 def test_int8_rollouts_leave_the_experts_in_the_compute_dtype():
-    layer = abstract_weights(CONFIG, make_mesh(devices=jax.devices()[:1]), jnp.bfloat16, int8=True)[
-        "layers"
-    ][0]
-    assert {layer["mlp"][k].dtype for k in ("gate", "up", "down", "router")} == {
-        jnp.dtype(jnp.bfloat16)
-    }
+    mesh = make_mesh(devices=jax.devices()[:1])
+    layer = abstract_weights(CONFIG, mesh, jnp.bfloat16, int8=True)["layers"][0]
+    dtypes = {layer["mlp"][k].dtype for k in ("gate", "up", "down", "router")}
+    assert dtypes == {jnp.dtype(jnp.bfloat16)}
     assert layer["attention"]["query"].qvalue.dtype == jnp.int8
 
 
@@ -128,7 +134,7 @@ def test_config_goes_both_ways():
     "field, value",
     [("mlp_only_layers", [0]), ("decoder_sparse_step", 2), ("num_experts_per_tok", 7)],
 )
-def test_what_the_block_does_not_compute_is_refused(field, value):
+def test_configs_that_the_block_does_not_implement_are_refused(field, value):
     raw = to_hf(CONFIG)
     setattr(raw, field, value)
     with pytest.raises(UnsupportedModel, match=field):

@@ -1,0 +1,138 @@
+"""Which kernel is chosen by name and platform, what is refused, and what is printed."""
+
+import typing
+
+import pytest
+
+from gopd_jax.kernels import decode_attention, grouped_matmul, packed_attention
+from gopd_jax.kernels.choose import (
+    DECODE_ATTENTION,
+    choose_decode_attention,
+    choose_grouped_matmul,
+    choose_packed_attention,
+)
+from gopd_jax.kernels.decode_attention_gpu import pallas_gpu
+from gopd_jax.kernels.decode_attention_tpu import pallas_tpu
+from gopd_jax.rollout.settings import EngineOptions
+
+
+def decode(name, platform, quantized=False, block_sizes=(128, 256)):
+    return choose_decode_attention(name, platform, quantized=quantized, block_sizes=block_sizes)
+
+
+@pytest.mark.parametrize(
+    "name, platform, kernel, skips",
+    [
+        ("auto", "cpu", decode_attention.xla_cpu, False),
+        ("auto", "gpu", decode_attention.xla, False),
+        ("auto", "tpu", decode_attention.xla, False),
+        ("xla", "cpu", decode_attention.xla_cpu, False),
+        ("xla", "tpu", decode_attention.xla, False),
+        ("pallas_tpu", "tpu", pallas_tpu, True),
+        ("pallas_gpu", "gpu", pallas_gpu, True),
+    ],
+)
+def test_decode_attention_by_name_and_platform(name, platform, kernel, skips):
+    choice = decode(name, platform)
+    assert choice.kernel is kernel
+    assert choice.skips == skips
+    assert choice.name == ("xla" if name == "auto" else name)
+    assert ("requested" == choice.why) == (name != "auto")
+    assert str(choice) == f"{choice.name} on {platform}: {choice.why}"
+
+
+def test_the_tpu_kernel_reads_int8_and_any_block():
+    assert decode("pallas_tpu", "tpu", quantized=True, block_sizes=(128, 8)).kernel is pallas_tpu
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("name", ["auto", "xla"])
+@pytest.mark.parametrize(
+    "choose, kernel",
+    [
+        (choose_packed_attention, packed_attention.xla),
+        (choose_grouped_matmul, grouped_matmul.xla),
+    ],
+)
+def test_the_other_operations_run_in_xla_everywhere(choose, kernel, name, platform):
+    choice = choose(name, platform)
+    assert (choice.kernel, choice.name, choice.platform) == (kernel, "xla", platform)
+    assert choice.why
+
+
+@pytest.mark.parametrize(
+    "name, platform, options, message",
+    [
+        (
+            "cuda",
+            "gpu",
+            {},
+            r"kernel='cuda': expected one of \['auto', 'xla', 'pallas_tpu', 'pallas_gpu'\]",
+        ),
+        (
+            "pallas_tpu",
+            "gpu",
+            {},
+            r"kernel='pallas_tpu' runs on tpu, the devices here are gpu: expected one of "
+            r"\['auto', 'xla', 'pallas_gpu'\]",
+        ),
+        ("pallas_gpu", "tpu", {}, r"kernel='pallas_gpu' runs on gpu, the devices here are tpu"),
+        (
+            "pallas_tpu",
+            "cpu",
+            {},
+            r"kernel='pallas_tpu' runs on tpu, the devices here are cpu: expected one of "
+            r"\['auto', 'xla'\]",
+        ),
+        (
+            "pallas_gpu",
+            "gpu",
+            {"quantized": True},
+            r"kernel='pallas_gpu' does not read an int8 cache",
+        ),
+        (
+            "pallas_gpu",
+            "gpu",
+            {"block_sizes": (128, 128, 40)},
+            r"a cache block has 40 columns, expected a multiple of 128",
+        ),
+    ],
+)
+def test_decode_attention_that_cannot_be_used(name, platform, options, message):
+    with pytest.raises(ValueError, match=f"^decode attention .*{message}"):
+        decode(name, platform, **options)
+
+
+@pytest.mark.parametrize(
+    "choose, operation",
+    [(choose_packed_attention, "packed attention"), (choose_grouped_matmul, "grouped matmul")],
+)
+def test_an_unknown_name_is_refused_with_the_choices(choose, operation):
+    message = rf"^{operation} kernel='magic': expected one of \['auto', 'xla'\]$"
+    with pytest.raises(ValueError, match=message):
+        choose("magic", "cpu")
+
+
+def test_settings_and_table_name_the_same_decode_kernels():
+    declared = typing.get_args(typing.get_type_hints(EngineOptions)["kernel"])
+    assert declared == ("auto", *DECODE_ATTENTION)
+
+
+ONCE = """
+import contextlib, io
+from gopd_jax.kernels.choose import choose_decode_attention, choose_grouped_matmul
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    for _ in range(3):
+        choose_grouped_matmul("xla", "tpu")
+        choose_decode_attention("auto", "cpu", quantized=False, block_sizes=(128,))
+        choose_decode_attention("xla", "cpu", quantized=True, block_sizes=(64,))
+print(said.getvalue())
+"""
+
+
+def test_each_choice_is_printed_once_per_process(run_on_fake_devices):
+    lines = run_on_fake_devices(ONCE, count=1).strip().splitlines()
+    assert lines[0] == "grouped matmul: xla on tpu: requested"
+    assert lines[1].startswith("decode attention: xla on cpu: it runs everywhere")
+    assert lines[2:] == ["decode attention: xla on cpu: requested"]

@@ -1,0 +1,58 @@
+"""The export command on a run folder with one checkpoint."""
+
+import jax
+import jax.numpy as jnp
+from model_cases import CASES, random_params
+import numpy as np
+import pytest
+
+from gopd_jax.export import main
+from gopd_jax.models.config import load_config
+from gopd_jax.models.huggingface import load_params
+from gopd_jax.models.huggingface_save import save_pretrained
+from gopd_jax.runtime.checkpoint import Checkpoints
+from gopd_jax.runtime.run_folder import write_run
+from gopd_jax.types import TrainState
+
+CONFIG = CASES["qwen3_tied"]
+HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a student and a run whose only checkpoint is step 30, of another seed."""
+    folder = tmp_path_factory.mktemp("export")
+    student = random_params(CONFIG)
+    save_pretrained(folder / "student", CONFIG, student, token_ids={"eos_token_id": 3})
+    (folder / "student/tokenizer.json").write_text("{}")
+    write_run(str(folder / "run"), {"config": {"student": str(folder / "student")}})
+    checkpoints = Checkpoints(str(folder / "run"), keep=1)
+    checkpoints.save(30, TrainState(jnp.int32(30), random_params(CONFIG, seed=9), {}), {})
+    checkpoints.close()
+    return folder
+
+
+def test_export_writes_the_student(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([f"--workdir={run}/run", f"--out={out}", "--dtype=float32"]) == 0
+    said = capsys.readouterr().out
+    assert "step 30" in said and str(out) in said and "from_pretrained" in said
+    assert load_config(str(out)) == CONFIG
+    exported = load_params(out, CONFIG, "float32", HERE)
+    jax.tree.map(np.testing.assert_array_equal, exported, random_params(CONFIG, seed=9))
+    assert (out / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "workdir, out, extra, words",
+    [
+        ("nowhere", "out", [], ["no run", "nowhere", "gopd_jax.train"]),
+        ("run", "student", [], ["will not overwrite", "student"]),
+        ("run", "out", ["--step=31"], ["step 31", "[30]"]),
+    ],
+)
+def test_errors_are_one_line(run, capsys, workdir, out, extra, words):
+    assert main([f"--workdir={run}/{workdir}", f"--out={run}/{out}", *extra]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words) and said.count("\n") == 1, said
+    assert not (run / "out").exists()
