@@ -346,7 +346,7 @@ def test_prompts_over_a_limit_are_reported_and_the_others_go_on(tmp_path, capsys
         (
             ROWS,
             ["--kernel=pallas_tpu"],
-            "kernel='pallas_tpu' runs on tpu, the devices here are cpu; wanted 'auto' or 'xla'",
+            "'pallas_tpu' runs on tpu, the devices here are cpu: expected one of ['auto', 'xla']",
         ),
         (ROWS, ["--kv-cache=int4"], "invalid choice: 'int4' (choose from"),
         (ROWS, ["--tensor=3"], "tensor=3 does not fit 1 devices"),
