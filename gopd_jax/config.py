@@ -16,7 +16,7 @@ from pydantic import Field, Strict
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.learner.settings import LearnerSettings, Method
-from gopd_jax.rewards.settings import VerifierSettings
+from gopd_jax.rewards.settings import RewardKind, VerifierSettings
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime import schema
 from gopd_jax.runtime.schema import PositiveCount, Text, settings
@@ -126,6 +126,11 @@ class Config:
     @property
     def row_length(self) -> int:
         return self.learner.row_length or self.longest
+
+    @property
+    def reward_kinds(self) -> dict[str, RewardKind]:
+        """How the answers of each domain are verified."""
+        return {name: domain.reward for name, domain in self.domains.items()}
 
     @property
     def reward_scales(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from etils import epath
 from matplotlib.axes import Axes
 import numpy as np
 
+from gopd_jax.config import Config
 from gopd_jax.evaluate.statistics import interval
 from gopd_jax.runtime import figures
 from gopd_jax.runtime.files import JsonObject
@@ -16,8 +17,9 @@ from gopd_jax.runtime.files import JsonObject
 Records = list[JsonObject]  # lines of a JSON-lines file
 
 
-def draw(workdir: str, title: str) -> str:
+def draw(workdir: str, config: Config) -> str:
     """Draws the run's curves; returns the path of the picture."""
+    title = f"{config.name}: {config.method}, {config.steps} steps, seed {config.seed}"
     metrics, evaluations = _lines(workdir, "metrics.jsonl"), _lines(workdir, "evaluations.jsonl")
     domains = list(dict.fromkeys(e["domain"] for e in evaluations))
     figure, axes = figures.panels(2, 2, (10, 6.4), title)

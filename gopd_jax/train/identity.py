@@ -1,4 +1,7 @@
-"""Whether a run folder holds the run that a command asks for: config and fingerprints, compared."""
+"""What makes a run this run, and what it needs to resume: config, fingerprints, host state.
+
+A run folder that holds another run than the one a command asks for is refused.
+"""
 
 import dataclasses
 import fnmatch
@@ -8,6 +11,7 @@ from etils import epath
 import jax
 
 from gopd_jax.config import Config
+from gopd_jax.data.stream import PromptStream
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.run_folder import read_run, write_run
 
@@ -30,6 +34,33 @@ FREE_FIELDS = (
     "domains.*.train",
     "domains.*.test",
 )
+
+
+@dataclasses.dataclass
+class HostState:
+    """The host's part of a checkpoint.
+
+    stream: the prompts of the next steps.
+    identity: what `run_identity` returned.
+    seconds: of training, over all starts of the run.
+    """
+
+    stream: PromptStream
+    identity: JsonObject
+    seconds: float = 0.0
+
+    def to_json(self) -> JsonObject:
+        return {
+            "stream": self.stream.get_state(),
+            "seconds": self.seconds,
+            "identity": self.identity,
+        }
+
+    def restore(self, workdir: str, saved: JsonObject) -> None:
+        """Goes back to where `to_json` was called; ValueError if that was in another run."""
+        refuse_another_run(workdir, saved["identity"], self.identity)
+        self.stream.set_state(saved["stream"])
+        self.seconds = saved["seconds"]
 
 
 def run_identity(config: Config, fingerprints: JsonObject) -> JsonObject:

@@ -16,6 +16,7 @@ from gopd_jax.data.datasets import DataSource
 from gopd_jax.data.datasets import prepare as prepare_data
 from gopd_jax.data.encode import FilterReport, encode_all
 from gopd_jax.data.select import hard_enough, hold_out
+from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
@@ -98,6 +99,18 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             "template": tokenizer.template_fingerprint,
             "data": data_fingerprints,
         },
+    )
+
+
+def make_stream(config: Config, inputs: RunInputs) -> PromptStream:
+    """The requests of each step, in the order that the seed gives them."""
+    return PromptStream(
+        inputs.train,
+        config.rollout.prompts_per_step,
+        config.rollout.samples_per_prompt,
+        config.rollout.max_response_tokens,
+        config.seed,
+        {name: domain.share for name, domain in config.domains.items()},
     )
 
 

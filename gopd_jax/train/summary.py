@@ -154,6 +154,23 @@ def _prompt_count(name: str, split: str, prompts: int, inputs: RunInputs) -> str
     return f"{name} {prompts:,} prompts{left_out}"
 
 
+def resumed(workdir: str, step: int, steps: int) -> str:
+    if step:
+        return f"resumed {workdir} at step {step} of {steps}"
+    return f"{workdir} was stopped before its first checkpoint: starting again"
+
+
+def stopped(step: int, steps: int) -> str:
+    return (
+        f"stopped by SIGTERM after step {step} of {steps} and saved; the same command resumes from "
+        "there"
+    )
+
+
+def complete(workdir: str) -> str:
+    return f"{workdir} is complete. For another run, give another --workdir or delete this one."
+
+
 def closing(workdir: str) -> str:
     """Where everything is."""
     tensorboard = os.path.join(workdir, "tensorboard")
