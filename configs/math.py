@@ -1,21 +1,25 @@
-r"""Single teacher, math: a student passes the teacher it learns from.
+r"""Single teacher, math: a student surpasses the teacher it learns from.
 
-Claim: with lambda = 1.25 (ExOPD) the student ends above its own teacher, and further above than with lambda = 1 (OPD).
+Claim: with lambda = 1.25 (ExOPD) the student ends above its own teacher, and further above it than
+with lambda = 1 (OPD).
 
-tiny (default): the embedded world. Student and reference: a base of 107k parameters that answers integer arithmetic right about
-    a quarter of the time. Teacher: that base after GRPO. 150 steps of 512 samples.
+tiny (default): the embedded world. Student and reference: a base of 107k parameters whose answers
+    to integer arithmetic are right about a quarter of the time. Teacher: that base after GRPO. 150
+    steps of 512 samples.
         python -m gopd_jax.train --config=configs/math.py
-    Hardware: 2 CPU cores. Time: about 2 minutes. Expected, % of 8,192 held-out prompts right: start 27.0, teacher 53.6, student
-    56.0 +- 0.8 (lambda 1.25), 54.9 (1), 56.4 (1.5).
+    Hardware: 2 CPU cores. Time: about 2 minutes. Expected, % of 8,192 held-out prompts right:
+    start 27.0, teacher 53.6, student 56.0 +- 0.8 (lambda 1.25), 54.9 (1), 56.4 (1.5).
 
-qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qwen3-4B, non-thinking. Teacher: that model after
-    500 steps of GRPO on math (configs/grpo.py:qwen3_4b_math). Data: DeepMath, difficulty >= 6. 50 steps of 1024 prompts, one
-    sample each, 16,384 tokens.
-        python -m gopd_jax.train --config=configs/math.py:qwen3_4b --workdir=gs://BUCKET/math_4b \
-            --config.domains.math.teacher=FOLDER \
+qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qwen3-4B,
+    non-thinking. Teacher: that model after 500 steps of GRPO on math
+    (configs/grpo.py:qwen3_4b_math). Data: DeepMath, difficulty >= 6. 50 steps of 1024 prompts, one
+    sample each, up to 16,384 tokens.
+        python -m gopd_jax.train --config=configs/math.py:qwen3_4b \
+            --workdir=gs://BUCKET/math_4b --config.domains.math.teacher=FOLDER \
             --config.domains.math.test=aime24.jsonl
     Hardware: a slice whose memory holds three 4B models and Adam. Time: not measured by us.
-    Expected (paper, average of four benchmarks at avg@32): start 15.4, teacher 46.0, OPD 46.5, ExOPD 48.0.
+    Expected (paper, average of four benchmarks at avg@32): start 15.4, teacher 46.0, OPD 46.5,
+    ExOPD 48.0.
 
 qwen3_1_7b: the same with Qwen3-1.7B; the paper has no single-teacher number for it.
 """

@@ -1,18 +1,21 @@
-r"""Reward correction: from strong to weak, with the teacher's own start (before its RL) as the reference.
+r"""Reward correction: from strong to weak, with the teacher's own start as the reference.
 
-The implicit reward lambda (log teacher - log reference) then holds what RL taught the teacher, and not the difference in size
-between the two models. It changes nothing at lambda = 1, where the reference cancels.
+The teacher's start is the teacher before its RL. The implicit reward
+lambda (log teacher - log reference) then holds what RL taught the teacher, and not the difference
+in size between teacher and student. Nothing changes at lambda = 1, where the reference cancels.
 
-tiny (default): the embedded world. Student: 107k parameters. Teacher: 252k parameters after GRPO; reference: before it.
+tiny (default): the embedded world. Student: 107k parameters. Teacher: 252k parameters after GRPO;
+    reference: that model before GRPO.
         python -m gopd_jax.train --config=configs/reward_correction.py
     Hardware: 2 CPU cores. Time: 2 minutes. Expected: see docs/results.md.
 
-qwen3_1_7b: the paper's run (arXiv 2602.12125, Figure 6). Student: Qwen3-1.7B. Teacher: Qwen3-4B after GRPO
-    (configs/grpo.py:qwen3_4b_math, _code); reference: Qwen3-4B. 100 steps.
-        python -m gopd_jax.train --config=configs/reward_correction.py:qwen3_1_7b --workdir=gs://BUCKET/corrected \
-            --config.domains.math.teacher=FOLDER
-    Expected (paper, math): SFT 22.7, OPD 27.5, ExOPD 28.1 (reference: the student's start), corrected 28.7. qwen3_1_7b_code:
-    47.0, 50.5, 51.3, 52.3.
+qwen3_1_7b, qwen3_1_7b_code: the paper's runs (arXiv 2602.12125, Figure 6). Student: Qwen3-1.7B.
+    Teacher: Qwen3-4B after GRPO (configs/grpo.py:qwen3_4b_math, qwen3_4b_code); reference:
+    Qwen3-4B. 100 steps.
+        python -m gopd_jax.train --config=configs/reward_correction.py:qwen3_1_7b \
+            --workdir=gs://BUCKET/corrected --config.domains.math.teacher=FOLDER
+    Expected (paper, math / code): SFT 22.7 / 47.0, OPD 27.5 / 50.5, ExOPD with the student's start
+    as the reference 28.1 / 51.3, corrected 28.7 / 52.3.
 """
 
 from gopd_jax import tiny
@@ -20,11 +23,12 @@ from gopd_jax.presets import choose, embedded, paper
 
 
 def get_config(preset: str = "tiny"):
-    return choose(
-        "reward_correction",
-        preset,
-        {"tiny": _tiny, "qwen3_1_7b": _paper, "qwen3_1_7b_code": lambda: _paper("code")},
-    )
+    presets = {
+        "tiny": _tiny,
+        "qwen3_1_7b": lambda: _paper("math"),
+        "qwen3_1_7b_code": lambda: _paper("code"),
+    }
+    return choose("reward_correction", preset, presets)
 
 
 def _tiny():
@@ -33,7 +37,7 @@ def _tiny():
     return config
 
 
-def _paper(domain: str = "math"):
+def _paper(domain: str):
     config = paper("Qwen/Qwen3-1.7B", {domain: "TEACHER"}, steps=100)
     config.reference = "Qwen/Qwen3-4B"
     return config

@@ -1,15 +1,19 @@
-r"""On-policy self-distillation: the teacher is the student's own start, shown what the student is not.
+r"""On-policy self-distillation: the teacher is the student's own start, with a hint in its prompt.
 
-`teacher_context` is added to the last user message of the teacher's prompt alone; its fields in braces come from the row. The
-student's tokens are scored after either prompt; the teacher stays the frozen start (one that follows the student collapses).
+`teacher_context` is added to the last user message of the teacher's prompt alone; its fields in
+braces come from the row. Student and teacher score the student's tokens, each after its own prompt.
+The teacher stays frozen: one that follows the student collapses.
 
-tiny (default): the embedded base, shown the answer. It was never taught to read a hint: this shows the mechanism, not a gain.
+tiny (default): the embedded base, shown the answer. It was never taught to read a hint: this shows
+    the mechanism, not a gain.
         python -m gopd_jax.train --config=configs/self_distillation.py
     Hardware: 2 CPU cores. Time: 2 minutes.
 
-qwen3_4b: Qwen3-4B, shown the reference solution of DeepMath's own format (field r1_solution_1), lambda = 1. Not in the paper.
-        python -m gopd_jax.train --config=configs/self_distillation.py:qwen3_4b --workdir=gs://BUCKET/self
-    Expected: no number of ours. Others saw gains on shared rules and losses on AIME.
+qwen3_4b: Qwen3-4B, shown the reference solution in DeepMath's own format (field r1_solution_1),
+    lambda = 1. Not in the paper.
+        python -m gopd_jax.train --config=configs/self_distillation.py:qwen3_4b \
+            --workdir=gs://BUCKET/self
+    Expected: not measured by us. Others saw gains on shared rules and losses on AIME.
 """
 
 from gopd_jax import tiny
@@ -17,7 +21,8 @@ from gopd_jax.presets import choose, embedded, paper
 
 
 def get_config(preset: str = "tiny"):
-    return choose("self_distillation", preset, {"tiny": _tiny, "qwen3_4b": _paper})
+    presets = {"tiny": _tiny, "qwen3_4b": _paper}
+    return choose("self_distillation", preset, presets)
 
 
 def _tiny():

@@ -1,13 +1,15 @@
-r"""SFT on the teachers' answers: off-policy distillation, the baseline of every table of the paper.
+r"""SFT on the teachers' answers: off-policy distillation, the baseline of the paper's tables.
 
-Each step samples one answer of the domain's teacher to each prompt, as many as OPD samples of the student, and raises its
-likelihood. With --config.domains.NAME.teacher= (empty) the answers are those of the data set (field "response").
+Each step samples one answer of the domain's teacher to each prompt, as many as OPD samples of the
+student, and raises their likelihood. With --config.domains.NAME.teacher= (empty) the answers are
+those of the data set (field "response").
 
-tiny (default): the embedded world, both teachers.       tiny_math: the math teacher alone.
+tiny (default): the embedded world, both teachers. tiny_math: the math teacher alone.
         python -m gopd_jax.train --config=configs/sft.py
     Hardware: 2 CPU cores. Time: as configs/multi_teacher.py. Expected: see docs/results.md.
 
-qwen3_4b: the paper's baseline (arXiv 2602.12125, Table 2): rate 1e-5, 5% warm-up, 50 steps of 1024 answers.
+qwen3_4b: the paper's baseline (arXiv 2602.12125, Table 2): learning rate 1e-5, 5% warm-up, 50 steps
+    of 1024 answers.
         python -m gopd_jax.train --config=configs/sft.py:qwen3_4b --workdir=gs://BUCKET/sft \
             --config.domains.math.teacher=FOLDER --config.domains.code.teacher=FOLDER
     Expected (paper, math / code): 44.3 / 60.8.

@@ -1,21 +1,27 @@
-"""What the config files have in common: the embedded world's settings, and the paper's (arXiv 2602.12125, its settings tables).
+"""What the config files share: the settings of the embedded world and those of the paper.
 
-A config file takes one of the two, says which models learn from which, and holds the lab notes. Paper values that are defaults
-already (`gopd_jax.config`) are written out here all the same, so that they can be read in one place.
+A config file (configs/*.py) starts from one of the two, says which models learn from which, and
+holds the lab notes. In: models and domains. Out: a config dict. Imports neither JAX nor
+transformers.
+
+The paper is arXiv 2602.12125; the values are those of its tables of settings. Some are defaults
+already (`gopd_jax.config`) and are written out all the same, so that they can be read in one place.
 """
 
 from collections.abc import Callable, Mapping
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
 
 from gopd_jax import tiny
 from gopd_jax.config import default, domain
 from gopd_jax.data.messages import MATH_SUFFIX
 
-PAPER_DATA = {  # your own copies: --config.domains.NAME.train=FILE and .test=FILE
+# Give your own copies as --config.domains.NAME.train=FILE and --config.domains.NAME.test=FILE.
+PAPER_DATA = {
     "math": {
         "train": "hf://datasets/zwhe99/DeepMath-103K/data/train-*.parquet",
-        "min_difficulty": 6.0,  # 57K prompts; rows without a difficulty, as in the verl schema, want 0
+        # 57K prompts. Rows without a difficulty, as in the verl schema, need 0.
+        "min_difficulty": 6.0,
         "test": "aime24.jsonl",
         "reward": "math",
         "prompt_suffix": MATH_SUFFIX,
@@ -24,25 +30,32 @@ PAPER_DATA = {  # your own copies: --config.domains.NAME.train=FILE and .test=FI
 }
 
 
-def choose(
-    file: str, preset: str, presets: Mapping[str, Callable[[], config_dict.ConfigDict]]
-) -> config_dict.ConfigDict:
-    """The preset of a config file, named FILE_PRESET; an unknown one is a ValueError with the choices."""
+def choose(file: str, preset: str, presets: Mapping[str, Callable[[], ConfigDict]]) -> ConfigDict:
+    """The preset of a config file, with the name FILE_PRESET.
+
+    Args:
+        file: name of the config file, without path and ending.
+        preset: name of the preset.
+        presets: what makes each preset of the file.
+
+    Raises:
+        ValueError: there is no such preset; names the choices.
+    """
     if preset not in presets:
         raise ValueError(
-            f"configs/{file}.py:{preset}: no such preset; wanted one of {sorted(presets)}"
+            f"configs/{file}.py:{preset}: no such preset; expected one of {sorted(presets)}"
         )
     config = presets[preset]()
     config.name = f"{file}_{preset}"
     return config
 
 
-def embedded(teachers: Mapping[str, str], student: str = "base") -> config_dict.ConfigDict:
+def embedded(teachers: Mapping[str, str], student: str = "base") -> ConfigDict:
     """A run of the embedded world: minutes on 2 CPU cores.
 
     Args:
-        teachers: domain ("math", "code") -> embedded model that teaches it, or "".
-        student: embedded model that learns.
+        teachers: domain ("math", "code") -> the embedded model that teaches it, or "".
+        student: the embedded model that learns.
     """
     config = default()
     config.student = tiny.model(student)
@@ -61,7 +74,7 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> config_dict.
     else:
         config.data.max_prompt_tokens = 12
         config.rollout.max_response_tokens = 20
-        config.learner.row_length = 84  # three answers of the usual length
+        config.learner.row_length = 84  # three responses of the usual length
         config.eval.samples = 4
     config.rollout.prompts_per_step = config.rollout.slots = 512 * len(teachers)
     config.learner.reward_scale = 1.25
@@ -75,12 +88,13 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> config_dict.
     return config
 
 
-def paper(student: str, teachers: Mapping[str, str], steps: int = 50) -> config_dict.ConfigDict:
+def paper(student: str, teachers: Mapping[str, str], steps: int = 50) -> ConfigDict:
     """A run of the paper: G-OPD with lambda 1.25.
 
     Args:
-        student: hub id. teachers: domain -> hub id, or a name in capitals for a folder that only you have. steps: 50 where
-            teacher and student are of one size, 100 from strong to weak.
+        student: hub id.
+        teachers: domain -> hub id, or a name in capitals that stands for a folder of yours.
+        steps: 50 if teacher and student have one size, 100 from strong to weak.
     """
     config = default()
     config.student = student
@@ -102,8 +116,7 @@ def paper(student: str, teachers: Mapping[str, str], steps: int = 50) -> config_
     config.learner.clip_norm = 1.0
     config.eval.samples = 32 if list(teachers) == ["math"] else 4
     if "code" in teachers:
-        config.verifier.update(
-            timeout_s=10.0, memory_mb=1024
-        )  # as `evaluate`: dozens of tests for each program
+        # The limits of `gopd_jax.evaluate`: every program runs against dozens of tests.
+        config.verifier.update(timeout_s=10.0, memory_mb=1024)
     config.checkpoint.every = 5
     return config

@@ -1,4 +1,7 @@
-"""The character tokenizer of the embedded world: one id for each printable ASCII character and newline, five special ids."""
+"""The character tokenizer of the embedded models.
+
+One id for each printable ASCII character and the newline, and six special ids.
+"""
 
 import pathlib
 import string
@@ -7,9 +10,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
-VOCAB_SIZE = 128  # of the models; ids past the tokenizer's own have no text, as in the Qwen3 models
+
+# Size of the models' vocabulary. As in the Qwen3 models, it is larger than the tokenizer's: the
+# last ids have no text.
+VOCAB_SIZE = 128
+
 TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
