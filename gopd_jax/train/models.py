@@ -37,12 +37,16 @@ def make_learner(
 
 
 class Samplers:
-    """The rollout engine of each architecture, made when it is first asked for."""
+    """The rollout engine of each architecture, made when it is first asked for.
+
+    That of the student is made at once, so that wrong options are found before any work.
+    """
 
     def __init__(self, config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype):
         self._config, self._inputs = config, inputs
         self._programs, self._dtype = programs, dtype
         self._engines: dict[ModelConfig, RolloutEngine] = {}
+        self.student = self[inputs.models[config.student]]
 
     def __getitem__(self, model: ModelConfig) -> RolloutEngine:
         if model not in self._engines:

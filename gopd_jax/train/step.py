@@ -92,7 +92,7 @@ class Trainer:
         order of their keys.
         """
         config, tokenizer = self.config, self.inputs.tokenizer
-        sampler = self.samplers[self.inputs.models[config.student]]
+        sampler = self.samplers.student
         if config.method == "sft":
             rollouts = self._answers(requests, record.step)
         else:
