@@ -5,7 +5,7 @@ the page cache of the files, host memory holds this process's part of one stacke
 time, so a model larger than the host's memory can be loaded onto a slice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import contextlib
 import hashlib
 import json
@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.tensor_names import Row, table
+from gopd_jax.models.tensor_names import Row, StoredTensor, table
 from gopd_jax.types import Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -88,7 +88,7 @@ def load_params(
 
 
 def _load(
-    row: Row, tensors: dict[str, Any], dtype: np.dtype, sharding: jax.sharding.Sharding
+    row: Row, tensors: Mapping[str, StoredTensor], dtype: np.dtype, sharding: jax.sharding.Sharding
 ) -> jax.Array:
     """One parameter; `tensors` are the slices of the open files, by tensor name."""
     parts: dict[tuple, np.ndarray] = {}  # a part that several devices hold is read once
@@ -109,9 +109,9 @@ def _load(
     return jax.make_array_from_callback((*row.stack, *row.shape), sharding, part)
 
 
-def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, safe_open]:
     """The open file of each tensor, by tensor name; `stack` closes the files."""
-    handles: dict[str, Any] = {}
+    handles: dict[str, safe_open] = {}
     holders: dict[str, str] = {}
     for file in _files(folder):
         try:
@@ -145,7 +145,9 @@ def _files(folder: Path) -> list[str]:
     raise ValueError(f"{folder}: no weights, expected {SINGLE} or {INDEX}; it holds {held}")
 
 
-def _check(rows: list[Row], tensors: dict[str, Any], config: ModelConfig, folder: Path) -> None:
+def _check(
+    rows: list[Row], tensors: Mapping[str, StoredTensor], config: ModelConfig, folder: Path
+) -> None:
     """Raises ValueError unless the tensors are exactly those of the table, in a float dtype."""
     expected = {name: row for row in rows for name in row.tensor_names()}
     missing = [
@@ -181,7 +183,7 @@ def _check(rows: list[Row], tensors: dict[str, Any], config: ModelConfig, folder
         raise ValueError(f"{folder}: wrong dtypes, expected one of {FLOATS}: {_some(strange)}")
 
 
-def _ignorable(name: str, tensors: dict[str, Any], config: ModelConfig) -> bool:
+def _ignorable(name: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -> bool:
     """Whether a tensor without a row may be skipped.
 
     Some files hold the head beside a tied embedding; old versions of transformers saved the rotary

@@ -11,7 +11,6 @@ import json
 import os
 from pathlib import Path
 import shutil
-from typing import Any
 
 from flax.traverse_util import flatten_dict
 import jax
@@ -25,6 +24,10 @@ from gopd_jax.models.config import ModelConfig, from_hf, to_hf
 from gopd_jax.models.huggingface import INDEX, SINGLE, local_folder
 from gopd_jax.models.tensor_names import Row, table
 from gopd_jax.types import Params
+
+# One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
+Entry = tuple[str, Row, tuple[int, ...]]
+TokenIds = dict[str, int | list[int]]  # by the names in TOKEN_IDS
 
 SHARD_BYTES = 4 * 10**9
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -41,10 +44,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-
-
-# One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
-Entry = tuple[str, Row, tuple[int, ...]]
 
 
 def check_free(out: str | Path) -> Path:
@@ -71,7 +70,7 @@ def save_pretrained(
     params: Params,
     dtype: str = "bfloat16",
     tokenizer_from: str | Path | None = None,
-    token_ids: dict[str, Any] | None = None,
+    token_ids: TokenIds | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Writes config.json, generation_config.json, safetensors and tokenizer files.
@@ -130,9 +129,9 @@ def save_pretrained(
     return out
 
 
-def _token_ids(source: Path) -> dict[str, Any]:
+def _token_ids(source: Path) -> TokenIds:
     """The bos, eos and pad ids of a model folder."""
-    ids: dict[str, Any] = {}
+    ids: TokenIds = {}
     # config.json overrides the other, because vLLM and old versions of transformers read it alone.
     for name in ("generation_config.json", "config.json"):
         if (source / name).is_file():
@@ -141,7 +140,7 @@ def _token_ids(source: Path) -> dict[str, Any]:
     return ids
 
 
-def _write_config(folder: Path, config: ModelConfig, dtype: str, ids: dict[str, Any]) -> None:
+def _write_config(folder: Path, config: ModelConfig, dtype: str, ids: TokenIds) -> None:
     written = to_hf(config, dtype=dtype, **ids).to_diff_dict()
     # transformers 4 and older vLLM do not read `rope_parameters` and `dtype`; without the old
     # fields they would silently use rope_theta = 10000.

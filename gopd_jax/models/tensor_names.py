@@ -8,7 +8,7 @@ groups. Does not read or write files.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -25,6 +25,16 @@ TRANSPOSED: Groups = ((1,), (0,))  # ours is [in, out], that of a torch Linear i
 HEADS_OUT: Groups = ((1, 2), (0,))  # [D, N, H] -> [N*H, D]
 HEADS_IN: Groups = ((2,), (0, 1))  # [N, H, D] -> [D, N*H]
 HEADS_BIAS: Groups = ((0, 1),)  # [N, H] -> [N*H]
+
+
+class StoredTensor(Protocol):
+    """A tensor of an open safetensors file, read by slicing."""
+
+    def get_shape(self) -> list[int]: ...
+
+    def get_dtype(self) -> str: ...
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +64,11 @@ class Row:
         """Names of all tensors of the parameter."""
         return [self.name.format(*index) for index in np.ndindex(self.stack)]
 
-    def read(self, tensor: Any, index: tuple[slice, ...]) -> np.ndarray:
+    def read(self, tensor: StoredTensor | np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
         """Reads a part of a tensor.
 
         Args:
-            tensor: an array or an open slice of a safetensors file; it is read by slicing, so the
-                rest stays on disk.
+            tensor: one tensor; it is read by slicing, so the rest stays on disk.
             index: a slice with start and stop for each axis in `shape`.
 
         Returns:
