@@ -1,4 +1,7 @@
-"""Tiny sequences, batches and rollouts for the tests of learner and rollout; the model is `model_cases.CASES["qwen3_tied"]`."""
+"""Tiny examples, batches and requests for the tests of rollout, learner and evaluate.
+
+The model is `model_cases.CASES["qwen3_tied"]`.
+"""
 
 import dataclasses
 import functools
@@ -10,18 +13,28 @@ import numpy as np
 
 from gopd_jax.config import Config
 from gopd_jax.data.settings import DataSettings, DomainSettings
-from gopd_jax.learner.packing import Sequence, pack
+from gopd_jax.learner.packing import Example, pack
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.rollout.settings import RolloutSettings
-from gopd_jax.types import EncodedPrompt, Prompt, Request
+from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train import models
+from gopd_jax.types import EncodedPrompt, Prompt, Request, SampleKey
 
 TINY = CASES["qwen3_tied"]
 PER_TOKEN = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
 
 
+# ---- A run.
+
+
 def make_config(domains=("math",), **changes):
-    """A run of 8 rollouts a step; `changes` are fields of learner, rollout or data, or of the config itself."""
+    """The config of a run with 8 rollouts a step.
+
+    `changes` are fields of learner, rollout or data, or of the config itself; `scales` is lambda by
+    domain.
+    """
     parts = {"learner": LearnerSettings, "rollout": RolloutSettings, "data": DataSettings}
     fields = {
         "learner": dict(rows_per_micro_batch=2, learning_rate=0.1, weight_decay=0.0, eps=1.0),
@@ -42,67 +55,74 @@ def make_config(domains=("math",), **changes):
     )
 
 
-def make_sequences(count=8, domains=1, seed=0, prompt=(1, 8), response=(1, 12), **fields):
-    """Random sequences of random lengths; weights differ, so that a misplaced one shows."""
+def make_learner(config, mesh=None):
+    """The learner of a run on `mesh`; without one, on the first device."""
+    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    return models.make_learner(config, TINY, ProgramTable(mesh), jnp.float32)
+
+
+# ---- Examples and packed batches.
+
+
+def make_examples(count=8, domains=1, seed=0, prompt=(1, 8), response=(1, 12), **fields):
+    """Random examples of random lengths; their weights differ, so that a misplaced one shows."""
     rng = np.random.default_rng(seed)
 
     def one(i):
         length = int(rng.integers(response[0], response[1] + 1))
-        return Sequence(
-            name=("p", i),
-            domain=i % domains,
-            prompt=rng.integers(
-                1, TINY.vocab_size, rng.integers(prompt[0], prompt[1] + 1), dtype=np.int32
-            ),
-            response=rng.integers(1, TINY.vocab_size, length, dtype=np.int32),
-            weight=float(rng.uniform(0.5, 1.5)) / (count * length),
-            **(
-                {
-                    "reward_scale": 1.25,
-                    "behaviour_logprobs": rng.uniform(-6, -3, length).astype(np.float32),
-                }
-                | fields
-            ),
-        )
+        prompt_length = rng.integers(prompt[0], prompt[1] + 1)
+        given = {
+            "key": SampleKey("p", i),
+            "domain": i % domains,
+            "prompt": rng.integers(1, TINY.vocab_size, prompt_length, dtype=np.int32),
+            "response": rng.integers(1, TINY.vocab_size, length, dtype=np.int32),
+            "weight": float(rng.uniform(0.5, 1.5)) / (count * length),
+            "reward_scale": 1.25,
+            "behaviour_logprobs": rng.uniform(-6, -3, length).astype(np.float32),
+        }
+        return Example(**(given | fields))
 
     return [one(i) for i in range(count)]
 
 
-def random_values(sequences, seed):
-    """One plausible log-prob for each response token, by the sequence's name."""
-    return {
-        s.name: np.random.default_rng((seed, *s.name[1:]))
-        .uniform(-6, -3, len(s.response))
-        .astype(np.float32)
-        for s in sequences
-    }
+def random_values(examples, seed):
+    """A plausible log-prob for each response token, by the key of the example."""
+
+    def one(example):
+        rng = np.random.default_rng((seed, example.key.sample_id))
+        return rng.uniform(-6, -3, len(example.response)).astype(np.float32)
+
+    return {e.key: one(e) for e in examples}
 
 
-def put(batch, places, sequences, values):
-    """`values` (by name, one for each response token) at their places in a [M, R, S] array."""
+def predictions(slices, example):
+    """Index into [M, R, S] arrays of the predictions of an example's response tokens, by hand."""
+    where = slices[example.key]
+    first = where.start + len(example.prompt) - 1
+    return where.micro, where.row, slice(first, first + len(example.response))
+
+
+def put(batch, slices, examples, values):
+    """`values`, by key and one for each response token, in a [M, R, S] array of zeros."""
     out = np.zeros(batch.tokens.shape, np.float32)
-    for s in sequences:
-        out[spot(places, s)] = values[s.name]
+    for e in examples:
+        out[predictions(slices, e)] = values[e.key]
     return out
 
 
-def spot(places, s):
-    """The index, in [M, R, S] arrays, of the predictions of a sequence's response tokens."""
-    place = places[s.name]
-    first = place.start + len(s.prompt) - 1
-    return place.micro, place.row, slice(first, first + len(s.response))
-
-
 def scored(
-    sequences, micro_batches, rows, row_length, names=("teacher_logprobs", "reference_logprobs")
+    examples, micro_batches, rows, row_length, names=("teacher_logprobs", "reference_logprobs")
 ):
-    """A packed batch with random log-probs of the frozen models in it, and its places."""
-    batch, places, _ = pack(sequences, micro_batches, rows, row_length)
-    extra = {
-        k: put(batch, places, sequences, random_values(sequences, 10 + PER_TOKEN.index(k)))
-        for k in names
-    }
-    return batch.replace(**extra), places
+    """A packed batch with random log-probs in the fields `names`, and the slices of its rows."""
+    batch, slices, _ = pack(examples, micro_batches, rows, row_length)
+    extra = {}
+    for name in names:
+        values = random_values(examples, 10 + PER_TOKEN.index(name))
+        extra[name] = put(batch, slices, examples, values)
+    return batch.replace(**extra), slices
+
+
+# ---- The same numbers, computed naively.
 
 
 @functools.cache
@@ -122,23 +142,32 @@ def _naive_logprobs():
     return jax.jit(jax.value_and_grad(weighted, has_aux=True))
 
 
-def naive(params, sequences, coefficients, width=24):
-    """(sum of coefficient * log-prob over response tokens, log-probs by name, gradient): a row each, all logits at once.
+def naive(params, examples, coefficients=None, width=24):
+    """A weighted sum of log-probs and its gradient: an example in each row, all logits at once.
 
-    `coefficients` by name, a number or one for each response token.
+    Args:
+        coefficients: by key, a number or one for each response token; None is 0 for all of them.
+
+    Returns:
+        The sum of coefficient * log-prob over all response tokens, their log-probs by key, and the
+        gradient of the sum.
     """
-    tokens, targets = np.zeros((2, len(sequences), width), np.int32)
-    coefs = np.zeros(tokens.shape, np.float32)
-    for i, s in enumerate(sequences):
-        whole = np.concatenate([s.prompt, s.response])
-        tokens[i, : len(s)], targets[i, : len(s) - 1] = whole, whole[1:]
-        coefs[i, len(s.prompt) - 1 : len(s) - 1] = coefficients[s.name]
-    (value, logprobs), grad = _naive_logprobs()(params, tokens, targets, coefs)
-    by_name = {
-        s.name: np.asarray(logprobs)[i, len(s.prompt) - 1 : len(s) - 1]
-        for i, s in enumerate(sequences)
+    tokens, targets = np.zeros((2, len(examples), width), np.int32)
+    weights = np.zeros(tokens.shape, np.float32)
+    for i, e in enumerate(examples):
+        whole = np.concatenate([e.prompt, e.response])
+        tokens[i, : len(e)], targets[i, : len(e) - 1] = whole, whole[1:]
+        if coefficients is not None:
+            weights[i, len(e.prompt) - 1 : len(e) - 1] = coefficients[e.key]
+    (value, logprobs), grad = _naive_logprobs()(params, tokens, targets, weights)
+    by_key = {
+        e.key: np.asarray(logprobs)[i, len(e.prompt) - 1 : len(e) - 1]
+        for i, e in enumerate(examples)
     }
-    return float(value), by_name, grad
+    return float(value), by_key, grad
+
+
+# ---- Requests.
 
 
 def make_requests(lengths, max_tokens=10, sample_ids=(0,), seed=0):
@@ -153,6 +182,9 @@ def make_requests(lengths, max_tokens=10, sample_ids=(0,), seed=0):
         )
         requests += [Request(prompt, s, max_tokens) for s in sample_ids]
     return requests
+
+
+# ---- Comparisons.
 
 
 def trees_close(actual, expected, atol, rtol=0.0):

@@ -1,4 +1,4 @@
-"""The pure train step and scorer: against naive gradients, and under everything that must not change a number.
+"""The pure train step and scorer: naive gradients, and all that must not change a number.
 
 The optimizer is sgd(1.0) throughout, so that the change of the parameters is minus the gradient.
 """
@@ -15,12 +15,12 @@ import optax
 import pytest
 from step_cases import (
     TINY,
-    make_sequences,
+    make_examples,
     naive,
+    predictions,
     put,
     random_values,
     scored,
-    spot,
     trees_close,
     trees_equal,
 )
@@ -35,7 +35,8 @@ from gopd_jax.types import TrainState
 TOLERANCE = 2e-6
 SGD = optax.sgd(1.0)
 CAP = 2.0
-_step = jax.jit(
+DOMAINS = ["a", "b"]
+jitted_step = jax.jit(
     functools.partial(
         train_step,
         model=Decoder(TINY, remat=False),
@@ -44,7 +45,7 @@ _step = jax.jit(
         num_domains=2,
     )
 )
-_score = jax.jit(functools.partial(score, model=Decoder(TINY, remat=False)))
+jitted_score = jax.jit(functools.partial(score, model=Decoder(TINY, remat=False)))
 
 
 @functools.cache
@@ -53,80 +54,77 @@ def params_of(seed=0):
 
 
 def run(batch):
-    """(gradient, metrics, log-probs) of one step from params_of(0)."""
+    """Gradient, metrics and log-probs of one step from params_of(0)."""
     params = params_of()
-    state, metrics, logprobs = _step(TrainState(jnp.int32(3), params, SGD.init(params)), batch)
+    state, metrics, tokens = jitted_step(TrainState(jnp.int32(3), params, SGD.init(params)), batch)
     assert state.step == 4
-    return jax.tree.map(jnp.subtract, params, state.params), metrics, np.asarray(logprobs)
+    gradient = jax.tree.map(jnp.subtract, params, state.params)
+    return gradient, metrics, np.asarray(tokens.logprobs)
 
 
 def scored_by(params, batch):
-    return _score(params, batch, np.arange(len(batch.tokens)) < batch.used)
+    return jitted_score(params, batch, np.arange(len(batch.tokens)) < batch.used)
 
 
-# ---- Against the gradient of sum(coefficient * log-prob), one sequence a row, all logits at once.
+def response_tokens(examples):
+    return sum(len(e.response) for e in examples)
+
+
+# ---- Against the gradient of sum(coefficient * log-prob), one example a row, all logits at once.
 
 
 def test_gopd_gradient_of_two_domains():
-    sequences = [
-        dataclasses.replace(s, reward_scale=(1.25, 0.5)[s.domain]) for s in make_sequences(8, 2)
+    examples = [
+        dataclasses.replace(e, reward_scale=(1.25, 0.5)[e.domain]) for e in make_examples(8, 2)
     ]
-    batch, places = scored(sequences, 5, 2, 24)
+    batch, slices = scored(examples, 5, 2, 24)
     gradient, metrics, logprobs = run(batch)
-    teacher, reference = random_values(sequences, 12), random_values(sequences, 13)
-    _, student, _ = naive(params_of(), sequences, {s.name: 0.0 for s in sequences})
+    teacher, reference = random_values(examples, 12), random_values(examples, 13)
+    _, student, _ = naive(params_of(), examples)
 
     coefficients, total, capped = {}, 0.0, 0
-    for s in sequences:
-        mine = student[s.name]
-        np.testing.assert_allclose(logprobs[spot(places, s)], mine, atol=2e-5)
-        lam = s.reward_scale
-        advantage = lam * (teacher[s.name] - reference[s.name]) - (mine - reference[s.name])
-        importance = np.minimum(np.exp(mine - s.behaviour_logprobs), CAP)
+    for e in examples:
+        mine, lam = student[e.key], e.reward_scale
+        np.testing.assert_allclose(logprobs[predictions(slices, e)], mine, atol=2e-5)
+        advantage = lam * (teacher[e.key] - reference[e.key]) - (mine - reference[e.key])
+        importance = np.minimum(np.exp(mine - e.behaviour_logprobs), CAP)
         capped += (importance == CAP).sum()
-        coefficients[s.name] = -s.weight * importance * advantage
-        total += coefficients[s.name].sum()
-    assert 5 < capped < sum(len(s.response) for s in sequences) - 5
-    trees_close(gradient, naive(params_of(), sequences, coefficients)[2], atol=2e-5)
-    assert float(metrics["loss"]) == pytest.approx(total, abs=2e-6)
-    assert float(metrics["grad_norm"]) == pytest.approx(
-        float(optax.global_norm(gradient)), rel=1e-5
-    )
-    assert metrics["diagnostics"].finish(["a", "b"])["tokens_trained"] == sum(
-        len(s.response) for s in sequences
-    )
+        coefficients[e.key] = -e.weight * importance * advantage
+        total += coefficients[e.key].sum()
+    assert 5 < capped < response_tokens(examples) - 5
+    trees_close(gradient, naive(params_of(), examples, coefficients)[2], atol=2e-5)
+    assert float(metrics.loss) == pytest.approx(total, abs=2e-6)
+    norm = float(optax.global_norm(gradient))
+    assert float(metrics.grad_norm) == pytest.approx(norm, rel=1e-5)
+    assert metrics.diagnostics.finish(DOMAINS)["tokens_trained"] == response_tokens(examples)
 
 
 def test_sft_gradient_is_that_of_the_mean_negative_log_likelihood():
-    count = sum(len(s.response) for s in make_sequences(8))
-    sequences = make_sequences(8, advantage=1.0, behaviour_logprobs=None)
-    sequences = [dataclasses.replace(s, weight=1 / count) for s in sequences]
-    gradient, metrics, logprobs = run(pack(sequences, 4, 2, 24)[0])
-    nll, student, expected = naive(params_of(), sequences, {s.name: -1 / count for s in sequences})
+    examples = make_examples(8, advantage=1.0, behaviour_logprobs=None)
+    count = response_tokens(examples)
+    examples = [dataclasses.replace(e, weight=1 / count) for e in examples]
+    gradient, metrics, _ = run(pack(examples, 4, 2, 24)[0])
+    coefficients = {e.key: -1 / count for e in examples}
+    nll, student, expected = naive(params_of(), examples, coefficients)
     trees_close(gradient, expected, atol=2e-5)
-    mean = metrics["diagnostics"].finish(["a", "b"])["student_logprob"]
-    assert (
-        mean
-        == pytest.approx(-nll, rel=1e-5)
-        == pytest.approx(np.mean(np.concatenate(list(student.values()))), rel=1e-5)
-    )
+    mean = metrics.diagnostics.finish(DOMAINS)["student_logprob"]
+    naive_mean = np.mean(np.concatenate(list(student.values())))
+    assert mean == pytest.approx(-nll, rel=1e-5) == pytest.approx(naive_mean, rel=1e-5)
 
 
 def test_grpo_gradient():
     advantages = group_normalised(np.array([1, 0, 0, 1, 1, 1, 0, 1]), np.repeat([0, 1], 4))
-    sequences = [
-        dataclasses.replace(s, advantage=float(a))
-        for s, a in zip(make_sequences(8), advantages, strict=True)
+    examples = [
+        dataclasses.replace(e, advantage=float(a))
+        for e, a in zip(make_examples(8), advantages, strict=True)
     ]
-    gradient, _, _ = run(pack(sequences, 4, 2, 24)[0])
-    _, student, _ = naive(params_of(), sequences, {s.name: 0.0 for s in sequences})
-    coefficients = {
-        s.name: -s.weight
-        * s.advantage
-        * np.minimum(np.exp(student[s.name] - s.behaviour_logprobs), CAP)
-        for s in sequences
-    }
-    trees_close(gradient, naive(params_of(), sequences, coefficients)[2], atol=2e-5, rtol=1e-5)
+    gradient, _, _ = run(pack(examples, 4, 2, 24)[0])
+    _, student, _ = naive(params_of(), examples)
+    coefficients = {}
+    for e in examples:
+        importance = np.minimum(np.exp(student[e.key] - e.behaviour_logprobs), CAP)
+        coefficients[e.key] = -e.weight * e.advantage * importance
+    trees_close(gradient, naive(params_of(), examples, coefficients)[2], atol=2e-5, rtol=1e-5)
 
 
 # ---- What must not change a number.
@@ -138,76 +136,66 @@ def test_grpo_gradient():
     ids=["one", "eight", "longer rows, padding rows"],
 )
 def test_split_packing_and_padding_change_nothing(micro_batches, rows, row_length):
-    sequences = make_sequences(8, prompt=(4, 8), response=(9, 12))
-    four, places = scored(sequences, 4, 2, 24)
+    examples = make_examples(8, prompt=(4, 8), response=(9, 12))
+    four, slices = scored(examples, 4, 2, 24)
     assert four.used == 4
-    other, other_places = scored(sequences, micro_batches, rows, row_length)
+    other, other_slices = scored(examples, micro_batches, rows, row_length)
     gradient, metrics, logprobs = run(four)
     other_gradient, other_metrics, other_logprobs = run(other)
     trees_close(other_gradient, gradient, atol=TOLERANCE)
-    assert float(other_metrics["loss"]) == pytest.approx(float(metrics["loss"]), abs=1e-6)
-    for s in sequences:
-        np.testing.assert_allclose(
-            other_logprobs[spot(other_places, s)], logprobs[spot(places, s)], atol=1e-5
-        )
-    names = ["a", "b"]
-    ours, theirs = other_metrics["diagnostics"].finish(names), metrics["diagnostics"].finish(names)
+    assert float(other_metrics.loss) == pytest.approx(float(metrics.loss), abs=1e-6)
+    for e in examples:
+        here, there = predictions(slices, e), predictions(other_slices, e)
+        np.testing.assert_allclose(other_logprobs[there], logprobs[here], atol=1e-5)
+    ours = other_metrics.diagnostics.finish(DOMAINS)
+    theirs = metrics.diagnostics.finish(DOMAINS)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
 def test_at_lambda_1_the_reference_changes_no_bit():
-    sequences = make_sequences(8, reward_scale=1.0)
-    given, _ = scored(sequences, 4, 2, 24)
+    given, _ = scored(make_examples(8, reward_scale=1.0), 4, 2, 24)
     gradient, _, _ = run(given)
     for other in (None, -given.reference_logprobs):
         trees_equal(run(given.replace(reference_logprobs=other))[0], gradient)
-    with_influence, _ = scored(make_sequences(8), 4, 2, 24)
-    assert any(
-        np.any(a != b)
-        for a, b in zip(*map(jax.tree.leaves, (run(with_influence)[0], gradient)), strict=True)
-    )
+    with_influence, _ = scored(make_examples(8), 4, 2, 24)
+    leaves = map(jax.tree.leaves, (run(with_influence)[0], gradient))
+    assert any(np.any(a != b) for a, b in zip(*leaves, strict=True))
 
 
 def test_teacher_equal_to_student_and_reference_gives_nothing():
-    batch, _, _ = pack(make_sequences(8), 4, 2, 24)
+    batch, _, _ = pack(make_examples(8), 4, 2, 24)
     same = scored_by(params_of(), batch)
     gradient, metrics, logprobs = run(batch.replace(teacher_logprobs=same, reference_logprobs=same))
     trained = batch.weights > 0
-    np.testing.assert_allclose(
-        logprobs[trained], np.asarray(same)[trained], atol=1e-5
-    )  # train = score
-    diagnostics = metrics["diagnostics"].finish(["a", "b"])
+    # The scorer and the train step compute the same log-probs.
+    np.testing.assert_allclose(logprobs[trained], np.asarray(same)[trained], atol=1e-5)
+    diagnostics = metrics.diagnostics.finish(DOMAINS)
     assert max(diagnostics["advantage_max"], -diagnostics["advantage_min"]) < 1e-5
-    assert abs(metrics["loss"]) < 1e-5 and metrics["grad_norm"] < 1e-4
+    assert abs(metrics.loss) < 1e-5 and metrics.grad_norm < 1e-4
     real = scored_by(params_of(1), batch)
-    assert run(batch.replace(teacher_logprobs=real, reference_logprobs=same))[1]["grad_norm"] > 0.1
+    _, metrics, _ = run(batch.replace(teacher_logprobs=real, reference_logprobs=same))
+    assert metrics.grad_norm > 0.1
 
 
 def test_a_rollout_of_weight_0_has_no_influence():
-    sequences = make_sequences(9, prompt=(4, 8), response=(9, 12))
-    sequences[4] = dataclasses.replace(sequences[4], weight=0.0)
-    batch, places = scored(sequences, 5, 2, 24)
+    examples = make_examples(9, prompt=(4, 8), response=(9, 12))
+    examples[4] = dataclasses.replace(examples[4], weight=0.0)
+    batch, slices = scored(examples, 5, 2, 24)
     gradient, metrics, _ = run(batch)
-    trees_close(
-        gradient, run(scored(sequences[:4] + sequences[5:], 5, 2, 24)[0])[0], atol=TOLERANCE
-    )
-    for field in (
-        "tokens",
-        "targets",
-        "teacher_logprobs",
-        "behaviour_logprobs",
-        "reference_logprobs",
-    ):
-        getattr(batch, field)[spot(places, sequences[4])] = 7
+    without, _ = scored(examples[:4] + examples[5:], 5, 2, 24)
+    trees_close(gradient, run(without)[0], atol=TOLERANCE)
+    spoiled = ("teacher_logprobs", "behaviour_logprobs", "reference_logprobs")
+    for field in ("tokens", "targets", *spoiled):
+        getattr(batch, field)[predictions(slices, examples[4])] = 7
     again, again_metrics, _ = run(batch)
     trees_equal(again, gradient)
     trees_equal(again_metrics, metrics)
 
 
 def test_padding_holds_anything():
-    batch, _ = scored(make_sequences(8), 4, 2, 24)
+    batch, _ = scored(make_examples(8), 4, 2, 24)
     gradient, _, _ = run(batch)
     padding, nowhere = batch.segments == 0, batch.weights == 0
     spoiled = batch.replace(
@@ -223,69 +211,63 @@ def test_padding_holds_anything():
 
 
 def test_first_of_several_updates_is_the_single_update():
-    batch, _ = scored(make_sequences(8), 4, 2, 24)
+    batch, _ = scored(make_examples(8), 4, 2, 24)
     gradient, metrics, _ = run(batch)
     first, first_metrics, _ = run(batch.replace(old_logprobs=scored_by(params_of(), batch)))
     trees_close(first, gradient, atol=1e-5)
-    assert float(first_metrics["loss"]) == pytest.approx(float(metrics["loss"]), abs=1e-6)
+    assert float(first_metrics.loss) == pytest.approx(float(metrics.loss), abs=1e-6)
 
 
 def test_later_updates_keep_the_advantage_and_importance_of_the_start():
     """From old log-probs of other parameters: the gradient of the clipped surrogate, by hand."""
-    sequences = make_sequences(8)
-    batch, places = scored(
-        sequences, 4, 2, 24, ("old_logprobs", "teacher_logprobs", "reference_logprobs")
-    )
-    _, student, _ = naive(params_of(), sequences, {s.name: 0.0 for s in sequences})
+    examples = make_examples(8)
+    names = ("old_logprobs", "teacher_logprobs", "reference_logprobs")
+    batch, slices = scored(examples, 4, 2, 24, names)
+    _, student, _ = naive(params_of(), examples)
     old = {
-        name: x + np.random.default_rng(1).normal(0, 0.3, len(x)).astype(np.float32)
-        for name, x in student.items()
+        key: x + np.random.default_rng(1).normal(0, 0.3, len(x)).astype(np.float32)
+        for key, x in student.items()
     }
-    batch = batch.replace(old_logprobs=put(batch, places, sequences, old))
-    teacher, reference = random_values(sequences, 12), random_values(sequences, 13)
+    batch = batch.replace(old_logprobs=put(batch, slices, examples, old))
+    teacher, reference = random_values(examples, 12), random_values(examples, 13)
     coefficients, held = {}, 0
-    for s in sequences:
-        o = old[s.name]
-        advantage = 1.25 * teacher[s.name] - o - 0.25 * reference[s.name]
-        ratio = np.exp(student[s.name] - o)
+    for e in examples:
+        o = old[e.key]
+        advantage = 1.25 * teacher[e.key] - o - 0.25 * reference[e.key]
+        ratio = np.exp(student[e.key] - o)
         clipped = np.where(advantage > 0, ratio > 1.28, ratio < 0.8)
         held += clipped.sum()
-        coefficients[s.name] = np.where(
-            clipped,
-            0,
-            -s.weight * np.minimum(np.exp(o - s.behaviour_logprobs), CAP) * advantage * ratio,
-        )
+        importance = np.minimum(np.exp(o - e.behaviour_logprobs), CAP)
+        coefficients[e.key] = np.where(clipped, 0, -e.weight * importance * advantage * ratio)
     assert held > 5
     gradient, metrics, _ = run(batch)
-    trees_close(gradient, naive(params_of(), sequences, coefficients)[2], atol=2e-5, rtol=2e-5)
-    tokens = sum(len(s.response) for s in sequences)
-    assert metrics["diagnostics"].finish(["a", "b"])["clip_fraction"] == pytest.approx(
-        held / tokens
-    )
+    expected = naive(params_of(), examples, coefficients)[2]
+    trees_close(gradient, expected, atol=2e-5, rtol=2e-5)
+    fraction = metrics.diagnostics.finish(DOMAINS)["clip_fraction"]
+    assert fraction == pytest.approx(held / response_tokens(examples))
 
 
 # ---- What is computed at all.
 
 
-def _counting(calls, remat=False):
-    """The tiny decoder, which writes down the first token of each micro-batch that it is really run on."""
+def counting(calls):
+    """The tiny decoder; it appends the first token of each micro-batch that it is run on."""
 
     def apply(variables, tokens, positions, segments):
         jax.debug.callback(lambda t: calls.append(int(t)), tokens[0, 0], ordered=False)
-        return Decoder(TINY, remat=remat).apply(variables, tokens, positions, segments)
+        return Decoder(TINY, remat=False).apply(variables, tokens, positions, segments)
 
     return types.SimpleNamespace(apply=apply)
 
 
 def test_score_runs_the_active_micro_batches_alone():
-    batch, _, _ = pack(make_sequences(8, prompt=(8, 8), response=(12, 12)), 5, 2, 20)
+    batch, _, _ = pack(make_examples(8, prompt=(8, 8), response=(12, 12)), 5, 2, 20)
     everything = np.asarray(scored_by(params_of(), batch))
     assert np.all(everything[:4] != 0) and not np.any(everything[4])
     calls = []
     active = np.array([False, True, False, True, False])
-    some = np.asarray(
-        jax.jit(functools.partial(score, model=_counting(calls)))(params_of(), batch, active)
-    )
+    counted = jax.jit(functools.partial(score, model=counting(calls)))
+    some = np.asarray(counted(params_of(), batch, active))
     jax.effects_barrier()
     assert sorted(calls) == sorted(batch.tokens[[1, 3], 0, 0])
     np.testing.assert_allclose(some[active], everything[active], atol=1e-5)
@@ -293,15 +275,14 @@ def test_score_runs_the_active_micro_batches_alone():
 
 
 def test_train_step_skips_empty_micro_batches():
-    batch, _ = scored(make_sequences(3, prompt=(8, 8), response=(12, 12)), 5, 2, 20)
+    batch, _ = scored(make_examples(3, prompt=(8, 8), response=(12, 12)), 5, 2, 20)
     assert batch.used == 2
     calls = []
     step = functools.partial(
-        train_step, model=_counting(calls), optimizer=SGD, clipping=Clipping(), num_domains=1
+        train_step, model=counting(calls), optimizer=SGD, clipping=Clipping(), num_domains=1
     )
-    _, metrics, _ = jax.jit(step)(
-        TrainState(jnp.int32(0), params_of(), SGD.init(params_of())), batch
-    )
+    state = TrainState(jnp.int32(0), params_of(), SGD.init(params_of()))
+    _, metrics, _ = jax.jit(step)(state, batch)
     jax.effects_barrier()
     assert set(calls) == set(batch.tokens[:2, 0, 0].tolist())
-    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics.loss)
