@@ -1,5 +1,7 @@
-"""Every preset starts: the embedded ones run a few steps, the full-size ones are traced with abstract weights; and the command
-line says in one line what is wrong with one."""
+"""Every preset starts, and the command line says in one line what is wrong with one.
+
+The embedded presets run a few steps; the full-size ones are traced with abstract weights.
+"""
 
 import functools
 from pathlib import Path
@@ -12,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gopd_jax import train
 from gopd_jax.config import from_config_dict
-from gopd_jax.learner.learner import Learner
+from gopd_jax.learner.learner import FrozenModel, Packed
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params
 from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train.models import make_learner
+from gopd_jax.train.run import run as train
 from gopd_jax.types import PackedBatch
 
 ROOT = Path(__file__).parents[1]
@@ -56,12 +60,26 @@ QUICK = {
 QWEN3_4B = ModelConfig("qwen3", 151936, 36, 2560, 32, 8, 128, 9728, max_positions=40960)
 MODELS = {
     "Qwen/Qwen3-4B": QWEN3_4B,
-    "Qwen/Qwen3-1.7B": ModelConfig("qwen3", 151936, 28, 2048, 16, 8, 128, 6144, max_positions=40960),
-    "Qwen/Qwen3-30B-A3B-Instruct-2507": ModelConfig(
-        "qwen3_moe", 151936, 48, 2048, 32, 4, 128, 6144, rope_theta=1e7, tied_embeddings=False, max_positions=262144,
-        experts=128, experts_per_token=8, moe_mlp_width=768,
+    "Qwen/Qwen3-1.7B": ModelConfig(
+        "qwen3", 151936, 28, 2048, 16, 8, 128, 6144, max_positions=40960
     ),
-}  # fmt: skip
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": ModelConfig(
+        "qwen3_moe",
+        151936,
+        48,
+        2048,
+        32,
+        4,
+        128,
+        6144,
+        rope_theta=1e7,
+        tied_embeddings=False,
+        max_positions=262144,
+        experts=128,
+        experts_per_token=8,
+        moe_mlp_width=768,
+    ),
+}
 
 
 def preset(file, name):
@@ -81,95 +99,84 @@ def test_every_preset_is_listed():
 @pytest.mark.parametrize("file, name", TINY_PAIRS)
 def test_tiny_presets_run(file, name, tmp_path, tmp_path_factory, shared_compilations):
     config = preset(file, name)
-    config.update_from_flattened_dict(
-        QUICK | {"data.cache_dir": str(tmp_path_factory.getbasetemp() / "datasets")}
-    )
-    result = train.run(from_config_dict(config), str(tmp_path / "run"))
+    datasets = str(tmp_path_factory.getbasetemp() / "datasets")
+    config.update_from_flattened_dict(QUICK | {"data.cache_dir": datasets})
+    result = train(from_config_dict(config), str(tmp_path / "run"))
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     for domain in result["domains"].values():
         assert ("teacher" in domain["rows"]) == (file != "grpo")
 
 
 @pytest.mark.parametrize("file, name", FULL_PAIRS)
-def test_full_size_presets_have_the_papers_values_and_trace(file, name):
+def test_full_size_presets_have_the_papers_values(file, name):
     config = from_config_dict(preset(file, name))
-    tokens, learner = config.rollout.max_response_tokens, config.learner
-    assert (config.data.max_prompt_tokens, tokens) == (
-        2048,
-        8192 if name.endswith("4b_code") else 16384,
-    )
+    data, rollout, learner = config.data, config.rollout, config.learner
+    longest = 8192 if name.endswith("4b_code") else 16384
+    assert (data.max_prompt_tokens, rollout.max_response_tokens) == (2048, longest)
+    batch = (rollout.prompts_per_step, rollout.samples_per_prompt, learner.learning_rate)
     if file == "grpo":
-        assert (
-            config.rollout.prompts_per_step,
-            config.rollout.samples_per_prompt,
-            learner.learning_rate,
-        ) == (128, 8, 1e-6)
+        assert batch == (128, 8, 1e-6)
         assert config.steps == (500 if name.endswith("math") else 300)
     else:
-        assert (
-            config.rollout.prompts_per_step,
-            config.rollout.samples_per_prompt,
-            learner.learning_rate,
-        ) == (1024, 1, 1e-5)
+        assert batch == (1024, 1, 1e-5)
         assert config.steps == (100 if file in ("strong_to_weak", "reward_correction") else 50)
         assert learner.reward_scale == (1.0 if file == "self_distillation" else 1.25)
-    assert (learner.b1, learner.b2, learner.weight_decay, learner.clip_norm) == (
-        0.9,
-        0.999,
-        0.01,
-        1.0,
-    )
-    assert (config.rollout.temperature, config.rollout.top_p, config.data.enable_thinking) == (
-        1.0,
-        1.0,
-        False,
-    )
+    adam = (learner.b1, learner.b2, learner.weight_decay, learner.clip_norm)
+    assert adam == (0.9, 0.999, 0.01, 1.0)
+    assert (rollout.temperature, rollout.top_p, data.enable_thinking) == (1.0, 1.0, False)
     assert config.verifier.timeout_s == (10 if "code" in config.domains else 2)
     assert learner.schedule == "constant" and learner.warmup_steps == (2 if file == "sft" else 0)
-    trace(config)
 
 
-def trace(config):
-    """Traces the train step and every scorer with abstract weights: shapes and settings fit, nothing is allocated."""
+class TracedPrograms(ProgramTable):
+    """Traces programs in place of compiling them: shapes go in, shapes come out."""
+
+    def compiled(self, function, *args, **kwargs):
+        return functools.partial(jax.eval_shape, function)
+
+
+@pytest.mark.parametrize("file, name", FULL_PAIRS)
+def test_full_size_presets_trace(file, name):
+    """The scorers and the train step take abstract weights: nothing is allocated."""
+    config = from_config_dict(preset(file, name))
     student = MODELS[config.student]
-    programs = Learner(config, student, make_mesh(), jnp.bfloat16)
-    shape = (programs.micro_batches, config.learner.rows_per_micro_batch, config.row_length)
-    spec = functools.partial(jax.ShapeDtypeStruct, shape)
-    plain = {f: spec(jnp.int32) for f in ("tokens", "positions", "segments", "targets")}
-    plain |= {f: spec(jnp.float32) for f in ("weights", "reward_scale", "advantages")}
-    batch = PackedBatch(
+    learner = make_learner(config, student, TracedPrograms(make_mesh()), jnp.bfloat16)
+    batch = abstract_batch(config, learner.micro_batches)
+    shape = batch.tokens.shape
+    if config.method == "gopd":
+        domain_M = np.arange(shape[0]) % len(config.domains)
+        packed = Packed(batch, {}, filled=1.0, used=shape[0], domain_M=domain_M)
+        teachers = {n: frozen(f"teacher of {n}", d.teacher) for n, d in config.domains.items()}
+        reference = None
+        if config.learner.reward_scale != 1:
+            reference = frozen("reference", config.reference or config.student)
+        batch = learner.score(packed, teachers, reference, None)
+        assert batch.teacher_logprobs.shape == shape
+        assert reference is None or batch.reference_logprobs.shape == shape
+    state, metrics, tokens = learner.update(learner.abstract_state(), batch)
+    assert tokens.logprobs.shape == shape and metrics.loss.shape == ()
+    assert np.isdtype(tokens.logprobs.dtype, "real floating")
+    assert jax.tree.structure(state.params) == jax.tree.structure(abstract_params(student))
+
+
+def abstract_batch(config, micro_batches):
+    shape = (micro_batches, config.learner.rows_per_micro_batch, config.row_length)
+    integers, numbers = (jax.ShapeDtypeStruct(shape, t) for t in (jnp.int32, jnp.float32))
+    return PackedBatch(
         used=jax.ShapeDtypeStruct((), jnp.int32),
         domains=jax.ShapeDtypeStruct(shape[:2], jnp.int32),
-        **plain,
+        **dict.fromkeys(("tokens", "positions", "segments", "targets"), integers),
+        **dict.fromkeys(("weights", "reward_scale", "advantages"), numbers),
+        behaviour_logprobs=None if config.method == "sft" else numbers,
     )
-    scored = {} if config.method == "sft" else {"behaviour_logprobs": spec(jnp.float32)}
-    if config.method == "gopd":
-        scored |= {"teacher_logprobs": spec(jnp.float32), "reference_logprobs": spec(jnp.float32)}
-    state, metrics, logprobs = jax.eval_shape(
-        programs._step, programs.abstract_state(), batch.replace(**scored)
+
+
+def frozen(role, path):
+    model = MODELS.get(path, QWEN3_4B)  # a folder that only the user has: Qwen3-4B after GRPO
+    params = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), abstract_params(model)
     )
-    assert (
-        logprobs.shape == shape
-        and np.isdtype(logprobs.dtype, "real floating")
-        and metrics["loss"].shape == ()
-    )
-    assert jax.tree.structure(state.params) == jax.tree.structure(abstract_params(student))
-    frozen = (
-        {d.teacher for d in config.domains.values() if d.teacher}
-        if config.method == "gopd"
-        else set()
-    )
-    if config.method == "gopd" and config.learner.reward_scale != 1:
-        frozen.add(config.reference or config.student)
-    for path in frozen:
-        model = MODELS.get(path, QWEN3_4B)  # a folder that only the user has: Qwen3-4B after GRPO
-        params = jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), abstract_params(model)
-        )
-        assert (
-            jax.eval_shape(programs._scorer(model), params, batch, np.ones(shape[0], bool)).shape
-            == shape
-        )
+    return FrozenModel(role, model, params)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +189,7 @@ def trace(config):
         ),
         (
             ["--config=configs/math.py", "--config.learner.reward_scale=-1"],
-            "reward_scale=-1.0: wanted a number >= 0",
+            "reward_scale=-1.0: expected a number >= 0",
         ),
         (["--config=configs/math.py", "--config.mesh.tensor=3"], "tensor=3 does not fit 1 devices"),
     ],

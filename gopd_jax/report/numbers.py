@@ -6,14 +6,14 @@ results.
 
 from collections.abc import Callable
 import math
-from typing import Any
 
 import numpy as np
 
 from gopd_jax.evaluate.statistics import interval
 from gopd_jax.objective.diagnostics import POSITION_BINS
 from gopd_jax.report.charts import CHARTS, POSITION_CHARTS, Chart
-from gopd_jax.report.read import Record, Run, number
+from gopd_jax.report.read import Run, number
+from gopd_jax.runtime.files import JsonObject
 
 Reduction = Callable[[np.ndarray], float]
 
@@ -42,7 +42,7 @@ def points_for(runs: list[Run]) -> int:
     return int(np.clip(CURVE_NUMBERS // max(1, curve_count), MIN_POINTS, MAX_POINTS))
 
 
-def curves(run: Run, points: int) -> dict[str, Any]:
+def curves(run: Run, points: int) -> JsonObject:
     """The curves of all charts.
 
     Args:
@@ -94,7 +94,7 @@ def _reduced(values: np.ndarray, reduce: Reduction) -> float:
 # ---- Curves by position in the response.
 
 
-def by_position(run: Run) -> dict[str, Any]:
+def by_position(run: Run) -> JsonObject:
     """Curves over bins of positions, for the first, middle and last third of the steps.
 
     Returns:
@@ -104,7 +104,7 @@ def by_position(run: Run) -> dict[str, Any]:
     third = -(-len(run.metrics) // 3)
     starts = range(0, len(run.metrics), third) if third else []
     periods = [run.metrics[i : i + third] for i in starts]
-    curves_by_name: dict[str, Any] = {}
+    curves_by_name: JsonObject = {}
     for domain in slices(run):
         suffix = f"/{domain}" if domain else ""
         tokens = [_stacked(p, f"tokens_by_position{suffix}") for p in periods]
@@ -130,7 +130,7 @@ def _token_mean(values: np.ndarray, count: np.ndarray) -> np.ndarray:
     return (values * count).sum(0) / np.where(total > 0, total, np.nan)
 
 
-def _stacked(metrics: list[Record], name: str) -> np.ndarray:
+def _stacked(metrics: list[JsonObject], name: str) -> np.ndarray:
     """A metric by position as [steps, bins], 0 where a value is missing or not finite."""
     stacked = np.zeros((len(metrics), POSITION_BINS))
     for row, m in zip(stacked, metrics, strict=True):
@@ -155,9 +155,9 @@ def phases(run: Run) -> dict[str, float]:
     return medians
 
 
-def scores(run: Run) -> dict[str, Any]:
+def scores(run: Run) -> JsonObject:
     """Scores of student and teacher in each domain: lists of [step, mean, half width, prompts]."""
-    by_domain: dict[str, Any] = {}
+    by_domain: JsonObject = {}
     for e in run.evaluations:
         mean, half = interval(e["by_prompt"])
         models = by_domain.setdefault(e["domain"], {"student": [], "teacher": []})
@@ -166,7 +166,7 @@ def scores(run: Run) -> dict[str, Any]:
     return by_domain
 
 
-def results(run: Run, first: Run) -> list[dict[str, Any]]:
+def results(run: Run, first: Run) -> list[JsonObject]:
     """The result in each domain: student before and after, its teacher, and their difference.
 
     "versus" is the difference from the student of the run `first`, paired by prompt, if both
@@ -201,11 +201,11 @@ def results(run: Run, first: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _evaluations(run: Run, model: str, domain: str) -> list[Record]:
+def _evaluations(run: Run, model: str, domain: str) -> list[JsonObject]:
     return [e for e in run.evaluations if (e["model"], e["domain"]) == (model, domain)]
 
 
-def _paired(a: Record, b: Record) -> tuple[float, float]:
+def _paired(a: JsonObject, b: JsonObject) -> tuple[float, float]:
     """Mean and half width of a - b over the prompts of both.
 
     Every evaluation of a domain takes its prompts from the beginning of one list.
@@ -214,7 +214,7 @@ def _paired(a: Record, b: Record) -> tuple[float, float]:
     return interval(np.subtract(a["by_prompt"][:n], b["by_prompt"][:n]))
 
 
-def _score(evaluation: Record) -> dict[str, Any]:
+def _score(evaluation: JsonObject) -> JsonObject:
     mean, half = interval(evaluation["by_prompt"])
     samples = len(evaluation["by_prompt"]) * number(evaluation.get("samples"))
     length = short(number(evaluation.get("tokens")) / samples) if samples else None

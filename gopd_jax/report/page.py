@@ -9,10 +9,10 @@ import dataclasses
 import importlib.resources
 import json
 import time
-from typing import Any
 
 from gopd_jax.report import charts, findings, numbers, samples, setup
 from gopd_jax.report.read import Run
+from gopd_jax.runtime.files import JsonObject
 
 STYLE = "style.css"
 SCRIPTS = (  # in this order: each uses what stands before it
@@ -57,7 +57,7 @@ def html(runs: Sequence[Run]) -> str:
 """
 
 
-def content(runs: list[Run]) -> dict[str, Any]:
+def content(runs: list[Run]) -> JsonObject:
     """Everything that the page shows, as JSON values."""
     points = numbers.points_for(runs)
     tokens = samples.TOTAL_TOKENS // len(runs)
@@ -74,7 +74,7 @@ def content(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def _run(run: Run, first: Run, points: int, tokens: int) -> dict[str, Any]:
+def _run(run: Run, first: Run, points: int, tokens: int) -> JsonObject:
     return {
         "label": run.label,
         "facts": setup.facts(run),

@@ -9,13 +9,11 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any
 
 from etils import epath
 
 from gopd_jax.runtime import run_folder
-
-Record = dict[str, Any]  # a JSON object
+from gopd_jax.runtime.files import JsonObject
 
 MOST_PROBLEMS = 5  # problems listed for each file; the others are only counted
 
@@ -41,13 +39,13 @@ class Run:
 
     path: str
     label: str = ""
-    config: Record = dataclasses.field(default_factory=dict)
-    starts: list[Record] = dataclasses.field(default_factory=list)
-    fingerprints: Record = dataclasses.field(default_factory=dict)
-    metrics: list[Record] = dataclasses.field(default_factory=list)
-    evaluations: list[Record] = dataclasses.field(default_factory=list)
-    samples: list[Record] = dataclasses.field(default_factory=list)
-    summary: Record = dataclasses.field(default_factory=dict)
+    config: JsonObject = dataclasses.field(default_factory=dict)
+    starts: list[JsonObject] = dataclasses.field(default_factory=list)
+    fingerprints: JsonObject = dataclasses.field(default_factory=dict)
+    metrics: list[JsonObject] = dataclasses.field(default_factory=list)
+    evaluations: list[JsonObject] = dataclasses.field(default_factory=list)
+    samples: list[JsonObject] = dataclasses.field(default_factory=list)
+    summary: JsonObject = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -120,29 +118,29 @@ def read_run(path: str) -> Run:
     return run
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """A value of a record as a float; NaN for anything but a number, such as a missing metric."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number else math.nan
 
 
-def _run_json(folder: epath.Path, problems: list[str]) -> Record:
+def _run_json(folder: epath.Path, problems: list[str]) -> JsonObject:
     """run.json; empty if it cannot be read. A run of another format is a ValueError."""
     contents = _object(folder / "run.json", problems, "the setup of the run is unknown")
     return run_folder.read_run(str(folder)) if contents else {}
 
 
-def _are_numbers(values: Any) -> bool:
+def _are_numbers(values: object) -> bool:
     is_filled = isinstance(values, list) and bool(values)
     return is_filled and all(isinstance(v, (int, float)) for v in values)
 
 
-def _part(record: Record, key: str) -> Record:
+def _part(record: JsonObject, key: str) -> JsonObject:
     value = record.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _object(path: epath.Path, problems: list[str], consequence: str) -> Record:
+def _object(path: epath.Path, problems: list[str], consequence: str) -> JsonObject:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -154,7 +152,7 @@ def _object(path: epath.Path, problems: list[str], consequence: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def _lines(path: epath.Path, fields: Sequence[str], problems: list[str]) -> list[Record]:
+def _lines(path: epath.Path, fields: Sequence[str], problems: list[str]) -> list[JsonObject]:
     """The records of a JSON-lines file that have an integer "step" and `fields`."""
     if not path.exists():
         return []
@@ -175,7 +173,7 @@ def _lines(path: epath.Path, fields: Sequence[str], problems: list[str]) -> list
     return records
 
 
-def _record(line: str, fields: Sequence[str], is_cut: bool) -> tuple[Record, str]:
+def _record(line: str, fields: Sequence[str], is_cut: bool) -> tuple[JsonObject, str]:
     """The record of one line, and what is wrong with it ("" if nothing is)."""
     try:
         record = json.loads(line)

@@ -4,12 +4,12 @@ In: a `Run`. Out: plain JSON values, token by token.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
 from gopd_jax.report.numbers import short
-from gopd_jax.report.read import Record, Run, number
+from gopd_jax.report.read import Run, number
+from gopd_jax.runtime.files import JsonObject
 
 TOTAL_TOKENS = 30_000  # of all samples of a page: about 1.5 MB at 50 bytes a token
 MAX_SAMPLES = 24  # of a run
@@ -18,7 +18,7 @@ MAX_CHARACTERS = 2000  # of a prompt, a ground truth, a verdict
 LOGPROBS = ("student", "teacher", "reference", "behaviour")
 
 
-def samples(run: Run, tokens: int) -> list[dict[str, Any]]:
+def samples(run: Run, tokens: int) -> list[JsonObject]:
     """Samples spread evenly over those that the run wrote, with at most `tokens` tokens in all."""
     count = min(MAX_SAMPLES, len(run.samples))
     indices = sorted({round(i) for i in np.linspace(0, len(run.samples) - 1, count)})
@@ -31,7 +31,7 @@ def samples(run: Run, tokens: int) -> list[dict[str, Any]]:
     return shown
 
 
-def _sample(record: Record, limit: int) -> dict[str, Any]:
+def _sample(record: JsonObject, limit: int) -> JsonObject:
     """One sample with at most `limit` tokens: the first half of them and the last."""
     texts = [str(t) for t in record["tokens"]] if isinstance(record["tokens"], list) else []
     kept = list(range(len(texts)))
@@ -52,7 +52,7 @@ def _sample(record: Record, limit: int) -> dict[str, Any]:
     return sample
 
 
-def _thousandths(value: Any) -> float | None:
+def _thousandths(value: object) -> float | None:
     return round(number(value), 3) if math.isfinite(number(value)) else None
 
 

@@ -4,11 +4,11 @@ In: runs. Out: rows of text.
 """
 
 import json
-from typing import Any
 
 from gopd_jax.config import Config
 from gopd_jax.data.settings import DomainSettings
-from gopd_jax.report.read import Record, Run
+from gopd_jax.report.read import Run
+from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.schema import defaults
 
 
@@ -58,7 +58,7 @@ def differences(runs: list[Run]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def _method(config: Record) -> str:
+def _method(config: JsonObject) -> str:
     rollout = config.get("rollout", {})
     prompts, samples = (rollout.get(f, "?") for f in ("prompts_per_step", "samples_per_prompt"))
     method, steps = config.get("method", "?"), config.get("steps", "?")
@@ -75,13 +75,13 @@ def _teachers(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def _devices(start: Record) -> str:
+def _devices(start: JsonObject) -> str:
     kinds, processes = start.get("devices", []), start.get("processes", 1)
     counted = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
     return counted + (f", {processes} processes" if processes > 1 else "")
 
 
-def _totals(summary: Record) -> list[tuple[str, str]]:
+def _totals(summary: JsonObject) -> list[tuple[str, str]]:
     rows = []
     if "training_seconds" in summary:
         rows.append(("training", f"{summary['training_seconds']:,.0f} s"))
@@ -90,7 +90,7 @@ def _totals(summary: Record) -> list[tuple[str, str]]:
     return rows
 
 
-def _version(start: Record) -> str:
+def _version(start: JsonObject) -> str:
     if not start:
         return ""
     commit = str(start.get("git_commit") or "unknown")[:12]
@@ -98,7 +98,7 @@ def _version(start: Record) -> str:
     return f"{start.get('gopd_jax', '?')}, git {commit}{edited}"
 
 
-def _packages(start: Record) -> str:
+def _packages(start: JsonObject) -> str:
     versions = {"python": start.get("python"), **start.get("packages", {})}
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
@@ -108,16 +108,16 @@ def _hashes(run: Run) -> list[tuple[str, str]]:
     return [(f"sha256 of {name}", str(value)[:16]) for name, value in weights.items()]
 
 
-def _flat(values: Record, prefix: str = "") -> Record:
+def _flat(values: JsonObject, prefix: str = "") -> JsonObject:
     """A nested config as {"part.field": value}."""
-    flat: Record = {}
+    flat: JsonObject = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value as JSON; tuples as lists, "" and None as nothing."""
     if value in ("", None):
         return ""

@@ -6,7 +6,7 @@ An arm is a model to be scored: an embedded one ("given"), one made from others 
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # the paper's, and 2
 EX = 1.25  # the paper's lambda of ExOPD
@@ -62,7 +62,7 @@ class Arm:
     teachers: tuple[str, ...] = ()
     reference: str = ""
     step_factor: int = 1
-    settings: tuple[tuple[str, Any], ...] = ()
+    settings: tuple[tuple[str, float], ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -86,11 +86,26 @@ def chosen(groups: Sequence[str]) -> list[Arm]:
     return [arm for arm in ARMS.values() if arm.name in names]
 
 
-def _gopd(name: str, scale: float, domains: tuple[str, ...], *groups: str, **fields: Any) -> Arm:
+def _gopd(
+    name: str,
+    scale: float,
+    domains: tuple[str, ...],
+    *groups: str,
+    teachers: tuple[str, ...] = (),
+    reference: str = "",
+    step_factor: int = 1,
+) -> Arm:
     """A student of G-OPD with lambda `scale`, by default taught by the domains' own teachers."""
-    fields.setdefault("teachers", tuple(TEACHERS[d] for d in domains))
-    settings = (("learner.reward_scale", scale),)
-    return Arm(name, "gopd", domains, groups, settings=settings, **fields)
+    return Arm(
+        name,
+        "gopd",
+        domains,
+        groups,
+        teachers=teachers or tuple(TEACHERS[d] for d in domains),
+        reference=reference,
+        step_factor=step_factor,
+        settings=(("learner.reward_scale", scale),),
+    )
 
 
 def _given() -> list[Arm]:

@@ -4,19 +4,19 @@ In: what `tables.summarise` returns. Out: a PNG file for each table.
 """
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from gopd_jax.reproduce.tables import LAMBDA_ARMS, TABLES
+from gopd_jax.reproduce.tables import LAMBDA_ARMS, TABLES, OverSeeds
 from gopd_jax.runtime import figures
+from gopd_jax.runtime.files import JsonObject
 
 BLUE, RED = figures.COLOURS[:2]
 
 
-def draw(results: dict[str, Any], folder: Path) -> list[str]:
+def draw(results: JsonObject, folder: Path) -> list[str]:
     """Draws every table that there are results for; returns the names of the files."""
     names = []
     for table, (title, rows) in TABLES.items():
@@ -33,7 +33,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[str]:
     return names
 
 
-def _points(results: dict[str, Any], title: str, arms: list[tuple[str, str]]) -> Figure:
+def _points(results: JsonObject, title: str, arms: list[tuple[str, str]]) -> Figure:
     """One panel for each domain, one row for each arm: mean with interval, and the seeds."""
     domains = [d for d in ("math", "code") if any(d in results[arm] for _, arm in arms)]
     size = (5 + 3.5 * len(domains), 1.2 + 0.3 * len(arms))
@@ -50,7 +50,7 @@ def _points(results: dict[str, Any], title: str, arms: list[tuple[str, str]]) ->
     return figure
 
 
-def _point(axis: Axes, row: int, score: dict[str, Any], colour: str) -> None:
+def _point(axis: Axes, row: int, score: OverSeeds, colour: str) -> None:
     """The score of one arm: a dot with its interval, and a faint mark for each seed."""
     mean, half = 100 * score["mean"], 100 * score["half_width"]
     axis.errorbar(mean, row, xerr=half, fmt="o", color=colour, capsize=3, markersize=4)
@@ -58,7 +58,7 @@ def _point(axis: Axes, row: int, score: dict[str, Any], colour: str) -> None:
     axis.plot(seeds, np.full(len(seeds), row), "|", color=colour, alpha=0.4)
 
 
-def _lambdas(results: dict[str, Any], title: str) -> Figure:
+def _lambdas(results: JsonObject, title: str) -> Figure:
     """Score and length against lambda, with those of the teacher and of the student's start."""
     rows = {x: results[arm]["math"] for x, arm in LAMBDA_ARMS.items() if arm in results}
     figure, axes = figures.panels(1, 2, (9.5, 3.6), title)
@@ -80,7 +80,7 @@ def _lambdas(results: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def _band(axis: Axes, value: dict[str, Any], scale: float, label: str, line: str) -> None:
+def _band(axis: Axes, value: OverSeeds, scale: float, label: str, line: str) -> None:
     """A horizontal line with its interval."""
     low, high = (scale * (value["mean"] + sign * value["half_width"]) for sign in (-1, 1))
     axis.axhspan(low, high, color=RED, alpha=0.15, linewidth=0)

@@ -13,19 +13,19 @@ import os
 from pathlib import Path
 import platform
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from gopd_jax.reproduce import pictures, tables, worker
 from gopd_jax.reproduce.arms import Arm, Size, chosen
 from gopd_jax.reproduce.folder import ArmScores, read_scores
 from gopd_jax.runtime import provenance
-from gopd_jax.runtime.files import replace_json, replace_text
+from gopd_jax.runtime.files import JsonObject, replace_json, replace_text
 from gopd_jax.runtime.progress import Bar
 
 Task = tuple[Arm, int]  # an arm and a seed
 
 
-def reproduce(out: str, seeds: int, groups: Sequence[str], jobs: int, size: Size) -> dict[str, Any]:
+def reproduce(out: str, seeds: int, groups: Sequence[str], jobs: int, size: Size) -> JsonObject:
     """Runs what is missing, then writes the tables and pictures; returns the results.
 
     Args:

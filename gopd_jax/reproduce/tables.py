@@ -5,13 +5,14 @@ within a seed, where both models answered the same prompts with the same keys.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from gopd_jax.evaluate.statistics import interval
 from gopd_jax.reproduce.arms import EARLY, LAMBDAS, LONGER, Arm
 from gopd_jax.reproduce.folder import ArmScores
+from gopd_jax.runtime.files import JsonObject
 
 
 class Row(NamedTuple):
@@ -21,6 +22,14 @@ class Row(NamedTuple):
     arm: str
     paper_math: float | None = None
     paper_code: float | None = None
+
+
+class OverSeeds(TypedDict):
+    """A value over seeds: its mean, the half width of the 95% interval, the value of each seed."""
+
+    mean: float
+    half_width: float
+    by_seed: list[float]
 
 
 class Claim(NamedTuple):
@@ -147,7 +156,7 @@ CLAIMS = [
 ]
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def over_seeds(values: Sequence[float]) -> OverSeeds:
     """Mean over seeds, the half width of its 95% interval, and the values."""
     mean, half = interval(values)
     return {"mean": mean, "half_width": half, "by_seed": [round(float(v), 6) for v in values]}
@@ -158,7 +167,7 @@ def summarise(
     arms: Sequence[Arm],
     groups: Sequence[str],
     seeds: int,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything that the tables and pictures show, as plain numbers.
 
     Args:
@@ -171,7 +180,7 @@ def summarise(
         "seeds", "groups"; "arms": for each arm and domain the score (a share, not percent), length
         and truncation over seeds; "claims": the difference that each claim is about, its verdict.
     """
-    by_arm: dict[str, Any] = {}
+    by_arm: JsonObject = {}
     for arm in arms:
         by_arm[arm.name] = {}
         for domain in arm.domains:
@@ -189,7 +198,7 @@ def summarise(
     return {"seeds": seeds, "groups": list(groups), "arms": by_arm, "claims": claims}
 
 
-def verdict(difference: dict[str, Any]) -> str:
+def verdict(difference: OverSeeds) -> str:
     """ "held" if the interval is above 0, "not held" if it is below, otherwise "unclear"."""
     mean, half = difference["mean"], difference["half_width"]
     return "held" if mean - half > 0 else "not held" if mean + half < 0 else "unclear"
@@ -200,7 +209,7 @@ def verdict(difference: dict[str, Any]) -> str:
 HEADER = ["", "math", "code", "length (math)", "paper, math", "paper, code"]
 
 
-def markdown(results: dict[str, Any], drawn: Sequence[str]) -> str:
+def markdown(results: JsonObject, drawn: Sequence[str]) -> str:
     """results.md: command, machine, tables, claims, and the pictures that were drawn."""
     lines = ["# The paper's experiments in the embedded world", "", *_introduction(results)]
     for table, (title, _) in TABLES.items():
@@ -224,7 +233,7 @@ def markdown(results: dict[str, Any], drawn: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def text(results: dict[str, Any]) -> str:
+def text(results: JsonObject) -> str:
     """Tables and claims for a terminal."""
     lines = []
     for table, (title, _) in TABLES.items():
@@ -240,7 +249,7 @@ def text(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _introduction(results: dict[str, Any]) -> list[str]:
+def _introduction(results: JsonObject) -> list[str]:
     made = results["about"]
     size, seeds, commit = made["size"], results["seeds"], (made["git_commit"] or "unknown")[:7]
     return [
@@ -256,7 +265,7 @@ def _introduction(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _table(results: dict[str, Any], table: str) -> list[str]:
+def _table(results: JsonObject, table: str) -> list[str]:
     """A table in Markdown, without columns that hold one value: the start's other domain."""
     rows = _rows(results, table)
     used = [i for i in range(len(HEADER)) if sum(bool(row[i]) for row in rows) > 1]
@@ -265,7 +274,7 @@ def _table(results: dict[str, Any], table: str) -> list[str]:
     return [head, "|" + "---|" * len(used), *body]
 
 
-def _rows(results: dict[str, Any], table: str) -> list[list[str]]:
+def _rows(results: JsonObject, table: str) -> list[list[str]]:
     """The rows of a table as text, columns as in `HEADER`."""
     rows = []
     for row in TABLES[table][1]:
@@ -279,11 +288,11 @@ def _rows(results: dict[str, Any], table: str) -> list[list[str]]:
     return rows
 
 
-def _shown(value: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
+def _shown(value: OverSeeds | None, scale: float = 100, digits: int = 1) -> str:
     if value is None:
         return ""
     return f"{scale * value['mean']:.{digits}f} ± {scale * value['half_width']:.{digits}f}"
 
 
-def _signed(claim: dict[str, Any]) -> str:
+def _signed(claim: OverSeeds) -> str:
     return f"{100 * claim['mean']:+.2f} ± {100 * claim['half_width']:.2f}"
