@@ -1,4 +1,4 @@
-"""The sharding table: what it gives, and the sentence it gives when it cannot."""
+"""The sharding table: the shardings it gives, and its errors."""
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
@@ -21,29 +21,37 @@ MESH = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
 DEVICE = jax.devices()[:1]
 
 
-def _shard(shape, *axes, **rules):
+def spec_of(shape, *axes, **rules):
+    """The PartitionSpec of one parameter "layers/kernel"."""
     tree = {"layers": {"kernel": jax.ShapeDtypeStruct(shape, np.float32)}}
-    return shardings(MESH, tree, {"layers": {"kernel": PartitionSpec(*axes)}}, **rules)["layers"][
-        "kernel"
-    ].spec
+    logical = {"layers": {"kernel": PartitionSpec(*axes)}}
+    return shardings(MESH, tree, logical, **rules)["layers"]["kernel"].spec
 
 
-def test_rules_for_training_and_for_decode():
-    assert _shard((3, 4, 6, 8), "layers", "embed", "heads", "head_size") == PartitionSpec(
-        None, "fsdp", "tensor", None
-    )
-    assert _shard((3, 4, 6), "layers", "embed", "mlp", rules=DECODE_RULES) == PartitionSpec(
-        None, None, "tensor"
-    )
-    assert _shard((4, 5), "batch") == PartitionSpec(("data", "fsdp"), None)
+TRAIN, DECODE = {}, {"rules": DECODE_RULES}
+
+
+@pytest.mark.parametrize(
+    "shape, axes, rules, expected",
+    [
+        ((3, 4, 6, 8), "layers embed heads head_size", TRAIN, (None, "fsdp", "tensor", None)),
+        ((3, 4, 6), "layers embed mlp", DECODE, (None, None, "tensor")),
+        ((4, 5), "batch", TRAIN, (("data", "fsdp"), None)),
+    ],
+)
+def test_rules_for_training_and_for_decode(shape, axes, rules, expected):
+    assert spec_of(shape, *axes.split(), **rules) == PartitionSpec(*expected)
+
+
+def test_rows_are_spread_over_data_and_fsdp():
     assert batch_sharding(MESH, leading=1).spec == PartitionSpec(None, ("data", "fsdp"))
     assert rows_multiple(MESH) == 4
 
 
-def test_every_parameter_of_a_model_is_spread():
+def test_every_parameter_of_a_model_is_sharded():
     config = CASES["qwen3_untied"]
-    placed = shardings(MESH, abstract_params(config), logical_axes(config))
-    for path, sharding in jax.tree_util.tree_leaves_with_path(placed):
+    tree = shardings(MESH, abstract_params(config), logical_axes(config))
+    for path, sharding in jax.tree_util.tree_leaves_with_path(tree):
         assert ("fsdp" in sharding.spec) == (path[-1].key != "scale"), path
 
 
@@ -53,33 +61,25 @@ def test_every_parameter_of_a_model_is_spread():
         (
             (4, 5),
             ("embed", "mlp"),
-            r"layers/kernel: axis 'mlp' of size 5 does not divide over \('tensor',\) \(2 ways\)",
+            r"axis 'mlp' of size 5 does not divide over \('tensor',\) \(2 ways\)",
         ),
         (
             (6, 4),
             ("batch", None),
-            r"layers/kernel: axis 'batch' of size 6 does not divide over \('data', 'fsdp'\) \(4 ways\)",
+            r"axis 'batch' of size 6 does not divide over \('data', 'fsdp'\) \(4 ways\)",
         ),
-        (
-            (4, 4),
-            ("embed", "pages"),
-            r"layers/kernel: unknown logical axis 'pages'; known: \['batch', 'embed'",
-        ),
+        ((4, 4), ("embed", "pages"), r"unknown logical axis 'pages'; known: \['batch', 'embed'"),
         (
             (4, 4),
             ("heads", "vocab"),
-            r"layers/kernel: two of its axes \('heads', 'vocab'\) map to the same mesh axis \('tensor',\)",
+            r"two of its axes \('heads', 'vocab'\) map to the same mesh axis \('tensor',\)",
         ),
-        (
-            (4, 4),
-            ("batch", "embed"),
-            r"layers/kernel: two of its axes .* map to the same mesh axis",
-        ),
+        ((4, 4), ("batch", "embed"), r"two of its axes .* map to the same mesh axis"),
     ],
 )
 def test_errors_name_the_parameter(shape, axes, message):
-    with pytest.raises(ValueError, match=message):
-        _shard(shape, *axes)
+    with pytest.raises(ValueError, match=f"layers/kernel: {message}"):
+        spec_of(shape, *axes)
 
 
 def test_make_mesh_fills_the_free_axis():
@@ -91,10 +91,8 @@ def test_make_mesh_fills_the_free_axis():
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (-1, -1, 1), (-1, 2, 1), (0, -1, 1), (-2, -2, 1)])
 def test_make_mesh_says_what_does_not_fit(sizes):
     data, fsdp, tensor = sizes
-    with pytest.raises(
-        ValueError,
-        match=rf"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit 1 devices.*may be -1",
-    ):
+    asked = f"mesh data={data} fsdp={fsdp} tensor={tensor}"
+    with pytest.raises(ValueError, match=f"{asked} does not fit 1 devices.*may be -1"):
         make_mesh(data, fsdp, tensor, devices=DEVICE)
 
 

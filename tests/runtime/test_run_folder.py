@@ -1,0 +1,50 @@
+"""run.json: what is written is read back, and folders of other formats are refused."""
+
+import json
+
+import pytest
+
+from gopd_jax.runtime.run_folder import FORMAT, read_run, write_run
+
+RUN = {"config": {"seed": 3}, "fingerprints": {"weights": {"student": "ab"}}, "starts": []}
+
+
+def test_round_trip(tmp_path):
+    workdir = tmp_path / "new" / "folder"
+    write_run(str(workdir), RUN)
+    assert read_run(str(workdir)) == RUN | {"format": FORMAT}
+    again = read_run(str(workdir)) | {"starts": [{"git_commit": "c"}]}
+    write_run(str(workdir), again)
+    assert read_run(str(workdir)) == again
+    assert [p.name for p in workdir.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["an empty folder", "no folder"])
+def test_a_folder_without_a_run_is_refused(tmp_path, exists):
+    workdir = tmp_path if exists else tmp_path / "gone"
+    message = "holds no run: expected a folder written by gopd_jax.train, but .*run.json does not"
+    with pytest.raises(ValueError, match=message):
+        read_run(str(workdir))
+
+
+COMMIT = "0123456789abcdef"
+STARTS = [{"git_commit": None}, {"git_commit": COMMIT}]
+
+
+@pytest.mark.parametrize(
+    "written, found, commit",
+    [
+        ({"starts": STARTS}, 1, f" (commit {COMMIT[:12]})"),  # the first format did not say so
+        ({"starts": [{"git_commit": None}]}, 1, ""),
+        ({"format": FORMAT + 1, "starts": STARTS}, FORMAT + 1, f" (commit {COMMIT[:12]})"),
+        ({"format": FORMAT + 1}, FORMAT + 1, ""),
+    ],
+)
+def test_another_format_is_refused_with_both_formats(tmp_path, written, found, commit):
+    (tmp_path / "run.json").write_text(json.dumps(RUN | {"starts": []} | written))
+    with pytest.raises(ValueError) as error:
+        read_run(str(tmp_path))
+    assert str(error.value) == (
+        f"{str(tmp_path)!r} is a run folder of format {found}, this version of gopd_jax reads "
+        f"format {FORMAT}: use the version that wrote it{commit}, or another folder"
+    )
