@@ -73,8 +73,8 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
         raise ValueError(f"--config: {message}") from e
     except OSError as e:
         raise ValueError(f"--config: {str(e).strip().splitlines()[-1].strip()}") from e
-    except flags.Error as e:
-        raise ValueError(" ".join(str(e).removeprefix("FATAL Flags parsing error:").split())) from e
+    except flags.Error as e:  # an error raised in the config file comes with its traceback
+        raise ValueError(str(e).strip().splitlines()[-1].removeprefix("ValueError: ")) from e
     return from_config_dict(config.value), workdir.value
 
 
