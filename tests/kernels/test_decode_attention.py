@@ -47,8 +47,9 @@ def make_case(groups, sizes, lengths, seed=0, garbage=GARBAGE, quantized=False, 
     blocks, start = [], 0
     for size in sizes:
         columns = slice(start, start + size)
-        arrays = (ints[..., columns, :], scales[..., columns])
-        if not quantized:
+        if quantized:
+            arrays = (ints[..., columns, :], scales[..., columns])
+        else:
             arrays = (floats[..., columns, :],)
         blocks.append(CacheBlock(*[jnp.asarray(x) for pair in arrays for x in pair]))
         start += size

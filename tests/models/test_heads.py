@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule
+from gopd_jax.learner.settings import OptimizerSettings
 from gopd_jax.learner.step import train_step
 from gopd_jax.models import heads
 from gopd_jax.models.config import ModelConfig
@@ -157,7 +158,8 @@ def test_gradient_never_holds_all_logits():
 def test_train_step_never_holds_all_logits():
     sizes = dict(layers=1, width=32, heads=2, kv_heads=1, head_size=16, mlp_width=48)
     config = ModelConfig("qwen3", QWEN_VOCABULARY, **sizes)
-    optimizer = make_optimizer(make_schedule("constant", 1e-5, 10, 0), 0.9, 0.999, 1e-8, 0.01, 1.0)
+    settings = OptimizerSettings(learning_rate=1e-5, weight_decay=0.01, clip_norm=1.0)
+    optimizer = make_optimizer(settings, make_schedule(settings, updates=10))
     state = jax.eval_shape(
         lambda p: TrainState(jnp.int32(0), p, optimizer.init(p)), abstract_params(config)
     )
