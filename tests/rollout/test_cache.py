@@ -1,4 +1,4 @@
-"""The slot cache: where its columns are cut, what int8 costs, and every write and copy against plain numpy loops."""
+"""The slot cache: sizes of blocks, int8 rounding, and writes and copies against numpy loops."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from model_cases import CASES
 import numpy as np
 import pytest
 
-from gopd_jax.rollout import cache
 from gopd_jax.kernels.decode_attention import CacheBlock
+from gopd_jax.rollout import cache
 from gopd_jax.rollout.cache import (
     as_block,
     as_floats,
@@ -53,20 +53,20 @@ def test_block_sizes_are_as_written_by_hand(columns, fine, sizes):
 def test_blocks_cover_the_columns_and_little_more(fine):
     for columns in range(1, 5000, 7):
         sizes = block_sizes(columns, fine)
-        assert columns <= sum(sizes) < columns + 8 and all(
-            size > 0 and size % 8 == 0 for size in sizes
-        )
+        assert columns <= sum(sizes) < columns + 8
+        assert all(size > 0 and size % 8 == 0 for size in sizes)
     assert len(block_sizes(40_000)) == 10 and len(block_sizes(40_000, fine=True)) < 40
+
+
+DOUBLING = {0: 0, 1: 1, 128: 1, 129: 2, 256: 2, 257: 3, 512: 3, 513: 4, 1024: 4, 9999: 4}
+EQUAL = {0: 0, 1: 2, 128: 2, 129: 4, 256: 4, 257: 5, 320: 5, 400: 5}
 
 
 @pytest.mark.parametrize(
     "sizes, expected",
     [
-        (
-            (128, 128, 256, 512),
-            {0: 0, 1: 1, 128: 1, 129: 2, 256: 2, 257: 3, 512: 3, 513: 4, 1024: 4, 9999: 4},
-        ),
-        ((64, 64, 64, 64, 64), {0: 0, 1: 2, 128: 2, 129: 4, 256: 4, 257: 5, 320: 5, 400: 5}),
+        ((128, 128, 256, 512), DOUBLING),
+        ((64, 64, 64, 64, 64), EQUAL),
         ((32,), {0: 0, 1: 1, 32: 1, 48: 1}),
     ],
 )
@@ -84,23 +84,22 @@ def test_counts_of_blocks_are_few_and_grow_with_the_columns(total, fine):
     assert len(set(counts)) <= 2 + max(1, np.ceil(np.log2(total / 128)))
 
 
-def test_a_new_cache_is_zero_and_has_the_shapes_of_its_blocks():
-    for quantized, dtypes in (
-        (False, ["bfloat16"] * 2),
-        (True, ["int8", "int8", "float32", "float32"]),
-    ):
-        slots = cache.new_cache(CONFIG, 3, (64, 8), 5, jnp.bfloat16, quantized)
-        assert len(slots.blocks) == 2 and {
-            len(layers) for layers in (*slots.blocks, slots.fresh)
-        } == {CONFIG.layers}
-        for columns, layers in zip((64, 8, 5), (*slots.blocks, slots.fresh), strict=True):
-            for block in layers:
-                leaves = jax.tree.leaves(block)
-                assert [str(x.dtype) for x in leaves] == dtypes and not any(x.any() for x in leaves)
-                shape = (3, CONFIG.kv_heads, columns, CONFIG.head_size)
-                assert [x.shape for x in leaves] == [shape, shape, shape[:3], shape[:3]][
-                    : len(leaves)
-                ]
+@pytest.mark.parametrize(
+    "quantized, dtypes",
+    [(False, ["bfloat16"] * 2), (True, ["int8", "int8", "float32", "float32"])],
+)
+def test_a_new_cache_is_zero_and_has_the_shapes_of_its_blocks(quantized, dtypes):
+    slots = cache.new_cache(CONFIG, 3, (64, 8), 5, jnp.bfloat16, quantized)
+    assert len(slots.blocks) == 2
+    for columns, layers in zip((64, 8, 5), (*slots.blocks, slots.fresh), strict=True):
+        assert len(layers) == CONFIG.layers
+        shape = (3, CONFIG.kv_heads, columns, CONFIG.head_size)
+        shapes = [shape, shape, shape[:3], shape[:3]]
+        for block in layers:
+            leaves = jax.tree.leaves(block)
+            assert [str(x.dtype) for x in leaves] == dtypes
+            assert [x.shape for x in leaves] == shapes[: len(leaves)]
+            assert not any(x.any() for x in leaves)
 
 
 # ---- Floats and int8.
@@ -109,7 +108,7 @@ def test_a_new_cache_is_zero_and_has_the_shapes_of_its_blocks():
 def keys_and_values(seed, tokens=7):
     rng = np.random.default_rng(seed)
     shape = (3, tokens, CONFIG.kv_heads, CONFIG.head_size)
-    spread = np.exp(rng.normal(0, 3, (2, *shape[:3], 1)))  # tokens and heads of very different size
+    spread = np.exp(rng.normal(0, 3, (2, *shape[:3], 1)))  # sizes differ by token and head
     return [jnp.asarray(x, jnp.float32) for x in rng.normal(0, 1, (2, *shape)) * spread]
 
 
@@ -117,9 +116,8 @@ def test_floats_are_cast_and_turned_heads_first():
     new = keys_and_values(0)
     block = as_block(*new, like=LIKE[False])
     assert block.key_scales is block.value_scales is None
-    for kept, back, x in zip(
-        (block.keys, block.values), as_floats(block, jnp.float32), new, strict=True
-    ):
+    stored, floats = (block.keys, block.values), as_floats(block, jnp.float32)
+    for kept, back, x in zip(stored, floats, new, strict=True):
         assert kept.dtype == jnp.bfloat16 and back.dtype == jnp.float32
         expected = np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32)).swapaxes(1, 2)
         np.testing.assert_array_equal(back, expected)
@@ -128,17 +126,12 @@ def test_floats_are_cast_and_turned_heads_first():
 def test_int8_is_off_by_half_a_step_at_most():
     new = keys_and_values(1)
     block = as_block(*new, like=LIKE[True])
-    for ints, scales, back, x in zip(
-        (block.keys, block.values),
-        (block.key_scales, block.value_scales),
-        as_floats(block, jnp.float32),
-        new,
-        strict=True,
-    ):
+    keys, values = (block.keys, block.key_scales), (block.values, block.value_scales)
+    floats = as_floats(block, jnp.float32)
+    for (ints, scales), back, x in zip((keys, values), floats, new, strict=True):
         x = np.asarray(x, np.float64).swapaxes(1, 2)
-        assert (
-            ints.dtype == jnp.int8 and scales.dtype == jnp.float32 and scales.shape == x.shape[:3]
-        )
+        assert (ints.dtype, scales.dtype) == (jnp.int8, jnp.float32)
+        assert scales.shape == x.shape[:3]
         np.testing.assert_allclose(scales, np.abs(x).max(axis=-1) / 127, rtol=1e-6)
         assert (np.abs(np.asarray(ints, int)).max(axis=-1) == 127).all()  # the whole range is used
         errors = np.abs(np.asarray(back, np.float64) - x) / np.asarray(scales)[..., None]
@@ -193,8 +186,8 @@ def write_by_loops(blocks, new, rows, starts, counts):
         for t in range(counts[d, i]):
             if (column := starts[d, i] + t) < sum(SIZES):
                 j = int(np.searchsorted(np.cumsum(SIZES), column, side="right"))
-                for block, piece in zip(expected[j], new, strict=True):
-                    for x, y in zip(jax.tree.leaves(block), jax.tree.leaves(piece), strict=True):
+                for block, tokens in zip(expected[j], new, strict=True):
+                    for x, y in zip(jax.tree.leaves(block), jax.tree.leaves(tokens), strict=True):
                         row = d * (len(x) // len(rows)) + rows[d, i]
                         x[row, :, column - sum(SIZES[:j])] = y[d * rows.shape[1] + i, :, t]
     return expected
@@ -222,11 +215,12 @@ def write_everywhere(blocks, new, rows, starts, counts):
 @pytest.mark.parametrize("T", [3, 12, 20])  # shorter and longer than a block
 @pytest.mark.parametrize("quantized", [False, True])
 def test_writes_put_every_token_in_its_column_and_touch_no_other(quantized, T):
-    """Runs that start before a block and end in the next, in a later one or behind the last; rows with less or nothing."""
-    blocks, new = (
-        blocks_of(quantized),
-        tuple(random_block((9, i), 5, T, quantized) for i in range(2)),
-    )
+    """Runs of tokens that begin in one block and end in it, in a later one or beyond the last.
+
+    Some rows have fewer tokens than the others, or none.
+    """
+    blocks = blocks_of(quantized)
+    new = tuple(random_block((9, i), 5, T, quantized) for i in range(2))
     rows, starts = np.array([[2, 0, 5, 1, 3]], np.int32), np.array([[3, 0, 20, 7, 29]], np.int32)
     args = blocks, new, rows, starts, np.array([[T, T - 1, T, 0, T]], np.int32)
     leaves_equal(write_everywhere(*args), write_by_loops(*args))
@@ -234,23 +228,18 @@ def test_writes_put_every_token_in_its_column_and_touch_no_other(quantized, T):
 
 def test_taken_rows_are_those_asked_for():
     layers = blocks_of(quantized=True)[0]
-    leaves_equal(
-        jax.jit(take)(layers, np.array([[3, 0, 0, 5]], np.int32)),
-        jax.tree.map(lambda x: x[[3, 0, 0, 5]], layers),
-    )
+    taken = jax.jit(take)(layers, np.array([[3, 0, 0, 5]], np.int32))
+    leaves_equal(taken, jax.tree.map(lambda x: x[[3, 0, 0, 5]], layers))
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
-def test_copies_are_made_one_after_the_other_and_as_many_as_said(count):
+def test_copies_are_made_one_after_the_other_and_only_to_real_targets(count):
     blocks = blocks_of(quantized=False)
-    sources, targets = (
-        np.array([[1, 3, 0, 2]], np.int32),
-        np.array([[3, 0, 2, 1]], np.int32),
-    )  # 1 -> 3 -> 0 -> 2 -> 1, a chain
+    # A chain: 1 -> 3 -> 0 -> 2 -> 1.
+    sources, targets = np.array([[1, 3, 0, 2]], np.int32), np.array([[3, 0, 2, 1]], np.int32)
     targets[:, count:] = -1
-    leaves_equal(
-        jax.jit(copy_rows)(blocks, sources, targets), copy_by_loops(blocks, sources, targets)
-    )
+    args = blocks, sources, targets
+    leaves_equal(jax.jit(copy_rows)(*args), copy_by_loops(*args))
 
 
 ON_FOUR = """
@@ -267,10 +256,12 @@ args = blocks, new, rows, starts, np.array([[12, 0], [5, 12]], np.int32)
 sources, targets = np.array([[1, 0], [2, 1]], np.int32), np.array([[0, -1], [1, 0]], np.int32)
 with jax.set_mesh(mesh):
     leaves_equal(write_everywhere(*args), write_by_loops(*args))
-    leaves_equal(jax.jit(copy_rows)(blocks, sources, targets), copy_by_loops(blocks, sources, targets))
+    copied = jax.jit(copy_rows)(blocks, sources, targets)
+    leaves_equal(copied, copy_by_loops(blocks, sources, targets))
     taken = jax.jit(take)(blocks[0], rows)
 leaves_equal(taken, jax.tree.map(lambda x: x[[2, 0, 4, 5]], blocks[0]))
-print({tuple(shard.data.shape[:2]) for x in jax.tree.leaves(taken) for shard in x.addressable_shards})
+shards = [shard for x in jax.tree.leaves(taken) for shard in x.addressable_shards]
+print({tuple(shard.data.shape[:2]) for shard in shards})
 """
 
 

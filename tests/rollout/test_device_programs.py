@@ -1,4 +1,7 @@
-"""The device programs on a cache full of noise: prompts in pieces, then drawn tokens, against a full forward pass."""
+"""The device programs on a cache full of noise, against a full forward pass.
+
+Prompts are prefilled in chunks, then two dispatches draw tokens.
+"""
 
 import dataclasses
 import functools
@@ -12,12 +15,12 @@ import pytest
 from gopd_jax.kernels.decode_attention import xla_cpu
 from gopd_jax.models.decoder import Decoder, output_head, unstack
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.rollout import programs
+from gopd_jax.rollout import device_programs
 from gopd_jax.rollout.cache import new_cache
 from gopd_jax.rollout.device_programs import SlotTable
 from gopd_jax.rollout.sampling import prompt_number
 
-# Two layers for one of them: what belongs to which layer is the same for all.
+# One of them has two layers: which array belongs to which layer is the same for all.
 MODELS = {
     "qwen3_tied": CASES["qwen3_tied"],
     "qwen2_tied": dataclasses.replace(CASES["qwen2_tied"], layers=1),
@@ -29,16 +32,15 @@ IDLE = [2, 5]
 STOP_IDS = (7, 11, 23, 31, 50, 64, 71, 88)
 LIMITS = np.array([5, 9, 0, 3, 10, 0], np.int32)
 KEY = jax.random.key_data(jax.random.key(3))
-CPU = xla_cpu
 
 
 @functools.cache
 def decode(model):
     run = functools.partial(
-        programs.decode_steps,
+        device_programs.decode_steps,
         config=MODELS[model],
         rule=SamplingRule(),
-        kernel=CPU,
+        kernel=xla_cpu,
         stop_ids=STOP_IDS,
         shards=1,
         key_impl=str(jax.random.key_impl(jax.random.key(0))),
@@ -48,9 +50,10 @@ def decode(model):
 
 @functools.cache
 def prefill(model, prefix_blocks):
-    return jax.jit(
-        functools.partial(programs.prefill, config=MODELS[model], prefix_blocks=prefix_blocks)
+    run = functools.partial(
+        device_programs.prefill, config=MODELS[model], prefix_blocks=prefix_blocks
     )
+    return jax.jit(run)
 
 
 @functools.cache
@@ -60,11 +63,13 @@ def weights(model):
 
 @functools.cache
 def noise(model):
-    """Cache blocks and fresh columns, every number of them at random: what nobody wrote must not matter, and stay."""
+    """Cache blocks and fresh columns of random numbers.
+
+    Columns that no program has written must have no influence and must stay as they are.
+    """
     rng = np.random.default_rng(9)
-    shapes = jax.eval_shape(
-        lambda: new_cache(MODELS[model], SLOTS, SIZES, STEPS, jnp.float32, False)
-    )
+    make = functools.partial(new_cache, MODELS[model], SLOTS, SIZES, STEPS, jnp.float32, False)
+    shapes = jax.eval_shape(make)
     return jax.tree.map(lambda x: rng.normal(0, 3, x.shape).astype(np.float32), shapes)
 
 
@@ -72,12 +77,10 @@ def prompt(slot):
     return np.random.default_rng((4, slot)).integers(1, 96, PROMPT_LENGTHS[slot], dtype=np.int32)
 
 
-def pieces(width, *parts):
-    """Arguments of `prefill` for parts of (slot, first token, tokens), four rows; the rest is empty."""
-    tokens, (starts, lengths, rows) = (
-        np.zeros((1, 4, width), np.int32),
-        np.zeros((3, 1, 4), np.int32),
-    )
+def chunks(width, *parts):
+    """Arguments of `prefill` for parts of (slot, first token, tokens); four rows, some empty."""
+    tokens = np.zeros((1, 4, width), np.int32)
+    starts, lengths, rows = np.zeros((3, 1, 4), np.int32)
     for i, (slot, start, length) in enumerate(parts):
         tokens[0, i, :length] = prompt(slot)[start : start + length]
         starts[0, i], lengths[0, i], rows[0, i] = start, length, slot
@@ -86,11 +89,14 @@ def pieces(width, *parts):
 
 @functools.cache
 def prefilled(model):
-    """Blocks after two pieces: short prompts are whole after the first, the prefix of the second ends anywhere in a block."""
+    """Blocks after two chunks.
+
+    The short prompts are complete after the first; the prefix of the second ends within a block.
+    """
     blocks = noise(model).blocks
-    args = pieces(8, (1, 0, 6), (0, 0, 3), (3, 0, 8), (4, 0, 8))
+    args = chunks(8, (1, 0, 6), (0, 0, 3), (3, 0, 8), (4, 0, 8))
     first = prefill(model, 0)(weights(model), blocks[:1], *args)
-    args = pieces(8, (1, 6, 7), (4, 8, 8))
+    args = chunks(8, (1, 6, 7), (4, 8, 8))
     return prefill(model, 1)(weights(model), (*first, *blocks[1:2]), *args) + blocks[2:]
 
 
@@ -100,15 +106,8 @@ def first_table():
         lengths[slot], tokens[slot] = length - 1, prompt(slot)[-1]
     active = np.isin(np.arange(SLOTS), list(PROMPT_LENGTHS))
     prompts = np.array([prompt_number(f"p{slot}") for slot in range(SLOTS)], np.uint32)
-    return SlotTable(
-        lengths,
-        tokens,
-        np.zeros(SLOTS, np.int32),
-        LIMITS,
-        prompts,
-        np.arange(SLOTS, dtype=np.uint32),
-        active,
-    )
+    drawn, samples = np.zeros(SLOTS, np.int32), np.arange(SLOTS, dtype=np.uint32)
+    return SlotTable(lengths, tokens, drawn, LIMITS, prompts, samples, active)
 
 
 def next_table(table, outcome):
@@ -123,9 +122,8 @@ def next_table(table, outcome):
 
 
 def dispatch(model, blocks, table, exit_at=0):
-    blocks, _, outcome = decode(model)(
-        weights(model), blocks, noise(model).fresh, table, KEY, np.int32(exit_at)
-    )
+    args = blocks, noise(model).fresh, table, KEY, np.int32(exit_at)
+    blocks, _, outcome = decode(model)(weights(model), *args)
     return blocks, jax.tree.map(np.asarray, outcome)
 
 
@@ -145,22 +143,21 @@ def forward(model):
     @jax.jit
     def run(params, tokens):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden = Decoder(MODELS[model], remat=False).apply(
-            {"params": params}, tokens, positions, jnp.ones_like(tokens)
-        )
+        decoder = Decoder(MODELS[model], remat=False)
+        hidden = decoder.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
         return jax.nn.log_softmax(jnp.einsum("rsd,vd->rsv", hidden, output_head(params)))
 
     return run
 
 
 def changed(before, after):
-    """[slot, column]: whether any number of it differs, in any layer."""
-    blocks = []
-    for old, new in zip(before, after, strict=True):
+    """bool [slot, column]: whether any number differs, in any layer."""
+
+    def in_block(old, new):
         pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-        blocks.append(
-            np.any([(np.asarray(a) != np.asarray(b)).any(axis=(1, 3)) for a, b in pairs], axis=0)
-        )
+        return np.any([np.not_equal(a, b).any(axis=(1, 3)) for a, b in pairs], axis=0)
+
+    blocks = [in_block(old, new) for old, new in zip(before, after, strict=True)]
     return np.concatenate(blocks, axis=1)
 
 
@@ -173,19 +170,17 @@ every_model = pytest.mark.parametrize("model", MODELS)
 @every_model
 def test_logprobs_are_those_of_a_full_forward_pass(model):
     rows = np.zeros((SLOTS, sum(SIZES)), np.int32)
-    places, ours = [], []
+    index, ours = [], []
     for table, _, _, outcome in drawn(model):
         for slot, length in PROMPT_LENGTHS.items():
             rows[slot, :length] = prompt(slot)
             for i in range(outcome.counts[slot]):
                 column = table.lengths[slot] + i + 1
                 rows[slot, column] = outcome.tokens[slot, i]
-                places.append((slot, column - 1, outcome.tokens[slot, i]))
+                index.append((slot, column - 1, outcome.tokens[slot, i]))
                 ours.append(outcome.logprobs[slot, i])
-    exact = np.asarray(forward(model)(random_params(MODELS[model]), rows))[
-        tuple(np.transpose(places))
-    ]
-    worst = np.abs(exact - ours).max()
+    logprobs = np.asarray(forward(model)(random_params(MODELS[model]), rows))
+    worst = np.abs(logprobs[tuple(np.transpose(index))] - ours).max()
     print(f"largest difference over {len(ours)} tokens {worst:.1e}")
     assert worst < 1e-5
     assert len(ours) >= 15 and drawn(model)[1][3].counts.sum() >= 3  # also of the second dispatch
@@ -211,15 +206,18 @@ def test_there_are_stops_and_limits_to_end_at():
 
 
 @pytest.mark.parametrize("exit_at", [0, 1, 2, 3])
-def test_a_dispatch_ends_when_few_enough_slots_go_on(exit_at):
-    """It stops after the first step that leaves at most `exit_at`, with the same draws up to there, and writes no more."""
+def test_a_dispatch_ends_when_few_enough_slots_continue(exit_at):
+    """It stops after the first step that leaves at most `exit_at` slots.
+
+    Up to there the draws are the same, and nothing is written beyond.
+    """
     model = "qwen3_tied"
     table, before, _, whole = drawn(model)[0]
-    after_steps = [
-        int(sum((whole.counts > n) | (whole.active & (whole.counts == n))))
-        for n in range(STEPS + 1)
-    ]
-    steps = next((n for n, going in enumerate(after_steps) if going <= exit_at), STEPS)
+
+    def active_after(n):
+        return np.sum((whole.counts > n) | (whole.active & (whole.counts == n)))
+
+    steps = next((n for n in range(STEPS + 1) if active_after(n) <= exit_at), STEPS)
     after, outcome = dispatch(model, before, table, exit_at)
     assert outcome.steps == steps
     np.testing.assert_array_equal(outcome.counts, np.minimum(whole.counts, steps))
@@ -234,7 +232,7 @@ def test_a_dispatch_ends_when_few_enough_slots_go_on(exit_at):
     assert 0 < steps and (steps < STEPS or exit_at < 2)
 
 
-def test_nothing_is_run_where_enough_slots_rest():
+def test_no_step_is_run_if_few_enough_slots_are_active():
     table, before, _, _ = drawn("qwen3_tied")[0]
     after, outcome = dispatch("qwen3_tied", before, table, exit_at=4)
     assert (outcome.steps, outcome.counts.sum(), outcome.active.sum()) == (0, 0, 4)
@@ -245,7 +243,7 @@ def test_nothing_is_run_where_enough_slots_rest():
 
 
 @every_model
-def test_prefill_writes_the_tokens_of_the_piece_and_nothing_else(model):
+def test_prefill_writes_the_tokens_of_the_chunks_and_nothing_else(model):
     written = changed(noise(model).blocks, prefilled(model))
     lengths = np.array([PROMPT_LENGTHS.get(slot, 0) for slot in range(SLOTS)])
     np.testing.assert_array_equal(written, np.arange(sum(SIZES)) < lengths[:, None])
@@ -254,23 +252,19 @@ def test_prefill_writes_the_tokens_of_the_piece_and_nothing_else(model):
 @every_model
 def test_decode_writes_the_columns_it_drew_from_and_nothing_else(model):
     """Idle slots, and what active ones held before, stay bit for bit."""
+    column = np.arange(sum(SIZES))
     for table, before, after, outcome in drawn(model):
-        written, column, first = (
-            changed(before, after),
-            np.arange(sum(SIZES)),
-            table.lengths[:, None],
-        )
+        written, first = changed(before, after), table.lengths[:, None]
         fed = table.active[:, None] & (column >= first) & (column < first + outcome.steps)
         assert not (written & ~fed).any() and not written[IDLE].any()
-        again = (column == first) & (table.drawn == 0)[
-            :, None
-        ]  # the prompt's last token: prefill wrote the same
+        # The first step feeds the prompt's last token, for which prefill wrote the same numbers.
+        again = (column == first) & (table.drawn == 0)[:, None]
         assert written[fed & ~again].all() and (fed & ~again).any()
 
 
-def test_pieces_leave_what_the_whole_prompt_does():
+def test_chunks_leave_what_the_whole_prompt_does():
     model = "qwen3_tied"
-    args = pieces(16, (1, 0, 13), (4, 0, 16))
+    args = chunks(16, (1, 0, 13), (4, 0, 16))
     whole = prefill(model, 0)(weights(model), noise(model).blocks[:2], *args)
     for old, new in zip(jax.tree.leaves(prefilled(model)[:2]), jax.tree.leaves(whole), strict=True):
         for slot in (1, 4):
@@ -281,12 +275,11 @@ def test_a_sample_drawn_from_a_copy_is_the_same():
     model = "qwen3_tied"
     before = prefilled(model)
     sources, targets = np.array([[1, 4, 5, 0]], np.int32), np.array([[2, 5, 3, -1]], np.int32)
-    shared = jax.jit(programs.share)(before, sources, targets)
-    np.testing.assert_array_equal(
-        changed(before, shared).any(axis=1), [False, False, True, True, False, True]
-    )
-    homes = [0, 1, 1, 4, 4, 4]  # 0 goes nowhere, 1 to 2; 4 to 5, and from there to 3
-    _, outcome = dispatch(model, shared, jax.tree.map(lambda x: x[homes], first_table()))
+    copied = jax.jit(device_programs.copy_prompts)(before, sources, targets)
+    written = changed(before, copied).any(axis=1)
+    np.testing.assert_array_equal(written, [False, False, True, True, False, True])
+    homes = [0, 1, 1, 4, 4, 4]  # slot 0 is not copied; 1 goes to 2; 4 to 5, and from there to 3
+    _, outcome = dispatch(model, copied, jax.tree.map(lambda x: x[homes], first_table()))
     for name in ("tokens", "counts", "active", "stopped"):
         np.testing.assert_array_equal(getattr(outcome, name), getattr(outcome, name)[homes])
     np.testing.assert_allclose(outcome.logprobs, outcome.logprobs[homes], atol=1e-6)
@@ -294,7 +287,8 @@ def test_a_sample_drawn_from_a_copy_is_the_same():
 
 
 def test_shrinking_takes_rows():
-    layers = noise("qwen3_tied").blocks[1]
-    small = jax.jit(programs.shrink)(layers, np.array([[2, 0, 4, 4]], np.int32))
+    layers, rows = noise("qwen3_tied").blocks[1], np.array([[2, 0, 4, 4]], np.int32)
+    target = jax.tree.map(lambda x: x[:4], layers)
+    small = jax.jit(device_programs.shrink)(target, layers, rows)
     for new, old in zip(jax.tree.leaves(small), jax.tree.leaves(layers), strict=True):
         np.testing.assert_array_equal(new, old[[2, 0, 4, 4]])

@@ -1,4 +1,4 @@
-"""The sampler reports what the learner's scorer computes: every position, the stop token too, under every sampling rule."""
+"""The sampler's log-probs are those that the learner's scorer computes, under every rule."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from step_cases import TINY, make_requests
 
-from gopd_jax.learner.packing import Sequence, pack
+from gopd_jax.learner.packing import Example, pack
 from gopd_jax.learner.step import score
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
@@ -28,35 +28,36 @@ def engine():
     )
 
 
+def to_example(rollout):
+    return Example(
+        key=rollout.request.key,
+        domain=0,
+        prompt=rollout.request.prompt.tokens,
+        response=rollout.tokens,
+        weight=1.0,
+        behaviour_logprobs=rollout.behaviour_logprobs,
+    )
+
+
 @pytest.mark.parametrize(
     "rule",
     [SamplingRule(), SamplingRule(0.6), SamplingRule(top_p=0.7), SamplingRule(0.8, 30, 0.9)],
     ids=str,
 )
 def test_sampler_equals_scorer(rule):
+    """At every position, that of the stop token included."""
+    params = random_params(TINY)
     requests = make_requests(LENGTHS, LIMIT, sample_ids=(0, 1, 2, 3))
-    rollouts = list(
-        engine()(engine().lay_out(random_params(TINY)), requests, jax.random.key(3), rule)
-    )
-    sequences = [
-        Sequence(
-            (i,), 0, r.request.prompt.tokens, r.tokens, 1.0, behaviour_logprobs=r.behaviour_logprobs
-        )
-        for i, r in enumerate(rollouts)
-    ]
-    batch, places, _ = pack(sequences, 12, 2, 44)
-    active = np.ones(12, bool)
+    weights = engine().sync_weights(params)
+    rollouts = list(engine()(weights, requests, jax.random.key(3), rule))
+    batch, slices, _ = pack([to_example(r) for r in rollouts], 12, 2, 44)
     run = functools.partial(score, model=Decoder(TINY, remat=False), rule=rule)
-    scores = np.asarray(jax.jit(run)(random_params(TINY), batch, active))
-    gaps, stops = [], 0
-    for i, rollout in enumerate(rollouts):
-        place = places[(i,)]
-        first = place.start + len(rollout.request.prompt.tokens) - 1
-        scored = scores[place.micro, place.row, first : first + len(rollout.tokens)]
-        gaps.append(np.abs(scored - rollout.behaviour_logprobs))
-        stops += rollout.finish_reason == "stop"
-    worst = max(gap.max() for gap in gaps)
-    print(
-        f"largest gap over {sum(map(len, gaps))} tokens, {stops} of them stop tokens: {worst:.1e}"
-    )
+    scores = np.asarray(jax.jit(run)(params, batch, np.ones(12, bool)))
+    gaps = []
+    for r in rollouts:
+        where = slices[r.request.key].predictions(len(r.request.prompt.tokens), len(r.tokens))
+        gaps.append(np.abs(scores[where] - r.behaviour_logprobs))
+    worst, stops = max(gap.max() for gap in gaps), sum(r.finish_reason == "stop" for r in rollouts)
+    count = sum(map(len, gaps))
+    print(f"largest gap over {count} tokens, {stops} of them stop tokens: {worst:.1e}")
     assert stops > len(rollouts) / 4 and worst < TOLERANCE
