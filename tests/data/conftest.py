@@ -9,10 +9,12 @@ from gopd_jax.data.datasets import DataSource, prepare
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    folder = Path(os.environ.get("GOPD_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    default = ROOT.parent / "shared" / "data"
+    folder = Path(os.environ.get("GOPD_SHARED_DATA", default))
     if not folder.is_dir():
         pytest.skip(
-            "needs the shared data folder: ../shared/data beside the repository, or GOPD_SHARED_DATA"
+            "needs the shared data folder: ../shared/data beside the repository, or "
+            "GOPD_SHARED_DATA"
         )
     return folder
 
@@ -24,6 +26,5 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def deepmath(shared_data, tmp_path_factory) -> DataSource:
-    return prepare(
-        shared_data / "deepmath_14k.parquet", tmp_path_factory.mktemp("deepmath"), domain="math"
-    )
+    folder = tmp_path_factory.mktemp("deepmath")
+    return prepare(shared_data / "deepmath_14k.parquet", folder, domain="math")

@@ -1,28 +1,19 @@
+"""Source files as prepared data sets: what is read, what is refused, and when a build is reused."""
+
 import gzip
 import json
-import os
-from pathlib import Path
-import subprocess
-import sys
-import types
 
-from data_cases import ROOT
+from data_cases import run_script, write
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gopd_jax.data import datasets, rows
-from gopd_jax.data.datasets import prepare
+from gopd_jax.data import embedded, rows
+from gopd_jax.data.datasets import GopdPrompts, prepare
 from gopd_jax.types import Prompt
 
 USER = [{"role": "user", "content": "6 * 7?"}]
-
-
-def write(path: Path, *lines: dict | str) -> Path:
-    path.write_text(
-        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
-    )
-    return path
+GOOD = {"prompt": "p?", "answer": "1"}
 
 
 def load(path, tmp_path, domain="math") -> list[Prompt]:
@@ -30,39 +21,26 @@ def load(path, tmp_path, domain="math") -> list[Prompt]:
 
 
 def test_own_schema_reads_back_as_written(tmp_path):
-    source = write(
-        tmp_path / "mine.jsonl",
-        {
-            "prompt_id": "first é",
-            "messages": [{"role": "system", "content": "s"}, *USER],
-            "ground_truth": "42",
-            "level": 3,
-        },
+    system = {"role": "system", "content": "s"}
+    lines = [
+        {"prompt_id": "first é", "messages": [system, *USER], "ground_truth": "42", "level": 3},
         {"prompt": "p?", "answer": 70},
         "",
         {"problem": "q?", "ground_truth": {"tests": [1, "ü"]}, "answer": "kept", "domain": "other"},
         {"question": "r?", "answer": 0.5, "messages": None},
-    )
-    assert load(source, tmp_path) == [
-        Prompt(
-            "first é", ({"role": "system", "content": "s"}, USER[0]), "math", "42", {"level": 3}
-        ),
-        Prompt("mine/000001", ({"role": "user", "content": "p?"},), "math", "70", {}),
-        Prompt(
-            "mine/000002",
-            ({"role": "user", "content": "q?"},),
-            "math",
-            '{"tests": [1, "ü"]}',
-            {"answer": "kept", "domain": "other"},
-        ),
-        Prompt(
-            "mine/000003", ({"role": "user", "content": "r?"},), "math", "0.5", {"messages": None}
-        ),
+    ]
+    p, q, r = (({"role": "user", "content": text},) for text in ("p?", "q?", "r?"))
+    extra = {"answer": "kept", "domain": "other"}
+    assert load(write(tmp_path / "mine.jsonl", lines), tmp_path) == [
+        Prompt("first é", (system, USER[0]), "math", "42", {"level": 3}),
+        Prompt("mine/000001", p, "math", "70", {}),
+        Prompt("mine/000002", q, "math", '{"tests": [1, "ü"]}', extra),
+        Prompt("mine/000003", r, "math", "0.5", {"messages": None}),
     ]
 
 
 def test_random_access(tmp_path):
-    source = write(tmp_path / "many.jsonl", *({"prompt": f"{i}?", "answer": i} for i in range(300)))
+    source = write(tmp_path / "many.jsonl", ({"prompt": f"{i}?", "answer": i} for i in range(300)))
     data = prepare(source, tmp_path / "prepared", domain="math")
     assert len(data) == 300
     assert [data[i].ground_truth for i in (7, 299, 0, -1)] == ["7", "299", "0", "299"]
@@ -77,7 +55,7 @@ def test_random_access(tmp_path):
         ({"question": "q?", "answer": "6*7 = <<6*7=42>>42\n#### 42"}, "42", ["answer"]),
         ({"question": "q?", "answer": "so\n#### 2,125"}, "2125", ["answer"]),
         ({"question": "q?", "answer": "so\n#### (1,2)"}, "(1,2)", ["answer"]),
-        ({"question": "q?", "answer": "2,125"}, "2,125", []),  # no separator: as it is
+        ({"question": "q?", "answer": "2,125"}, "2,125", []),  # no separator: unchanged
         ({"problem": "q?", "answer": "### and #### here"}, "### and #### here", []),  # not GSM8K
     ],
 )
@@ -99,19 +77,11 @@ def test_verl_parquet(tmp_path):
         "__index_level_0__": 5,
     }
     pq.write_table(pa.Table.from_pylist([row, row]), source)
-    extra = {
-        "data_source": "DeepMath",
-        "ability": "math",
-        "reward_model": {"style": "rule"},
-        "extra_info": {"index": 27136, "question": "?"},
-    }
-    expected = [
+    kept = ("data_source", "ability", "extra_info")
+    extra = {name: row[name] for name in kept} | {"reward_model": {"style": "rule"}}
+    assert load(source, tmp_path) == [
         Prompt(f"verl/{i:06d}", tuple(USER), "math", "\\frac{1}{2}", extra) for i in range(2)
     ]
-    assert load(source, tmp_path) == expected
-
-
-GOOD = {"prompt": "p?", "answer": "1"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +97,7 @@ GOOD = {"prompt": "p?", "answer": "1"}
         ('{"prompt": "p?", "answer": NaN}', "answer must be a string, not nan"),
         (
             {"task": "p?", "answer": "1"},
-            "no prompt: wanted one of messages, prompt, question, problem, found task, answer",
+            "no prompt: expected one of messages, prompt, question, problem, found task, answer",
         ),
         ({"prompt": 5, "answer": "1"}, "prompt must be a list of messages or a string, not 5"),
         ({"messages": "p?", "answer": "1"}, "messages must be a list of messages, not 'p\\?'"),
@@ -153,56 +123,69 @@ GOOD = {"prompt": "p?", "answer": "1"}
     ],
 )
 def test_bad_row_names_file_and_line(tmp_path, bad, message):
-    source = write(tmp_path / "bad.jsonl", GOOD, "", bad, GOOD)
+    source = write(tmp_path / "bad.jsonl", [GOOD, "", bad, GOOD])
     with pytest.raises(ValueError, match=rf"bad\.jsonl:3: .*{message}"):
         load(source, tmp_path)
 
 
-def test_bad_files(tmp_path):
-    with pytest.raises(ValueError, match=r"empty\.jsonl: no rows"):
-        load(write(tmp_path / "empty.jsonl"), tmp_path)
-    with pytest.raises(ValueError, match=r"wanted a file ending in \.jsonl"):
-        load(tmp_path / "rows.csv", tmp_path)
-    with pytest.raises(ValueError, match=r"a\.parquet: not a readable parquet file"):
-        load(write(tmp_path / "a.parquet", "text"), tmp_path)
-    with pytest.raises(ValueError, match=r"absent\.jsonl': no such file"):
-        load(tmp_path / "absent.jsonl", tmp_path)
-    whole = gzip.compress(json.dumps(GOOD).encode() * 50)
-    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz:1: not a whole gzip file"):
-        load(tmp_path / "cut.jsonl.gz", tmp_path)
-    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9", "answer": "1"}\n')
-    with pytest.raises(ValueError, match=r"latin\.jsonl:1: not valid JSON"):
-        load(tmp_path / "latin.jsonl", tmp_path)
-    pq.write_table(
-        pa.Table.from_pylist([GOOD, {"prompt": "p?", "answer": None}]), tmp_path / "b.parquet"
-    )
+ROWS = json.dumps(GOOD).encode() * 50
+PACKED = gzip.compress(ROWS)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("empty.jsonl", b"", r"empty\.jsonl: no rows"),
+        ("rows.csv", None, r"expected a file ending in \.jsonl"),
+        ("a.parquet", b"text\n", r"a\.parquet: not a readable parquet file"),
+        ("absent.jsonl", None, r"absent\.jsonl': no such file"),
+        ("cut.jsonl.gz", PACKED[: len(PACKED) // 2], r"cut\.jsonl\.gz:1: not a whole gzip file"),
+        ("latin.jsonl", b'{"prompt": "\xe9", "answer": "1"}\n', r"latin\.jsonl:1: not valid JSON"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / name, tmp_path)
+
+
+def test_a_bad_row_of_a_parquet_file_is_named(tmp_path):
+    source = tmp_path / "b.parquet"
+    pq.write_table(pa.Table.from_pylist([GOOD, {"prompt": "p?", "answer": None}]), source)
     with pytest.raises(ValueError, match=r"b\.parquet row 1: no ground truth"):
-        load(tmp_path / "b.parquet", tmp_path)
-
-
-def test_duplicate_ids_name_both_rows(tmp_path):
-    source = write(
-        tmp_path / "twice.jsonl", {**GOOD, "prompt_id": "a"}, GOOD, {**GOOD, "prompt_id": "a"}
-    )
-    with pytest.raises(
-        ValueError, match=r"twice\.jsonl:3: prompt_id 'a' is already taken by .*twice\.jsonl:1$"
-    ):
-        load(source, tmp_path)
-    source = write(tmp_path / "default.jsonl", GOOD, {**GOOD, "prompt_id": "default/000000"})
-    with pytest.raises(
-        ValueError, match=r"default\.jsonl:2: .* already taken by .*default\.jsonl:1$"
-    ):
         load(source, tmp_path)
 
 
-def test_same_content_is_built_once_and_changed_content_elsewhere(tmp_path, monkeypatch):
-    builds = []
-    build = datasets._build
-    monkeypatch.setattr(
-        datasets, "_build", lambda builder: (builds.append(builder.data_dir), build(builder))
-    )
-    source = write(tmp_path / "rows.jsonl", GOOD)
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        (("a", None, "a"), r"rows\.jsonl:3: prompt_id 'a' is already taken by .*rows\.jsonl:1$"),
+        ((None, "rows/000000"), r"rows\.jsonl:2: .* already taken by .*rows\.jsonl:1$"),
+    ],
+)
+def test_duplicate_ids_name_both_rows(tmp_path, ids, message):
+    lines = [GOOD if i is None else {**GOOD, "prompt_id": i} for i in ids]
+    with pytest.raises(ValueError, match=message):
+        load(write(tmp_path / "rows.jsonl", lines), tmp_path)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The folder of each data set that is built."""
+    folders = []
+    build = GopdPrompts.download_and_prepare
+
+    def recorded(builder):
+        folders.append(builder.data_dir)
+        build(builder)
+
+    monkeypatch.setattr(GopdPrompts, "download_and_prepare", recorded)
+    return folders
+
+
+def test_same_content_is_built_once(tmp_path, builds):
+    source = write(tmp_path / "rows.jsonl", [GOOD])
     first = prepare(source, tmp_path / "prepared", domain="math")
     again = prepare(source, str(tmp_path / "prepared"), domain="code")
     (tmp_path / "elsewhere").mkdir()
@@ -212,26 +195,28 @@ def test_same_content_is_built_once_and_changed_content_elsewhere(tmp_path, monk
     assert len(builds) == 1
     assert first.fingerprint == again.fingerprint == unpacked.fingerprint
     assert (first[0].domain, again[0].domain) == ("math", "code")
-    write(source, {**GOOD, "answer": "2"})
+
+
+def test_changed_content_is_built_elsewhere(tmp_path, builds):
+    source = write(tmp_path / "rows.jsonl", [GOOD])
+    first = prepare(source, tmp_path / "prepared", domain="math")
+    write(source, [{**GOOD, "answer": "2"}])
     changed = prepare(source, tmp_path / "prepared", domain="math")
     assert len(set(builds)) == 2
     assert changed.fingerprint != first.fingerprint
-    assert (first[0].ground_truth, changed[0].ground_truth) == (
-        "1",
-        "2",
-    )  # the old one is still whole
-    renamed = prepare(
-        source.rename(tmp_path / "renamed.jsonl"), tmp_path / "prepared", domain="math"
-    )
+    assert (first[0].ground_truth, changed[0].ground_truth) == ("1", "2")  # the old one is intact
+    renamed_source = source.rename(tmp_path / "renamed.jsonl")
+    renamed = prepare(renamed_source, tmp_path / "prepared", domain="math")
     assert renamed.fingerprint != changed.fingerprint  # other prompt ids, so other samples
     assert renamed[0].prompt_id == "renamed/000000"
 
 
 def test_a_killed_build_leaves_nothing_half_read(tmp_path):
-    source = write(tmp_path / "rows.jsonl", *({"prompt": f"{i}?", "answer": i} for i in range(50)))
+    source = write(tmp_path / "rows.jsonl", ({"prompt": f"{i}?", "answer": i} for i in range(50)))
     script = """
 import os, sys
-from gopd_jax.data import prepare, rows
+from gopd_jax.data import rows
+from gopd_jax.data.datasets import prepare
 read = rows.read
 def dies(source):
     for i, row in enumerate(read(source)):
@@ -242,17 +227,13 @@ rows.read = dies
 prepare(sys.argv[1], sys.argv[2], domain="math")
 """
     prepared = tmp_path / "prepared"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    died = subprocess.run(
-        [sys.executable, "-c", script, source, prepared], env=environment, cwd=ROOT
-    )
-    assert died.returncode == 9
-    assert list(prepared.rglob("incomplete*"))  # it did die in the middle
+    assert run_script(script, source, prepared).returncode == 9
+    assert list(prepared.rglob("incomplete*"))  # it died in the middle
     assert [prompt.ground_truth for prompt in load(source, tmp_path)] == [str(i) for i in range(50)]
 
 
 def test_a_failed_build_can_be_repeated(tmp_path, monkeypatch):
-    source = write(tmp_path / "rows.jsonl", GOOD, GOOD)
+    source = write(tmp_path / "rows.jsonl", [GOOD, GOOD])
     read = rows.read
 
     def fails(source):
@@ -267,7 +248,7 @@ def test_a_failed_build_can_be_repeated(tmp_path, monkeypatch):
 
 
 def test_two_builds_at_once(tmp_path, monkeypatch):
-    source = write(tmp_path / "rows.jsonl", GOOD, {**GOOD, "answer": "2"})
+    source = write(tmp_path / "rows.jsonl", [GOOD, {**GOOD, "answer": "2"}])
     read = rows.read
 
     def slow(path):  # while this build runs, another one starts and finishes
@@ -285,29 +266,23 @@ def test_generated_source(tmp_path, monkeypatch):
         {"prompt": "2 + 2 =", "ground_truth": "4"},
     ]
     calls = []
-    tasks = types.ModuleType("gopd_jax.tiny.tasks")
-    lines = lambda: b"".join(json.dumps(row).encode() + b"\n" for row in made)  # noqa: E731
-    tasks.json_lines = lambda name, split: (calls.append((name, split)), lines())[1]
-    tiny = types.ModuleType("gopd_jax.tiny")
-    tiny.tasks = tasks
-    monkeypatch.setitem(sys.modules, "gopd_jax.tiny", tiny)
-    monkeypatch.setitem(sys.modules, "gopd_jax.tiny.tasks", tasks)
+
+    def json_lines(name, split):
+        calls.append((name, split))
+        return b"".join(json.dumps(row).encode() + b"\n" for row in made)
+
+    monkeypatch.setattr(embedded, "json_lines", json_lines)
     data = prepare("tiny:sums/train", tmp_path / "prepared", domain="math")
     assert set(calls) == {("sums", "train")}
+    one, two = (({"role": "user", "content": row["prompt"]},) for row in made)
     assert list(data) == [
-        Prompt(
-            "sums/train/000000",
-            ({"role": "user", "content": "1 + 1 ="},),
-            "math",
-            "2",
-            {"level": 1},
-        ),
-        Prompt("sums/train/000001", ({"role": "user", "content": "2 + 2 ="},), "math", "4", {}),
+        Prompt("sums/train/000000", one, "math", "2", {"level": 1}),
+        Prompt("sums/train/000001", two, "math", "4", {}),
     ]
     made[1] = {"prompt": "2 + 2 =", "ground_truth": "four"}
     changed = prepare("tiny:sums/train", tmp_path / "prepared", domain="math")
     assert (changed[1].ground_truth, data[1].ground_truth) == ("four", "4")
-    with pytest.raises(ValueError, match="wanted tiny:NAME/SPLIT"):
+    with pytest.raises(ValueError, match="expected tiny:NAME/SPLIT"):
         prepare("tiny:sums", tmp_path / "prepared", domain="math")
 
 
@@ -333,10 +308,8 @@ def test_real_data_sets(shared_data, tmp_path, name, count, prompt_start, ground
 
 
 def test_deepmath(deepmath):
+    first, last = deepmath[0], deepmath[14115]
     assert len(deepmath) == 14116
-    assert deepmath[0].messages[0]["content"].startswith("Find \\( \\frac{dy}{dx} \\)")
-    assert (deepmath[0].ground_truth, deepmath[0].extra["extra_info"]["index"]) == ("8", 27136)
-    assert (deepmath[14115].prompt_id, deepmath[14115].ground_truth) == (
-        "deepmath_14k/014115",
-        "\\dfrac{a}{2}",
-    )
+    assert first.messages[0]["content"].startswith("Find \\( \\frac{dy}{dx} \\)")
+    assert (first.ground_truth, first.extra["extra_info"]["index"]) == ("8", 27136)
+    assert (last.prompt_id, last.ground_truth) == ("deepmath_14k/014115", "\\dfrac{a}{2}")

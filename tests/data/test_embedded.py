@@ -1,51 +1,52 @@
-"""The embedded world is what it says: verified answers, held-out questions, models within their size."""
+"""The embedded world: verified answers, held-out questions, small models."""
 
 import itertools
 
 import pytest
 
 from gopd_jax import tiny
-from gopd_jax.data import embedded as tasks
+from gopd_jax.data import embedded
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.rewards.verifier import Verifier
 
 
-def first(name, split, count=200):
-    return list(itertools.islice(tasks.records(name, split), count))
+def first(name: str, split: str, count: int = 200) -> list[embedded.EmbeddedRow]:
+    return list(itertools.islice(embedded.records(name, split), count))
+
+
+def questions(name: str, split: str) -> list[str]:
+    return [row["messages"][0]["content"] for row in embedded.records(name, split)]
 
 
 @pytest.mark.parametrize("name", ["math", "code"])
-def test_given_answers_are_right_and_spoiled_ones_wrong(name):
+def test_given_answers_are_right_and_corrupted_ones_wrong(name):
     rows = first(name, "sft") + first(name, "noisy")
+    answers = [(name, row["response"], row["ground_truth"]) for row in rows]
     with Verifier() as verify:
-        rewards = [
-            v.reward for v in verify([(name, r["response"], r["ground_truth"]) for r in rows])
-        ]
+        rewards = [verdict.reward for verdict in verify(answers)]
     assert all(rewards[:200])
     wrong = 1 - sum(rewards[200:]) / 200
-    assert abs(wrong - tasks.WRONG_SHARE) < 0.12  # 3.5 standard errors
+    assert abs(wrong - embedded.WRONG_SHARE) < 0.12  # 3.5 standard errors
 
 
 @pytest.mark.parametrize("name", ["math", "code"])
 def test_train_and_test_share_no_question(name):
-    question = lambda row: row["messages"][0]["content"]  # noqa: E731
-    train, test = ([question(r) for r in tasks.records(name, split)] for split in ("train", "test"))
-    assert len(train) == len(set(train)) == tasks.SIZES[name]["train"]
-    assert len(test) == len(set(test)) == tasks.SIZES[name]["test"]
+    train, test = questions(name, "train"), questions(name, "test")
+    assert len(train) == len(set(train)) == embedded.SIZES[name]["train"]
+    assert len(test) == len(set(test)) == embedded.SIZES[name]["test"]
     assert not set(train) & set(test)
-    assert not {question(r) for r in tasks.records(name, "sft")} & set(test)
+    assert not set(questions(name, "sft")) & set(test)
 
 
 def test_rows_are_the_same_in_every_run():
     assert first("math", "train", 2) == first("math", "train", 2)
-    assert (
-        first("math", "train", 1)[0]["messages"][0]["content"] == "694-397"
-    )  # changed rows want new models: tiny/make.py
+    # Other rows would require new models, see tiny/make.py.
+    assert first("math", "train", 1)[0]["messages"][0]["content"] == "694-397"
 
 
 def test_unknown_split_names_the_choices():
-    with pytest.raises(ValueError, match="tiny:math/tain.*tiny:math/train"):
-        next(tasks.records("math", "tain"))
+    with pytest.raises(ValueError, match="tiny:math/tain: expected .*tiny:math/train"):
+        next(embedded.records("math", "tain"))
 
 
 @pytest.mark.parametrize("name", ["base", "math_teacher", "code_teacher"])

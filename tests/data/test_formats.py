@@ -1,4 +1,7 @@
-"""Rows as their publishers wrote them: the prompt says what the tests will do, a right answer passes, a wrong one does not."""
+"""Rows as their publishers wrote them.
+
+The prompt says what the tests will do, a right answer passes, and a wrong one does not.
+"""
 
 import base64
 import json
@@ -7,7 +10,7 @@ import zlib
 
 import pytest
 
-from gopd_jax.data import rows
+from gopd_jax.data import formats, rows
 from gopd_jax.rewards.verifier import Verifier, check_ground_truth
 
 FENCE = "```python\n{}\n```"
@@ -25,18 +28,30 @@ def packed(cases):
 
 
 STDIN = {
-    "question_title": "Sum", "question_content": "Print the sum of two integers.", "question_id": "1", "starter_code": "",
+    "question_title": "Sum",
+    "question_content": "Print the sum of two integers.",
+    "question_id": "1",
+    "starter_code": "",
+    "metadata": "{}",
     "public_test_cases": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]),
-    "private_test_cases": packed([{"input": "5 6\n", "output": "11\n", "testtype": "stdin"}]), "metadata": "{}",
-}  # fmt: skip
+    "private_test_cases": packed([{"input": "5 6\n", "output": "11\n", "testtype": "stdin"}]),
+}
 FUNCTIONAL = {
-    "question_title": "Two Sum", "question_content": "Return the indices of two numbers that add up to target.",
+    "question_title": "Two Sum",
     "question_id": "2",
-    "starter_code": "class Solution:\n    def twoSum(self, nums: List[int], target: int) -> List[int]:\n        ",
-    "public_test_cases": json.dumps([{"input": "[2, 7, 11]\n9", "output": "[0, 1]", "testtype": "functional"}]),
-    "private_test_cases": packed([{"input": "[3, 2, 4]\n6", "output": "[1, 2]", "testtype": "functional"}]),
+    "question_content": "Return the indices of two numbers that add up to target.",
+    "starter_code": (
+        "class Solution:\n"
+        "    def twoSum(self, nums: List[int], target: int) -> List[int]:\n        "
+    ),
+    "public_test_cases": json.dumps(
+        [{"input": "[2, 7, 11]\n9", "output": "[0, 1]", "testtype": "functional"}]
+    ),
+    "private_test_cases": packed(
+        [{"input": "[3, 2, 4]\n6", "output": "[1, 2]", "testtype": "functional"}]
+    ),
     "metadata": json.dumps({"func_name": "twoSum"}),
-}  # fmt: skip
+}
 TWO_SUM = """class Solution:
     def twoSum(self, nums: List[int], target: int) -> List[int]:
         for i in range(len(nums)):
@@ -44,26 +59,45 @@ TWO_SUM = """class Solution:
                 if nums[i] + nums[j] == target:
                     return [i, j]"""
 MBPP = {
-    "task_id": 2, "text": "Write a function to find the shared elements.", "code": "...", "test_setup_code": "",
-    "test_list": ["assert set(shared((1, 2), (2, 3))) == {2}", "assert set(shared((1,), (2,))) == set()"],
-}  # fmt: skip
-EVALPLUS = {
-    "task_id": "HumanEval/0", "prompt": 'def inc(x: int) -> int:\n    """ One more. """\n', "entry_point": "inc",
-    "canonical_solution": "    return x + 1\n", "base_input": [[1]], "plus_input": [[-5], [10**20]], "atol": 0, "contract": "",
-}  # fmt: skip
-EURUS = {
-    "data_source": "taco", "ability": "code", "extra_info": {}, "prompt": [{"role": "user", "content": "Double a number."}],
-    "reward_model": {"style": "rule", "ground_truth": json.dumps({"inputs": ["2\n"], "outputs": ["4\n"]})},
-}  # fmt: skip
-EURUS_FUNCTION = EURUS | {
-    "reward_model": {
-        "ground_truth": json.dumps(
-            {"fn_name": "double", "inputs": [[2], [3]], "outputs": [[4], [6]]}
-        )
-    }
+    "task_id": 2,
+    "text": "Write a function to find the shared elements.",
+    "code": "...",
+    "test_setup_code": "",
+    "test_list": [
+        "assert set(shared((1, 2), (2, 3))) == {2}",
+        "assert set(shared((1,), (2,))) == set()",
+    ],
 }
+EVALPLUS = {
+    "task_id": "HumanEval/0",
+    "entry_point": "inc",
+    "atol": 0,
+    "contract": "",
+    "prompt": 'def inc(x: int) -> int:\n    """ One more. """\n',
+    "canonical_solution": "    return x + 1\n",
+    "base_input": [[1]],
+    "plus_input": [[-5], [10**20]],
+}
+EURUS = {
+    "data_source": "taco",
+    "ability": "code",
+    "extra_info": {},
+    "prompt": [{"role": "user", "content": "Double a number."}],
+    "reward_model": {
+        "style": "rule",
+        "ground_truth": json.dumps({"inputs": ["2\n"], "outputs": ["4\n"]}),
+    },
+}
+DOUBLES = {"fn_name": "double", "inputs": [[2], [3]], "outputs": [[4], [6]]}
+EURUS_FUNCTION = EURUS | {"reward_model": {"ground_truth": json.dumps(DOUBLES)}}
+# A row, a right program, a wrong one, and what the prompt must show.
 CODE = {
-    "livecodebench stdin": (STDIN, "print(sum(map(int, input().split())))", "print(3)", "stdin"),
+    "livecodebench stdin": (
+        STDIN,
+        "print(sum(map(int, input().split())))",
+        "print(3)",
+        "stdin",
+    ),
     "livecodebench functional": (
         FUNCTIONAL,
         TWO_SUM,
@@ -82,7 +116,12 @@ CODE = {
         "def inc(x):\n    return abs(x) + 1",
         "def inc(x: int) -> int:",
     ),
-    "eurus stdin": (EURUS, "print(2 * int(input()))", "print(4 + 1)", "stdin"),
+    "eurus stdin": (
+        EURUS,
+        "print(2 * int(input()))",
+        "print(4 + 1)",
+        "stdin",
+    ),
     "eurus function": (
         EURUS_FUNCTION,
         "def double(n):\n    return 2 * n",
@@ -98,23 +137,19 @@ def test_code(verify, name):
     row = rows.parse(raw, "id")
     text = row["messages"][-1]["content"]
     assert shown in text
-    check_ground_truth("code", row["ground_truth"])
-    verdicts = verify(
-        [("code", FENCE.format(program), row["ground_truth"]) for program in (right, wrong)]
-    )
+    truth = row["ground_truth"]
+    check_ground_truth("code", truth)
+    assert formats.guess_reward_kind(truth) == "code"
+    verdicts = verify([("code", FENCE.format(program), truth) for program in (right, wrong)])
     assert [v.reward for v in verdicts] == [1.0, 0.0], verdicts
 
 
 def test_leetcode_prompts_show_the_signature_and_ask_for_it(verify):
-    """The paper's harness left the starter code out: nobody could know the name, and every such problem scored 0."""
+    """The paper's harness left the starter code out, so that every such problem scored 0."""
     row = rows.parse(FUNCTIONAL, "id")
     assert FUNCTIONAL["starter_code"].rstrip() in row["messages"][0]["content"]
-    assert (
-        verify([("code", "def solve(nums, target):\n    return [0, 1]", row["ground_truth"])])[
-            0
-        ].reward
-        == 0.0
-    )
+    other_name = "def solve(nums, target):\n    return [0, 1]"
+    assert verify([("code", other_name, row["ground_truth"])])[0].reward == 0.0
 
 
 def test_private_tests_count(verify):
@@ -135,41 +170,42 @@ def test_a_pickle_that_runs_something_is_refused(capsys):
     assert "run by" not in capsys.readouterr().out
 
 
+MATH = {
+    "math": {
+        "problem": "1 + 1?",
+        "solution": r"So \boxed{1}, no: $\boxed{\frac{4}{2}}$.",
+        "level": "Level 1",
+    },
+    "deepmath": {
+        "question": "1 + 1?",
+        "final_answer": "2",
+        "difficulty": 6.5,
+        "topic": "sums",
+        "r1_solution_1": "...",
+    },
+    "gsm8k": {"question": "Ducks?", "answer": "9 * 2 = 18\n#### 1,018"},
+    "plain": {"problem": "1 + 1?", "answer": 2},
+    "verl": {
+        "prompt": [{"role": "user", "content": "1 + 1?"}],
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+    },
+}
+
+
 @pytest.mark.parametrize(
-    "raw, answer",
+    "name, answer",
     [
-        (
-            {
-                "problem": "1 + 1?",
-                "solution": r"So \boxed{1}, no: $\boxed{\frac{4}{2}}$.",
-                "level": "Level 1",
-            },
-            r"\frac{4}{2}",
-        ),
-        (
-            {
-                "question": "1 + 1?",
-                "final_answer": "2",
-                "difficulty": 6.5,
-                "topic": "sums",
-                "r1_solution_1": "...",
-            },
-            "2",
-        ),
-        ({"question": "Ducks?", "answer": "9 * 2 = 18\n#### 1,018"}, "1018"),
-        ({"problem": "1 + 1?", "answer": 2}, "2"),
-        (
-            {
-                "prompt": [{"role": "user", "content": "1 + 1?"}],
-                "reward_model": {"ground_truth": "2", "style": "rule"},
-            },
-            "2",
-        ),
+        ("math", r"\frac{4}{2}"),
+        ("deepmath", "2"),
+        ("gsm8k", "1018"),
+        ("plain", "2"),
+        ("verl", "2"),
     ],
-    ids=["math", "deepmath", "gsm8k", "plain", "verl"],
 )
-def test_math(raw, answer):
-    assert rows.parse(raw, "id")["ground_truth"] == answer
+def test_math(name, answer):
+    parsed = formats.read(MATH[name])
+    assert (parsed.format, parsed.ground_truth) == (name, answer)
+    assert formats.guess_reward_kind(answer) == "math"
 
 
 @pytest.mark.parametrize(

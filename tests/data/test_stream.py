@@ -1,4 +1,7 @@
+"""Requests of a prompt stream: order, shares, sample ids, and resuming."""
+
 from collections import Counter
+import dataclasses
 from itertools import islice
 import json
 
@@ -6,24 +9,21 @@ from data_cases import encoded
 import numpy as np
 import pytest
 
-from gopd_jax.data.prompts import FilterReport, PromptStream, encode_all
-from gopd_jax.data.tokenizer import ChatTokenizer
-from gopd_jax.types import Prompt
+from gopd_jax.data.stream import PromptStream
 
 
 def stream(
-    domains=None, prompts_per_step=4, samples_per_prompt=1, seed=0, **kwargs
+    domains=None,
+    prompts_per_step=4,
+    samples_per_prompt=1,
+    max_response_tokens=32,
+    seed=0,
+    shares=None,
 ) -> PromptStream:
-    domains = (
-        {"math": encoded("math", 10), "code": encoded("code", 6)} if domains is None else domains
-    )
+    if domains is None:
+        domains = {"math": encoded("math", 10), "code": encoded("code", 6)}
     return PromptStream(
-        domains,
-        prompts_per_step,
-        samples_per_prompt,
-        kwargs.pop("max_response_tokens", 32),
-        seed,
-        **kwargs,
+        domains, prompts_per_step, samples_per_prompt, max_response_tokens, seed, shares
     )
 
 
@@ -35,48 +35,21 @@ def ids(stream: PromptStream, steps: int) -> list[str]:
     return [prompt_id for step in drawn(stream, steps) for prompt_id, _ in step]
 
 
-def test_encode_all_filters_and_counts(tokenizer_folder):
-    tokenizer = ChatTokenizer.load(tokenizer_folder)
-    # more than one batch of the tokenizer, every third prompt long
-    prompts = [
-        Prompt(
-            f"p/{i}", ({"role": "user", "content": "q7 " * (30 if i % 3 == 0 else 1)},), "math", "1"
-        )
-        for i in range(1100)
-    ]
-    lengths = [len(tokenizer.encode_prompt(prompt.messages, " s")) for prompt in prompts[:2]]
-    kept, report = encode_all(
-        prompts, tokenizer, " s", max_prompt_tokens=lengths[1]
-    )  # exactly at the limit stays
-    long = tuple((prompt.prompt_id, lengths[0]) for prompt in prompts[::3])
-    assert report == FilterReport(total=1100, kept=1100 - len(long), too_long=long)
-    assert [e.source for e in kept] == [prompt for i, prompt in enumerate(prompts) if i % 3]
-    for e in (kept[0], kept[len(kept) - 1]):
-        np.testing.assert_array_equal(e.tokens, tokenizer.encode_prompt(e.source.messages, " s"))
-    with pytest.raises(
-        ValueError,
-        match=f"none of 1100 prompts fits max_prompt_tokens=3: the shortest has {lengths[1]} tokens",
-    ):
-        encode_all(prompts, tokenizer, " s", max_prompt_tokens=3)
-
-
-def test_requests(tokenizer_folder):
+def test_requests():
     step = next(stream(prompts_per_step=4, samples_per_prompt=3, max_response_tokens=77))
     assert len(step) == 12
     assert [r.sample_id for r in step] == [0, 1, 2] * 4
     assert len({r.key.prompt_id for r in step}) == 4
     assert {r.max_tokens for r in step} == {77}
     for r in step:
-        np.testing.assert_array_equal(
-            r.prompt.tokens, np.arange(int(r.prompt.source.ground_truth) + 1)
-        )
+        count = int(r.prompt.source.ground_truth) + 1
+        np.testing.assert_array_equal(r.prompt.tokens, np.arange(count))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 10])
 def test_every_epoch_visits_each_prompt_once_in_a_new_order(count):
-    epochs = np.reshape(
-        ids(stream({"math": encoded("math", count)}, prompts_per_step=count), 5), (5, count)
-    )
+    domains = {"math": encoded("math", count)}
+    epochs = np.reshape(ids(stream(domains, prompts_per_step=count), 5), (5, count))
     for epoch in epochs:
         assert sorted(epoch) == sorted(f"math/{i}" for i in range(count))
     if count >= 7:
@@ -84,51 +57,43 @@ def test_every_epoch_visits_each_prompt_once_in_a_new_order(count):
 
 
 def test_epochs_of_domains_are_their_own():
-    seen = ids(
-        stream(prompts_per_step=3), 20
-    )  # 60 prompts: 30 of each domain, whatever their sizes
+    # 60 prompts: 30 of each domain, whatever their sizes.
+    seen = ids(stream(prompts_per_step=3), 20)
     for domain, count in (("math", 10), ("code", 6)):
         mine = [prompt_id for prompt_id in seen if prompt_id.startswith(domain)]
         assert len(mine) == 30
         for start in range(0, 30, count):
-            assert sorted(mine[start : start + count]) == sorted(
-                f"{domain}/{i}" for i in range(count)
-            )
+            epoch = mine[start : start + count]
+            assert sorted(epoch) == sorted(f"{domain}/{i}" for i in range(count))
 
 
-def test_seeds_and_domains_have_their_own_order():
+def test_seeds_have_their_own_order():
     one = {"math": encoded("math", 50)}
     orders = {seed: ids(stream(one, prompts_per_step=50, seed=seed), 3) for seed in range(3)}
     assert ids(stream(one, prompts_per_step=50, seed=1), 3) == orders[1]
-    # as sets of epochs: epoch 1 of seed 0 is not epoch 0 of seed 1
-    assert (
-        len(
-            {
-                tuple(order[start : start + 50])
-                for order in orders.values()
-                for start in (0, 50, 100)
-            }
-        )
-        == 9
-    )
-    both = ids(
-        stream({"math": encoded("math", 50), "code": encoded("code", 50)}, prompts_per_step=100), 1
-    )
+    # Epochs of all seeds differ: epoch 1 of seed 0 is not epoch 0 of seed 1.
+    starts = (0, 50, 100)
+    epochs = {tuple(order[start : start + 50]) for order in orders.values() for start in starts}
+    assert len(epochs) == 9
+
+
+def test_domains_have_their_own_order_which_names_decide():
+    domains = {name: encoded(name, 50) for name in ("math", "code")}
+    both = ids(stream(domains, prompts_per_step=100), 1)
     orders = [
         [i.split("/")[1] for i in both if i.startswith(domain)] for domain in ("math", "code")
     ]
     assert orders[0] != orders[1]
-    swapped = stream(
-        {"code": encoded("code", 50), "math": encoded("math", 50)}, prompts_per_step=100
-    )
-    assert ids(swapped, 1) == both  # the order of the dict is no part of the run
+    # The order of the dict does not matter.
+    swapped = {name: domains[name] for name in ("code", "math")}
+    assert ids(stream(swapped, prompts_per_step=100), 1) == both
 
 
 def test_golden_order():
     """Pins the order a run resumes in.
 
-    If grain changes its shuffle, or this package its seeds, old runs cannot be resumed exactly: say so in the release notes
-    and update the list.
+    If grain changes its shuffle, or this package its seeds, old runs cannot be resumed exactly: say
+    so in the release notes and update the list.
     """
     first_step = ["code/3", "math/2", "code/1", "math/4"]
     assert ids(stream(), 2) == [*first_step, "code/4", "math/1", "code/2", "math/6"]
@@ -150,16 +115,14 @@ def test_shares_are_exact_in_every_batch(shares, prompts_per_step, expected):
 
 
 def test_shares_that_do_not_divide_hold_over_time():
-    seen = [
-        prompt_id.split("/")[0]
-        for prompt_id in ids(stream(prompts_per_step=5, shares={"math": 7, "code": 3}), 30)
-    ]
+    mixed = stream(prompts_per_step=5, shares={"math": 7, "code": 3})
+    seen = [prompt_id.split("/")[0] for prompt_id in ids(mixed, 30)]
     assert Counter(seen) == {"math": 105, "code": 45}
-    for n in range(1, 150):  # and never run away on the way
+    for n in range(1, 150):  # at every point, less than one prompt off
         assert abs(Counter(seen[:n])["math"] - n * 7 / 10) < 1
 
 
-def test_a_prompt_twice_in_a_step_goes_on_counting():
+def test_a_prompt_repeated_in_a_step_continues_to_count():
     domains = {"math": encoded("math", 3), "code": encoded("code", 50)}
     steps = drawn(stream(domains, prompts_per_step=20, samples_per_prompt=2), 5)
     for step in steps:
@@ -176,12 +139,12 @@ def test_resume_is_exact(k):
     first = stream(samples_per_prompt=2)
     drawn(first, k)
     state = json.loads(json.dumps(first.get_state()))
-    first_goes_on = drawn(first, 40 - k)
+    continued = drawn(first, 40 - k)
     fresh = stream(samples_per_prompt=2)
-    drawn(fresh, 5)  # wherever it is
+    drawn(fresh, 5)  # the state replaces its own position
     fresh.set_state(state)
     assert fresh.get_state() == state
-    assert drawn(fresh, 40 - k) == whole[k:] == first_goes_on
+    assert drawn(fresh, 40 - k) == whole[k:] == continued
 
 
 @pytest.mark.parametrize(
@@ -210,7 +173,7 @@ def test_a_state_of_another_stream_is_refused(other, named):
 def test_other_token_ids_are_another_stream():
     prompts = encoded("math", 3)
     state = stream({"math": prompts}).get_state()
-    prompts[1] = type(prompts[1])(prompts[1].prompt, prompts[1].tokens + 1)
+    prompts[1] = dataclasses.replace(prompts[1], tokens=prompts[1].tokens + 1)
     with pytest.raises(ValueError, match="another prompt stream"):
         stream({"math": prompts}).set_state(state)
 

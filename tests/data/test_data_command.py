@@ -1,0 +1,46 @@
+"""The command that reports what is in a data set."""
+
+import json
+
+from data_cases import sums, write
+import pytest
+
+from gopd_jax import tiny
+from gopd_jax.data import __main__ as command
+
+
+def test_the_command_counts_everything(tmp_path, capsys):
+    good = [row | {"difficulty": 5 + i % 4} for i, row in enumerate(sums(0, 40))]
+    long = {"prompt": "?" * 90, "ground_truth": "1", "difficulty": 9}
+    path = write(tmp_path / "a.jsonl", [*good, good[0], long, "[1", "{}"])
+    options = [
+        f"--tokenizer={tiny.model('base')}",
+        "--max-prompt-tokens=60",
+        "--min-difficulty=6",
+        "--held-out=5",
+        "--verify=1",
+        f"--json={tmp_path / 'out.jsonl'}",
+    ]
+    assert command.main([str(path), *options]) == 0
+    out = capsys.readouterr().out
+    assert "a.jsonl:43" in out and "a.jsonl:44" in out and "over 60 tokens 1" in out
+    record = json.loads((tmp_path / "out.jsonl").read_text())
+    expected = {"rows": 44, "bad": 2, "repeated": 1, "unverifiable": 0}
+    assert {name: record[name] for name in expected} == expected
+    assert record["difficulties"] == {"5": 11, "6": 10, "7": 10, "8": 10, "9": 1}
+    assert record["dropped"] == {"difficulty below 6": 11, "over 60 tokens": 1, "cannot be read": 2}
+    assert record["train"] + record["held_out"] == 30 and record["lengths"]["max"] > 90
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["{folder}/none.jsonl"], "none.jsonl"),
+        (["deepmath"], "expected a file ending in"),
+        (["{folder}/a.jsonl", "--min-difficulty=6"], "none of 3 prompts has a number"),
+    ],
+)
+def test_wrong_commands_end_in_one_line(tmp_path, capsys, arguments, message):
+    write(tmp_path / "a.jsonl", sums(0, 3))
+    assert command.main([argument.format(folder=tmp_path) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
