@@ -1,0 +1,111 @@
+"""What the benchmark samples, and the engine that it measures.
+
+In: the options of the command. Out: prompts as token ids, requests, stop ids, a `RolloutEngine`.
+Does not measure anything.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.settings import EngineOptions
+from gopd_jax.runtime.mesh import compute_dtype
+from gopd_jax.types import EncodedPrompt, Prompt, Request
+
+FIRST_STOP_ID = 300  # the ids below it are bytes and special tokens in most vocabularies
+
+
+def stop_ids(vocab_size: int, mean: int) -> list[int]:
+    """Draws V / mean stop ids, the same ones every time.
+
+    With random weights, a token is one of them with probability 1 / mean.
+
+    Raises:
+        ValueError: the vocabulary is too small.
+    """
+    count = max(1, vocab_size // mean)
+    if vocab_size < FIRST_STOP_ID + count:
+        raise ValueError(
+            f"--mean={mean} needs {count} stop ids from {FIRST_STOP_ID} on: expected a vocabulary "
+            f"of at least {FIRST_STOP_ID + count} ids, the model has {vocab_size}"
+        )
+    ids = np.arange(FIRST_STOP_ID, vocab_size)
+    chosen = np.random.default_rng(0).choice(ids, size=count, replace=False)
+    return sorted(int(i) for i in chosen)
+
+
+def random_prompts(count: int, tokens: int, vocab_size: int) -> list[np.ndarray]:
+    """Prompts of random ids, each with between half of `tokens` and `tokens` ids."""
+    rng = np.random.default_rng(1)
+    least = (tokens + 1) // 2
+    return [
+        rng.integers(5, vocab_size, rng.integers(least, tokens + 1), dtype=np.int32)
+        for _ in range(count)
+    ]
+
+
+def chat_prompts(model: str, file: str, count: int) -> list[np.ndarray]:
+    """The first questions of a JSON-lines file, in the chat template of a model.
+
+    Args:
+        model: folder or hub id.
+        file: each row has a "question".
+        count: number of prompts.
+    """
+    tokenizer = ChatTokenizer.load(model)
+    with open(file, encoding="utf-8") as lines:
+        questions = [json.loads(line)["question"] for line in lines][:count]
+    if len(questions) < count:
+        raise ValueError(
+            f"--prompt-file={file} has {len(questions)} questions: expected --prompts={count}"
+        )
+    return tokenizer.encode_prompts([[{"role": "user", "content": q}] for q in questions])
+
+
+def to_requests(prompts: Sequence[np.ndarray], samples: int, max_tokens: int) -> list[Request]:
+    """The requests for `samples` answers to each prompt."""
+    encoded = [
+        EncodedPrompt(Prompt(f"prompt {i}", (), "benchmark", ""), p) for i, p in enumerate(prompts)
+    ]
+    return [Request(p, s, max_tokens) for p in encoded for s in range(samples)]
+
+
+def sampling_rule(args: argparse.Namespace) -> SamplingRule:
+    return SamplingRule(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+
+
+def make_engine(
+    args: argparse.Namespace, model: ModelConfig, mesh: Mesh, max_prompt_tokens: int
+) -> RolloutEngine:
+    """The engine that the options describe."""
+    return RolloutEngine(
+        model,
+        mesh,
+        stop_ids(model.vocab_size, args.mean),
+        slots=args.slots,
+        max_prompt_tokens=max_prompt_tokens,
+        max_response_tokens=args.max_new,
+        dtype=compute_dtype(args.dtype),
+        options=EngineOptions(
+            kernel=args.kernel,
+            kv_cache=args.kv_cache,
+            weights=args.weights,
+            steps_per_dispatch=args.steps_per_dispatch,
+            prefill_tokens=args.prefill_tokens,
+        ),
+    )
+
+
+def settings_in_effect(args: argparse.Namespace) -> dict[str, Any]:
+    """All options, "auto" replaced, and the version of JAX."""
+    dtype = np.dtype(compute_dtype(args.dtype)).name
+    return vars(args) | {"dtype": dtype, "jax": jax.__version__}
