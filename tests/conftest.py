@@ -11,15 +11,17 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def run_on_fake_devices():
-    """Runs a Python program in a fresh process that sees `count` CPU devices; fails with its output. Returns its stdout."""
+    """Runs a Python program in a process that sees `count` CPU devices, and returns its stdout.
+
+    The test fails with the program's output when the program does.
+    """
 
     def run(program: str, *args: object, count: int = 8) -> str:
+        paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "PYTHONPATH": os.pathsep.join(
-                [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-            ),
+            "PYTHONPATH": os.pathsep.join(paths),
         }
         done = subprocess.run(
             [sys.executable, "-c", program, *map(str, args)],
@@ -36,7 +38,7 @@ def run_on_fake_devices():
 
 @pytest.fixture(scope="module")
 def shared_compilations(tmp_path_factory):
-    """What tests that ask for this compile, here or in processes that they start, is kept on disk for the next."""
+    """Keeps compiled programs on disk, for later tests and for the processes that they start."""
     folder = str(tmp_path_factory.getbasetemp() / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
@@ -44,7 +46,5 @@ def shared_compilations(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
-    del (
-        os.environ["JAX_COMPILATION_CACHE_DIR"],
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"],
-    )
+    del os.environ["JAX_COMPILATION_CACHE_DIR"]
+    del os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]

@@ -1,8 +1,9 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+CLOCK = ("seconds", "tokens_per_second", "compilations")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,11 +13,10 @@ def shared_work(shared_compilations):
 
 @pytest.fixture
 def lines():
-    """Reads a JSON-lines file of a run, without the fields that hold clock times or counts of this process."""
-    clock = ("seconds", "tokens_per_second", "compilations")
+    """Reads a JSON-lines file of a run without the clock times and counts of the process."""
 
-    def read(folder: Path, name: str) -> list[dict[str, Any]]:
+    def read(folder: Path, name: str) -> list[dict[str, object]]:
         records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        return [{k: v for k, v in r.items() if not k.startswith(clock)} for r in records]
+        return [{k: v for k, v in r.items() if not k.startswith(CLOCK)} for r in records]
 
     return read

@@ -5,14 +5,12 @@ from pathlib import Path
 import runpy
 import shutil
 import tempfile
-from typing import Any
 
 from gopd_jax.config import Config, from_config_dict
 
 ROOT = Path(__file__).parents[2]
-DATASETS = tempfile.mkdtemp(
-    prefix="gopd_jax_datasets_"
-)  # of all these runs: building and encoding takes seconds
+# All runs share their prepared data sets, since building and encoding them takes seconds.
+DATASETS = tempfile.mkdtemp(prefix="gopd_jax_datasets_")
 atexit.register(shutil.rmtree, DATASETS, ignore_errors=True)
 SETTINGS = {
     "data.cache_dir": DATASETS,
@@ -29,7 +27,7 @@ SETTINGS = {
 }
 
 
-def small(path: str = "configs/math.py", **changes: Any) -> Config:
+def small(path: str = "configs/math.py", **changes: object) -> Config:
     """An embedded config with `SETTINGS`; `changes` are "part.field" -> value."""
     config = runpy.run_path(str(ROOT / path))["get_config"]()
     config.update_from_flattened_dict(SETTINGS | changes)

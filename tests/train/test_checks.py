@@ -1,4 +1,4 @@
-"""What is wrong is said before any work: one clear error each, and nothing written."""
+"""What is wrong is found before any work: one clear error each, and no run is written."""
 
 import json
 import shutil
@@ -6,8 +6,9 @@ import shutil
 from loop_cases import small
 import pytest
 
-from gopd_jax import tiny, train
+from gopd_jax import tiny
 from gopd_jax.tiny.tokenizer import save_tokenizer
+from gopd_jax.train.run import run
 
 
 @pytest.fixture
@@ -17,41 +18,56 @@ def base_copy(tmp_path):
 
 def refused(config, workdir, message):
     with pytest.raises(ValueError, match=message):
-        train.run(config, str(workdir))
+        run(config, str(workdir))
     assert not (workdir / "run.json").exists()
 
 
-def test_vocabularies_must_agree(tmp_path, base_copy):
-    path = base_copy / "tokenizer.json"
+def edit_vocabulary(model, edit):
+    """Rewrites the vocabulary in the tokenizer of a model folder."""
+    path = model / "tokenizer.json"
     content = json.loads(path.read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary["0"], vocabulary["1"] = vocabulary["1"], vocabulary["0"]
+    edit(content["model"]["vocab"])
     path.write_text(json.dumps(content))
-    refused(small(**{"domains.math.teacher": str(base_copy)}), tmp_path / "run", "teacher of math")
 
 
-def test_reference_must_exist_unless_lambda_is_one(tmp_path):
-    refused(small(reference=str(tmp_path / "nowhere")), tmp_path / "run", "nowhere")
-    # lambda = 1 cancels the reference: it is not even looked at
-    config = small(
-        reference=str(tmp_path / "nowhere"),
-        **{"learner.reward_scale": 1.0, "steps": 1, "eval.prompts": 4},
-    )
-    result = train.run(config, str(tmp_path / "one"))
-    assert result["domains"]["math"]["reward_scale"] == 1.0
+# ---- Settings alone.
+
+# Changes of the config; a part of the message.
+REFUSED = {
+    "missing teacher folder": ({"domains.math.teacher": "/gone/teacher"}, "/gone/teacher"),
+    "missing reference folder": ({"reference": "/nowhere/base"}, "/nowhere/base"),
+    "mesh and devices": ({"mesh.tensor": 3}, "tensor=3 does not fit 1 devices"),
+    "positions": (
+        {"rollout.max_response_tokens": 600, "learner.row_length": 0},
+        "512 positions",
+    ),
+    "kind of ground truth": ({"domains.math.reward": "code"}, "cannot be verified as 'code'"),
+    "embedded data": ({"domains.math.train": "tiny:math/tain"}, "tiny:math/tain"),
+    "sft without answers": (
+        {"method": "sft", "domains.math.teacher": ""},
+        'expected a .* in its "response"',
+    ),
+}
+
+
+@pytest.mark.parametrize("changes, message", REFUSED.values(), ids=REFUSED)
+def test_refused_before_any_work(changes, message, tmp_path):
+    refused(small(**changes), tmp_path / "run", message)
 
 
 def test_every_domain_needs_a_teacher():
-    with pytest.raises(ValueError, match="domains.math has no teacher"):
+    with pytest.raises(ValueError, match="domains.math.teacher must be set"):
         small(**{"domains.math.teacher": ""})
 
 
-def test_missing_teacher_folder(tmp_path):
-    refused(small(**{"domains.math.teacher": str(tmp_path / "gone")}), tmp_path / "run", "gone")
+def test_the_reference_is_not_looked_at_where_lambda_is_one(tmp_path):
+    changes = {"learner.reward_scale": 1.0, "steps": 1, "eval.prompts": 4}
+    config = small(reference=str(tmp_path / "nowhere"), **changes)
+    result = run(config, str(tmp_path / "one"))
+    assert result["domains"]["math"]["reward_scale"] == 1.0
 
 
-def test_mesh_must_fit_the_devices(tmp_path):
-    refused(small(**{"mesh.tensor": 3}), tmp_path / "run", "tensor=3 does not fit 1 devices")
+# ---- Folders and files.
 
 
 def test_unwritable_workdir(tmp_path):
@@ -59,41 +75,21 @@ def test_unwritable_workdir(tmp_path):
     refused(small(), tmp_path / "file" / "run", "cannot write there")
 
 
-def test_positions(tmp_path):
-    refused(
-        small(**{"rollout.max_response_tokens": 600, "learner.row_length": 0}),
-        tmp_path / "run",
-        "512 positions",
-    )
+def test_vocabularies_must_agree(tmp_path, base_copy):
+    def swap(vocabulary):
+        vocabulary["0"], vocabulary["1"] = vocabulary["1"], vocabulary["0"]
 
-
-def test_ground_truth_of_the_wrong_kind(tmp_path):
-    refused(
-        small(**{"domains.math.reward": "code"}), tmp_path / "run", "cannot be verified as 'code'"
-    )
-
-
-def test_unknown_embedded_data(tmp_path):
-    refused(small(**{"domains.math.train": "tiny:math/tain"}), tmp_path / "run", "tiny:math/tain")
+    edit_vocabulary(base_copy, swap)
+    config = small(**{"domains.math.teacher": str(base_copy)})
+    refused(config, tmp_path / "run", "teacher of math")
 
 
 def test_tokenizer_larger_than_the_model(tmp_path, base_copy):
+    def grow(vocabulary):
+        size = len(vocabulary)
+        vocabulary |= {f"extra{i}": size + i for i in range(64)}
+
     save_tokenizer(base_copy)
-    path = base_copy / "tokenizer.json"
-    content = json.loads(path.read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary |= {f"extra{i}": len(vocabulary) + i for i in range(64)}
-    path.write_text(json.dumps(content))
-    refused(
-        small(student=str(base_copy), **{"domains.math.teacher": str(base_copy)}),
-        tmp_path / "run",
-        "at least as many embeddings",
-    )
-
-
-def test_sft_needs_answers(tmp_path):
-    refused(
-        small(method="sft", **{"domains.math.teacher": ""}),
-        tmp_path / "run",
-        'no text in "response"',
-    )
+    edit_vocabulary(base_copy, grow)
+    config = small(student=str(base_copy), **{"domains.math.teacher": str(base_copy)})
+    refused(config, tmp_path / "run", "at least as many embeddings")

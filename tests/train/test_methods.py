@@ -1,4 +1,4 @@
-"""Every source of a step's inputs runs through the same loop, and its student comes out as a Hugging Face folder."""
+"""Every source of a step's examples runs through the same loop; the student can be exported."""
 
 import json
 
@@ -8,12 +8,13 @@ from loop_cases import small
 import numpy as np
 import pytest
 
-from gopd_jax import export, train
+from gopd_jax import export, tiny
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params
 from gopd_jax.models.huggingface import load_params
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime.checkpoint import restore_params
+from gopd_jax.train.run import run
 
 QUICK = {"steps": 2, "eval.prompts": 8, "eval.every": 0}
 
@@ -23,22 +24,16 @@ def metrics(workdir):
 
 
 def test_multi_teacher_run_and_export(tmp_path):
+    """The reference is not run on the rows of code, where lambda is 1."""
     config = small("configs/multi_teacher.py", **QUICK, **{"domains.code.reward_scale": 1.0})
-    result = train.run(config, str(tmp_path / "run"))
-    assert set(result["domains"]) == {"math", "code"}
-    assert (
-        result["domains"]["math"]["reward_scale"] == 1.25
-        and result["domains"]["code"]["reward_scale"] == 1.0
-    )
+    result = run(config, str(tmp_path / "run"))
+    scales = {name: domain["reward_scale"] for name, domain in result["domains"].items()}
+    assert scales == {"math": 1.25, "code": 1.0}
     for record in metrics(tmp_path / "run"):
-        assert (
-            record["tokens_trained"]
-            == record["tokens_trained/math"] + record["tokens_trained/code"]
-        )
+        tokens = record["tokens_trained/math"] + record["tokens_trained/code"]
+        assert record["tokens_trained"] == tokens
         assert record["reverse_kl_teacher/math"] != record["reverse_kl_teacher/code"]
-        assert (
-            record["kl_reference/code"] == 0
-        )  # lambda = 1: the reference was not run on these rows
+        assert record["kl_reference/code"] == 0
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
 
     export.export(str(tmp_path / "run"), str(tmp_path / "out"), dtype="float32")
@@ -54,15 +49,9 @@ def test_multi_teacher_run_and_export(tmp_path):
 
 @pytest.mark.parametrize("truncation", ["mask", "drop"])
 def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation):
-    config = small(
-        **QUICK,
-        **{
-            "learner.truncation": truncation,
-            "rollout.max_response_tokens": 15,
-            "learner.row_length": 0,
-        },
-    )
-    train.run(config, str(tmp_path / "run"))
+    limit = {"rollout.max_response_tokens": 15, "learner.row_length": 0}
+    config = small(**QUICK, **limit, **{"learner.truncation": truncation})
+    run(config, str(tmp_path / "run"))
     for record in metrics(tmp_path / "run"):
         assert record["truncated_count"] > 0
         assert record["tokens_trained"] == record["rollout_tokens"] - 15 * record["truncated_count"]
@@ -70,52 +59,48 @@ def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation)
 
 def test_grpo(tmp_path, monkeypatch):
     limits = []
-    monkeypatch.setattr(
-        train, "Verifier", lambda **limit: limits.append(limit) or Verifier(**limit)
-    )
-    verifier = {"verifier.workers": 2, "verifier.timeout_s": 3.5, "verifier.memory_mb": 300}
-    config = small(
-        method="grpo",
-        **QUICK,
-        **verifier,
-        **{"rollout.samples_per_prompt": 4, "rollout.prompts_per_step": 8},
-    )
-    result = train.run(config, str(tmp_path / "run"))
-    assert limits == [{"workers": 2, "timeout_s": 3.5, "memory_mb": 300}]
+
+    def recorded(**given):
+        limits.append(given)
+        return Verifier(**given)
+
+    monkeypatch.setattr("gopd_jax.train.run.Verifier", recorded)
+    given = {"workers": 2, "timeout_s": 3.5, "memory_mb": 300}
+    changes = {"rollout.samples_per_prompt": 4, "rollout.prompts_per_step": 8}
+    changes |= {f"verifier.{name}": value for name, value in given.items()}
+    result = run(small(method="grpo", **QUICK, **changes), str(tmp_path / "run"))
+    assert limits == [given]
     assert "teacher" not in result["domains"]["math"]["rows"]
     for record in metrics(tmp_path / "run"):
         assert record["advantage_max"] > 0 > record["advantage_min"]
         assert "reverse_kl_teacher" not in record
 
 
-def test_sft_lowers_the_loss_of_the_given_answers(tmp_path):
+def test_sft_learns_from_the_given_answers(tmp_path):
     changes = QUICK | {
         "steps": 5,
         "domains.math.train": "tiny:math/noisy",
         "domains.math.teacher": "",
         "learner.learning_rate": 3e-3,
     }
-    train.run(small(method="sft", **changes), str(tmp_path / "run"))
+    run(small(method="sft", **changes), str(tmp_path / "run"))
     records = metrics(tmp_path / "run")
     assert all(r["advantage_min"] == r["advantage_max"] == 1 for r in records)
     assert all(np.isfinite(r["student_logprob"]) and r["truncated_count"] == 0 for r in records)
 
 
 def test_several_updates_from_one_rollout_batch(tmp_path):
+    """At this learning rate the ratio leaves the clip range within one batch."""
     config = small(**QUICK, **{"learner.updates_per_batch": 4, "learner.learning_rate": 1e-2})
-    train.run(config, str(tmp_path / "run"))
+    run(config, str(tmp_path / "run"))
     first = metrics(tmp_path / "run")[0]
     assert first["tokens_trained"] == first["rollout_tokens"]
-    assert (
-        first["clip_fraction"] > 0
-    )  # at this rate the ratio leaves the clip range within one batch
+    assert first["clip_fraction"] > 0
 
 
 def test_teacher_equal_to_the_student_has_no_advantage(tmp_path, capsys):
-    from gopd_jax import tiny
-
     config = small(**QUICK, **{"domains.math.teacher": tiny.model("base")})
-    train.run(config, str(tmp_path / "run"))
+    run(config, str(tmp_path / "run"))
     assert "has the student's own weights" in capsys.readouterr().err
     first = metrics(tmp_path / "run")[0]
     assert max(abs(first["advantage_min"]), abs(first["advantage_max"])) < 1e-4
