@@ -7,7 +7,7 @@ A source of prompts becomes requests for the rollout engine in these steps:
     datasets  rows -> prompts on disk, prepared once and read by index
     select    prompts -> those that are hard enough, split into training and test prompts
     encode    prompts -> token ids, without prompts that are too long; `teacher_prompts` adds what
-              only a teacher reads
+              only a teacher reads, `answers` encodes the responses of a data set
     stream    encoded prompts -> the requests of each step, without end, resumable
 
 For example:

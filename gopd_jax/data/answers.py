@@ -1,4 +1,8 @@
-"""The answers that a data set gives, as token ids: what SFT learns from without a teacher."""
+"""The answers that a data set gives, which SFT learns from without a teacher.
+
+In: encoded prompts whose rows have a "response". Out: the responses as token ids. Does not apply the
+chat template.
+"""
 
 from collections.abc import Sequence
 
@@ -11,10 +15,14 @@ from gopd_jax.types import EncodedPrompt
 def given_answers_of(
     tokenizer: ChatTokenizer, prompts: Sequence[EncodedPrompt]
 ) -> list[np.ndarray]:
-    """The text in each row's "response", followed by the tokenizer's end of turn.
+    """Encodes the text in each row's "response", followed by the tokenizer's end of turn.
+
+    Args:
+        tokenizer: of the student.
+        prompts: the prompts to answer.
 
     Returns:
-        int32 ids for each prompt.
+        int32 token ids [T] of each answer.
 
     Raises:
         ValueError: a row without a response, named by its prompt id.
