@@ -1,7 +1,7 @@
 """The answers that a data set gives, which SFT learns from without a teacher.
 
-In: encoded prompts whose rows have a "response". Out: the responses as token ids. Does not apply the
-chat template.
+In: encoded prompts whose rows have a "response". Out: the responses as token ids. Does not apply
+the chat template.
 """
 
 from collections.abc import Sequence
