@@ -1,89 +1,109 @@
-"""Command: ExPO, the baseline without training: a teacher's weights extrapolated away from the student's start.
+"""Command: ExPO, a baseline without training: a teacher's weights, extrapolated.
+
+In: the folders of a student and of teachers that started from it. Out: a model folder.
 
 python -m gopd_jax.expo --student=base --teacher=math_teacher --alpha=0.5 --out=expo
 """
 
 import argparse
+from collections.abc import Sequence
 import math
 import sys
 
-from absl import logging
-import jax
-import jax.numpy as jnp
-
-from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
-from gopd_jax.models.config import load_config
-from gopd_jax.models.decoder import abstract_params, logical_axes
-from gopd_jax.models.huggingface import load_params
-from gopd_jax.models.huggingface_save import check_free, save_pretrained
-from gopd_jax.runtime.mesh import make_mesh, shardings
+from gopd_jax import cli
 from gopd_jax.runtime.progress import say
 
 EPILOG = """
   weights = teacher + alpha * (teacher - student)
 
-element by element, in float32. Several --teacher are averaged first. alpha 0 is the (averaged) teacher, -1 the student; the
-G-OPD paper (arXiv 2602.12125) compares with 0.25 and 0.5. ExPO: Zheng et al., arXiv 2404.16792. All models must have the same
-architecture and vocabulary. The folder has the student's tokenizer and chat template and loads like any other model:
+element by element, in float32. Several teachers are averaged first. An alpha of 0 gives the
+(averaged) teacher, -1 the student; the G-OPD paper (arXiv 2602.12125) compares with 0.25 and 0.5.
+ExPO: Zheng et al., arXiv 2404.16792. All models must have the same architecture and vocabulary. The
+folder has the student's tokenizer and chat template and loads like any other model:
   python -m gopd_jax.evaluate --model=FOLDER --suite=math --data=DATA --out=RESULTS
+
+Exit status: 0 done, 2 for a wrong option or model, 130 after Ctrl-C.
 """
 
 
 def extrapolate(
-    student: str, teachers: list[str], alpha: float, out: str, dtype: str = "bfloat16"
+    student: str, teachers: Sequence[str], alpha: float, out: str, dtype: str = "bfloat16"
 ) -> None:
-    """Writes teacher + alpha (teacher - student), teachers averaged first, as the Hugging Face folder `out`.
+    """Extrapolates teachers beyond themselves, away from the student's start.
+
+        weights = teacher + alpha (teacher - student),   teacher = mean of the teachers
+
+    Args:
+        student: Hugging Face folder or hub id of the model that the teachers started from.
+        teachers: folders or hub ids of the same model after training.
+        alpha: how far beyond the teacher.
+        out: folder to write.
+        dtype: of the weights written, "bfloat16" or "float32".
 
     Raises:
-        ValueError: a model that cannot be read, another architecture or vocabulary than the student's, or `out` is not free.
+        ValueError: alpha is not finite, a model cannot be read or has another architecture or
+            vocabulary than the student, or `out` is not free.
     """
+    # JAX and transformers take seconds to import, and `--help` needs neither.
+    import jax
+    import jax.numpy as jnp
+
+    from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
+    from gopd_jax.models.config import load_config
+    from gopd_jax.models.decoder import param_shardings
+    from gopd_jax.models.huggingface import load_params
+    from gopd_jax.models.huggingface_save import check_free, save_pretrained
+    from gopd_jax.runtime.mesh import make_mesh
+    from gopd_jax.types import Params
+
     if not math.isfinite(alpha):
-        raise ValueError(f"--alpha={alpha}: wanted a finite number, such as 0.25 or 0.5")
+        raise ValueError(f"--alpha={alpha}: expected a finite number, such as 0.25 or 0.5")
     check_free(out)
     config = load_config(student)
     for path in teachers:
         if (other := load_config(path)) != config:
             raise ValueError(
-                f"--teacher={path} is another architecture ({other}) than --student={student} ({config})"
+                f"--teacher={path} is another architecture ({other}) than "
+                f"--student={student} ({config})"
             )
     roles = {"student": student} | {f"teacher {path}": path for path in teachers}
     check_same_vocabulary({role: ChatTokenizer.load(path) for role, path in roles.items()})
-    places = shardings(make_mesh(), abstract_params(config), logical_axes(config))
+    shardings = param_shardings(config, make_mesh())
 
-    def load(path: str):
-        return load_params(path, config, jnp.float32, places)
+    def load(path: str) -> Params:
+        return load_params(path, config, jnp.float32, shardings)
 
+    def extrapolated(total: Params, start: Params) -> Params:
+        return jax.tree.map(
+            lambda t, s: (1 + alpha) * (t / len(teachers)) - alpha * s, total, start
+        )
+
+    # One teacher at a time: two models are in memory, however many teachers there are.
     add = jax.jit(lambda total, params: jax.tree.map(jnp.add, total, params), donate_argnums=0)
     total = load(teachers[0])
-    for path in teachers[
-        1:
-    ]:  # one at a time: two models are in memory, however many teachers there are
+    for path in teachers[1:]:
         total = add(total, load(path))
-    mix = jax.jit(
-        lambda total, start: jax.tree.map(
-            lambda t, s: (1 + alpha) * (t / len(teachers)) - alpha * s, total, start
-        ),
-        donate_argnums=0,
-    )
-    save_pretrained(out, config, mix(total, load(student)), dtype=dtype, tokenizer_from=student)
+    weights = jax.jit(extrapolated, donate_argnums=0)(total, load(student))
+    save_pretrained(out, config, weights, dtype=dtype, tokenizer_from=student)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="python -m gopd_jax.expo",
-        description="Extrapolate a teacher's weights beyond it, away from the student's start (ExPO); no training.",
+        description="Extrapolate a teacher's weights beyond it, away from the student's start "
+        "(ExPO); no training.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
-        "--student", required=True, help="where the teachers began: Hugging Face folder or hub id"
+        "--student",
+        required=True,
+        help="the model that the teachers started from: Hugging Face folder or hub id",
     )
     parser.add_argument(
         "--teacher",
         required=True,
         action="append",
-        help="the same model after training; may be given again",
+        help="the same model after training; may be given several times",
     )
     parser.add_argument(
         "--alpha", type=float, default=0.5, help="how far beyond the teacher (default: %(default)s)"
@@ -97,17 +117,19 @@ def main(argv: list[str] | None = None) -> int:
         default="bfloat16",
         help="of the weights written (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
-    logging.set_verbosity(logging.ERROR)
-    try:
-        extrapolate(args.student, args.teacher, args.alpha, args.out, args.dtype)
-    except (ValueError, OSError) as e:
-        say(f"error: {e}")
-        return 2
+    return parser
+
+
+def _expo(args: argparse.Namespace) -> None:
+    extrapolate(args.student, args.teacher, args.alpha, args.out, args.dtype)
     say(
-        f"wrote {args.out} ({args.dtype}): teacher + {args.alpha:g} (teacher - student), {len(args.teacher)} teachers averaged"
+        f"wrote {args.out} ({args.dtype}): teacher + {args.alpha:g} (teacher - student), "
+        f"{len(args.teacher)} teachers averaged"
     )
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(_expo, make_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ExPO: weights extrapolated element by element, written as a folder like any other."""
+"""ExPO: weights are extrapolated element by element and written as a folder like any other."""
 
 import jax
 import jax.numpy as jnp
@@ -26,27 +26,47 @@ def run(out, *options):
 @pytest.mark.parametrize("alpha", [0.5, 0.0, -1.0])
 def test_weights_are_extrapolated_from_the_average_of_the_teachers(tmp_path, alpha):
     assert run(tmp_path / "out", f"--alpha={alpha}") == 0
-    student, math, code = (
-        weights(tiny.model(name)) for name in ("base", "math_teacher", "code_teacher")
-    )
-    mean = jax.tree.map(lambda a, b: (np.asarray(a, np.float64) + np.asarray(b)) / 2, math, code)
-    wanted = jax.tree.map(lambda m, s: m + alpha * (m - np.asarray(s, np.float64)), mean, student)
+    names = ("base", "math_teacher", "code_teacher")
+    student, math, code = (weights(tiny.model(name)) for name in names)
+
+    def extrapolated(start, a, b):
+        mean = (np.asarray(a, np.float64) + np.asarray(b)) / 2
+        return mean + alpha * (mean - np.asarray(start, np.float64))
+
+    expected = jax.tree.map(extrapolated, student, math, code)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), weights(tmp_path / "out"), wanted
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        weights(tmp_path / "out"),
+        expected,
     )
 
 
-def test_wrong_commands_end_in_one_line_and_write_nothing(tmp_path, capsys):
-    def refused(message, *options):
-        assert expo.main([f"--out={tmp_path / 'out'}", *options]) == 2
-        assert message in capsys.readouterr().err.replace("\n", " ")
-        assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    "student, teacher, options, message",
+    [
+        ("base", "large_base", [], "another architecture"),
+        ("base", "nowhere", [], "nowhere"),
+        ("base", "base", ["--alpha=nan"], "--alpha=nan: expected a finite number"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_writes_nothing(
+    tmp_path, capsys, student, teacher, options, message
+):
+    student, teacher = (
+        str(tmp_path / name) if name == "nowhere" else tiny.model(name)
+        for name in (student, teacher)
+    )
+    out = tmp_path / "out"
+    command = [f"--student={student}", f"--teacher={teacher}", f"--out={out}", *options]
+    assert expo.main(command) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and message in said
+    assert not out.exists()
 
-    base, large = tiny.model("base"), tiny.model("large_base")
-    refused("another architecture", f"--student={base}", f"--teacher={large}")
-    refused("nowhere", f"--student={base}", f"--teacher={tmp_path / 'nowhere'}")
-    refused("wanted a finite number", f"--student={base}", f"--teacher={base}", "--alpha=nan")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_text("mine")
-    assert run(tmp_path / "full") == 2
-    assert [p.name for p in (tmp_path / "full").iterdir()] == ["file"]
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert run(tmp_path) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and str(tmp_path) in said
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
