@@ -1,4 +1,7 @@
-"""pass@k and majority against enumeration; intervals cover the truth 93 to 97 times in 100, for several kinds of problems."""
+"""pass@k and majority against enumeration; how often intervals cover the truth.
+
+They must cover it 93 to 97 times in 100, for several kinds of problems.
+"""
 
 import itertools
 import math
@@ -16,7 +19,8 @@ from gopd_jax.evaluate.statistics import (
     t95,
 )
 
-# Rates of success of the problems: U-shaped, flat, like a weak model on AIME, weaker still, narrow, nearly all solved.
+# Success rates of the problems, as Beta distributions: U-shaped, flat, like a weak model on AIME,
+# weaker still, narrow, nearly all solved.
 POPULATIONS = [(0.4, 0.6), (1, 1), (0.25, 1.4), (0.1, 0.9), (2, 5), (1, 0.2)]
 RUNS = 1500
 
@@ -48,7 +52,7 @@ def test_pass_at_k_of_many_samples():
 
 @pytest.mark.parametrize("samples, correct, k", [(4, 1, 5), (4, 1, 0), (4, 5, 2), (4, -1, 2)])
 def test_pass_at_k_refuses_what_cannot_be(samples, correct, k):
-    with pytest.raises(ValueError, match="wanted k in"):
+    with pytest.raises(ValueError, match="expected k in"):
         pass_at_k(samples, correct, k)
 
 
@@ -84,7 +88,7 @@ def test_majority_and_its_ties(correct, wrong, expected):
 @pytest.mark.parametrize("problems", [30, 200])
 @pytest.mark.parametrize("samples", [4, 32])
 def test_accuracy_covers_the_truth_95_times_in_100(problems, samples):
-    """On average over the populations, and for each of them up to the noise of 1,500 runs (0.56 points)."""
+    """On average, and for each population up to the noise of 1,500 runs (0.56 points)."""
     rng, coverages = np.random.default_rng(problems + samples), []
     for population in POPULATIONS:
         scores, truth = draw(rng, population, problems, samples)
@@ -100,7 +104,7 @@ def test_the_plain_t_interval_would_not_do():
 
 
 def test_average_over_benchmarks_covers_the_truth():
-    """Four benchmarks of 30, 30, 30 and 200 problems and of different hardness: the mean of means, problems as drawn."""
+    """Four benchmarks of 30, 30, 30 and 200 problems, of different difficulty."""
     rng = np.random.default_rng(1)
     sizes, populations = (30, 30, 30, 200), [(0.4, 0.6), (0.25, 1.4), (0.3, 3), (1, 1)]
     parts = [draw(rng, p, n, 8) for p, n in zip(populations, sizes, strict=True)]
@@ -114,7 +118,7 @@ def test_average_over_benchmarks_covers_the_truth():
 @pytest.mark.parametrize("problems", [30, 200])
 @pytest.mark.parametrize("samples", [4, 32])
 def test_paired_difference_covers_the_truth(problems, samples):
-    """Two models whose rates go together; the interval is narrower than that of two unpaired scores."""
+    """Two models with correlated rates: the interval is narrower than that of one score."""
     rng = np.random.default_rng(problems * samples)
     rates = rng.beta(0.5, 1.0, (RUNS, problems))
     gains = rng.uniform(-0.5, 1, (RUNS, problems)) * rates * (1 - rates)
@@ -140,15 +144,12 @@ def test_difference_of_benchmarks_of_equal_weight():
 
 def test_accuracy_where_there_is_no_spread():
     zero, one, half = accuracy([[0.0] * 30]), accuracy([[1.0] * 30]), accuracy([[0.5] * 30])
-    assert (zero.mean, zero.low) == (0, 0) and zero.high == pytest.approx(
-        0.1135, abs=1e-4
-    )  # Wilson, 0 of 30
+    assert (zero.mean, zero.low) == (0, 0)
+    assert zero.high == pytest.approx(0.1135, abs=1e-4)  # Wilson, 0 of 30
     assert (one.mean, one.high) == (1, 1) and one.low == pytest.approx(1 - zero.high)
     assert (half.low, half.high) == (0.5, 0.5)
-    assert (accuracy([[0.5]]).low, accuracy([[0.5]]).high) == (
-        0,
-        1,
-    )  # one problem says nothing about others
+    alone = accuracy([[0.5]])  # one problem says nothing about others
+    assert (alone.low, alone.high) == (0, 1)
 
 
 def test_accuracy_is_near_the_t_interval_where_that_is_good():
