@@ -31,7 +31,6 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     Returns the summary, or None after a SIGTERM. Raises ValueError before any work, with one
     sentence on what is wrong and what was expected.
     """
-    # Long: the whole story, read from top to bottom.
     # ---- Whatever can be wrong is found here.
     programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
     dtype = compute_dtype(config.compute_dtype)

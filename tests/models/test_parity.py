@@ -1,4 +1,7 @@
-"""Our decoder against transformers on PyTorch, float32, random tiny models: each component, then logits."""
+"""The decoder against transformers on PyTorch: each component, then logits.
+
+In float32, on random tiny models.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +29,7 @@ HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request, tmp_path_factory):
-    """(config, our parameters, torch model): weights drawn by torch, written by transformers, read by us."""
+    """Config, parameters, torch model: drawn by torch, written by transformers, read here."""
     config = CASES[request.param]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(
