@@ -38,9 +38,11 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
             embedding table for the lookup of a few rows, which is subtracted. The bytes come from a
             compilation without effort, the memory from a full one.
         over_floor: bytes_per_step over weight_bytes + cache_bytes.
+
+    Raises:
+        ValueError: libtpu is not installed or does not know the slice.
     """
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=args.topology)
-    devices = list(topology.devices)
+    devices = _devices(args.topology)
     mesh = make_mesh(data=args.data, tensor=args.tensor, devices=devices)
     engine = make_engine(args, model, mesh, args.prompt_tokens)
     start = time.perf_counter()
@@ -83,6 +85,17 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
         "compile_seconds": time.perf_counter() - start,
         "settings": settings_in_effect(args),
     }
+
+
+def _devices(topology: str) -> list[jax.Device]:
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except RuntimeError as e:
+        raise ValueError(
+            f"--topology={topology}: expected a slice that libtpu can describe, such as v5e:8x8, "
+            f"and libtpu to be installed ({e})"
+        ) from e
+    return list(description.devices)
 
 
 def _lowered(

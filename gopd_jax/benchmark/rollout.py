@@ -47,7 +47,7 @@ def benchmark(args: argparse.Namespace) -> None:
     """Prints one line for each run, then the programs and the medians."""
     if args.workload == "chat" and not args.prompt_file:
         raise ValueError("--workload=chat: expected --prompt-file=FILE.jsonl")
-    model = load_config(args.model)
+    model, rule = load_config(args.model), sampling_rule(args)
     if args.topology:
         _show(compile_for_topology(args, model))
         return
@@ -64,7 +64,6 @@ def benchmark(args: argparse.Namespace) -> None:
         params = init(jax.random.key(0))
     else:
         params = load_params(args.model, model, jnp.float32, shardings)
-    rule = sampling_rule(args)
     jax.block_until_ready(engine.sync_weights(params))  # compiles, before the first run is timed
 
     runs: list[Figures] = []

@@ -1,8 +1,6 @@
 """The table of an evaluation, for people: results.json in, text out."""
 
-from typing import Any
-
-Figures = dict[str, Any]
+from gopd_jax.evaluate.scores import Figures
 
 HEADER = (
     f"{'':18}{'problems':>9}{'k':>4}{'avg@k':>8}  {'interval':<16}{'pass@k':>7}{'maj@k':>7}"
