@@ -11,7 +11,7 @@ writes and copies never cross devices. Arrays only: which cache an engine keeps 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import struct
 import jax
@@ -27,6 +27,7 @@ from gopd_jax.runtime.mesh import RULES, constrain
 AXES = ("batch", "kv_heads", None, None)  # logical axes of keys and values [B, K, C, H]
 MIN_LIVE_COLUMNS = 128  # no program is compiled for fewer
 
+Tree = TypeVar("Tree")
 Blocks = tuple[tuple[CacheBlock, ...], ...]  # [block][layer]
 
 
@@ -218,7 +219,7 @@ def write(
     return on_each_shard(one_shard, tuple(layers), tuple(new), rows_Dr, starts_Dr, counts_Dr)
 
 
-def take(tree: Any, rows_Dr: jax.Array) -> Any:
+def take(tree: Tree, rows_Dr: jax.Array) -> Tree:
     """The given rows of every array of a tree: [B, ...] -> [D * r, ...].
 
     Rows are numbered within their shard.
@@ -230,7 +231,7 @@ def take(tree: Any, rows_Dr: jax.Array) -> Any:
     return on_each_shard(one_shard, tree, rows_Dr)
 
 
-def copy_rows(tree: Any, sources_Dr: jax.Array, targets_Dr: jax.Array) -> Any:
+def copy_rows(tree: Tree, sources_Dr: jax.Array, targets_Dr: jax.Array) -> Tree:
     """Copies row sources[:, i] to row targets[:, i] of every array, one after the other.
 
     Rows are numbered within their shard. Targets of -1, which must come last, are skipped.

@@ -94,9 +94,8 @@ def decode_steps(
     B, steps = len(table.tokens), fresh[0].keys.shape[2]
     step_key = jax.random.wrap_key_data(key_data, impl=key_impl)
     keys_B = sample_keys(step_key, table.prompts, table.samples)
-    head_VD = output_head(weights)
+    head_VD, kernel = output_head(weights), over_mesh(kernel)
     lengths_B = jnp.where(table.active, table.lengths, 0)
-    kernel = over_mesh(kernel)
 
     def continues(carry):
         i, active_B = carry[:2]

@@ -56,8 +56,8 @@ class RolloutEngine:
         max_prompt_tokens, max_response_tokens: a slot's cache has columns for both.
         dtype: compute dtype, and that of the cache unless it is int8.
         options: how the work is done.
-        programs: table to compile in, so that engines with equal settings, and others, share their
-            programs; None makes one.
+        programs: table to compile in. Engines with equal settings that are given one table share
+            their programs. None makes a new table.
 
     Attributes:
         stats: counts of the current or latest call.

@@ -210,7 +210,7 @@ class Scheduler:
 
         A free slot that holds a prompt with waiting samples takes the next of them. Any other free
         slot takes a sample of a prompt that another slot of its shard holds, which must be copied;
-        if there is none, a new prompt is going to be prefilled there.
+        without such a prompt, it starts to prefill a new one.
 
         Returns:
             (source, target) slots of the prompts that must be copied before any other program runs.

@@ -67,7 +67,7 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: DTypeLike, int8: bo
     )
 
 
-def _quantize(layer: Any) -> Any:
+def _quantize(layer: Params) -> Params:
     """The matrices of a layer as qwix arrays: int8, with one scale for each output channel."""
     import qwix  # takes half a second to import, and only int8 weights need it
 
