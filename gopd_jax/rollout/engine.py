@@ -68,7 +68,7 @@ class RolloutEngine:
 
     Raises:
         ValueError: a number of slots that the mesh does not divide, no stop id or one outside of
-            the vocabulary, or a kernel that cannot be used here.
+            the vocabulary, a kernel that cannot be used here, or a program table of another mesh.
     """
 
     def __init__(
