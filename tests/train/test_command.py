@@ -76,7 +76,7 @@ MISTAKES = {
     "unknown option": ([CONFIG, "--stepz=1"], "'stepz'"),
     "abbreviation": (["--conf=x"], "'conf'"),
     "stray argument": ([CONFIG, "extra", "more"], "unknown arguments extra more: expected"),
-    "missing file": (["--config=gone.py"], "gone.py"),
+    "missing file": (["--config=gone.py"], "error: --config: [Errno 2] No such file"),
     "unknown preset": ([f"{CONFIG}:nope"], "no such preset; expected one of ['qwen3_1_7b', "),
     "no value": ([CONFIG, "--workdir"], "--workdir"),
     "unknown group": ([CONFIG, "--config.learnr.seed=1"], 'Did you mean "learner"'),
