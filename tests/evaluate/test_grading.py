@@ -34,6 +34,8 @@ def test_nothing_more_is_taken_once_grading_has_failed():
     benchmark = Benchmark("b", "b", "math", 1, (), {})
     deadline = time.monotonic() + 60  # only reached by a grader that never stops taking
     grader = Grader(verify, tokenizer, [benchmark], lambda record: None)
-    with grader, pytest.raises(ValueError, match="no verifier today"):
-        while time.monotonic() < deadline:
-            grader.take(rollout)
+    with pytest.raises(ValueError, match="no verifier today"):  # raised again on leaving
+        with grader:
+            with pytest.raises(ValueError, match="no verifier today"):
+                while time.monotonic() < deadline:
+                    grader.take(rollout)
