@@ -33,7 +33,7 @@ def given_answers_of(
         text = prompt.extra.get("response")
         if not isinstance(text, str):
             raise ValueError(
-                f"prompt {prompt.prompt_id!r} of domain {prompt.domain!r}: expected a text in its "
+                f"prompt {prompt.prompt_id!r} of domain {prompt.domain!r}: expected a string in its "
                 '"response", because the domain has no teacher; method sft learns from one of the '
                 "two"
             )

@@ -12,7 +12,6 @@ import time
 
 import jax
 from jax.sharding import Mesh
-import numpy as np
 
 from gopd_jax.types import Tree
 
@@ -71,7 +70,7 @@ class ProgramTable:
             donate: positions of arguments whose memory the result may take.
         """
         leaves, structure = jax.tree.flatten(args)
-        shapes = tuple((np.shape(x), x.dtype) for x in leaves)
+        shapes = tuple((x.shape, x.dtype) for x in leaves)
         key = _identity(function), structure, shapes, donate
         if key not in self._compiled:
             start = time.perf_counter()

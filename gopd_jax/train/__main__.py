@@ -22,10 +22,13 @@ from pathlib import Path
 import sys
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
+from gopd_jax.runtime.schema import unknown_field
+
+EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,20 +57,35 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
         ValueError: an unknown argument, a config file that cannot be read, a field that does not
             exist or does not take the value; one line.
     """
+    files = [a for a in arguments if a.startswith("--config=")]
+    if "--config" in arguments[:-1]:  # its value is the next argument
+        at = arguments.index("--config")
+        files = list(arguments[at : at + 2])
+    if not files:
+        raise ValueError(f"--config must be set: {EXPECTED}")
+    fields, _ = _flags(files)  # of the file alone, to name what an option gets wrong
+    for argument in arguments:
+        if argument.startswith("--config."):
+            _check_field(argument.removeprefix("--config.").partition("=")[0], fields)
+    config, workdir = _flags(arguments)
+    return from_config_dict(config), workdir
+
+
+def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:
+    """The config file's fields with the overrides of the command line, and the workdir."""
     values = flags.FlagValues()
     command = ["gopd_jax.train", *arguments]
     config = config_flags.DEFINE_config_file(
         "config", None, "Config file and preset.", flag_values=values, sys_argv=command
     )
     workdir = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)
-    expected = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
     try:
         rest = values(command)[1:]
         if rest:
-            raise ValueError(f"unknown arguments {' '.join(rest)}: {expected}")
-        if config.value is None:
-            raise ValueError(f"--config must be set: {expected}")
+            raise ValueError(f"unknown arguments {' '.join(rest)}: {EXPECTED}")
         config.value.to_dict()  # a file that could not be read is only reported when it is used
+    except SyntaxError as e:
+        raise ValueError(f"--config: {e.filename}:{e.lineno}: {e.msg}") from e
     except (KeyError, AttributeError) as e:  # ml_collections quotes its own message, perhaps twice
         message = str(e).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
         raise ValueError(f"--config: {message}") from e
@@ -75,7 +93,17 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
         raise ValueError(f"--config: {str(e).strip().splitlines()[-1].strip()}") from e
     except flags.Error as e:  # an error raised in the config file comes with its traceback
         raise ValueError(str(e).strip().splitlines()[-1].removeprefix("ValueError: ")) from e
-    return from_config_dict(config.value), workdir.value
+    return config.value, workdir.value
+
+
+def _check_field(path: str, fields: ConfigDict) -> None:
+    """Raises ValueError unless the config file defines the field; names the nearest one."""
+    where = "config"
+    for name in path.split("."):
+        if not isinstance(fields, ConfigDict) or name not in fields:
+            known = list(fields) if isinstance(fields, ConfigDict) else []
+            raise ValueError(f"--{where}.{name}: {unknown_field(name, known)}")
+        fields, where = fields.get_ref(name).get(), f"{where}.{name}"
 
 
 def _print_help(arguments: Sequence[str]) -> None:
