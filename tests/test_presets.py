@@ -185,7 +185,7 @@ def frozen(role, path):
         (["--config=configs/none.py"], "configs/none.py"),
         (
             ["--config=configs/math.py", "--config.learner.learning_rat=1"],
-            'Did you mean "learning_rate"',
+            "did you mean 'learning_rate'?",
         ),
         (
             ["--config=configs/math.py", "--config.learner.reward_scale=-1"],
