@@ -33,9 +33,9 @@ def given_answers_of(
         text = prompt.extra.get("response")
         if not isinstance(text, str):
             raise ValueError(
-                f"prompt {prompt.prompt_id!r} of domain {prompt.domain!r}: expected a string in its "
-                '"response", because the domain has no teacher; method sft learns from one of the '
-                "two"
+                f"prompt {prompt.prompt_id!r} of domain {prompt.domain!r}: expected a string in "
+                'its "response", because the domain has no teacher; method sft learns from one of '
+                "the two"
             )
         ids = tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
         answers.append(np.array([*ids, tokenizer.tokenizer.eos_token_id], np.int32))

@@ -129,7 +129,7 @@ def test_bad_row_names_file_and_line(tmp_path, bad, message):
 
 
 ROWS = json.dumps(GOOD).encode() * 50
-PACKED = gzip.compress(ROWS)
+PACKED = gzip.compress(ROWS, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_same_content_is_built_once(tmp_path, builds):
     again = prepare(source, str(tmp_path / "prepared"), domain="code")
     (tmp_path / "elsewhere").mkdir()
     packed = tmp_path / "elsewhere" / "rows.jsonl.gz"  # the same rows, packed, in another folder
-    packed.write_bytes(gzip.compress(source.read_bytes()))
+    packed.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
     unpacked = prepare(packed, tmp_path / "prepared", domain="math")
     assert len(builds) == 1
     assert first.fingerprint == again.fingerprint == unpacked.fingerprint

@@ -83,7 +83,7 @@ MISTAKES = {
     "unknown field": ([CONFIG, "--config.learner.reward_scal=1"], "did you mean 'reward_scale'?"),
     "unknown domain": ([CONFIG, "--config.domains.code.train=x"], "Known fields: math"),
     "below a field": ([CONFIG, "--config.steps.x=1"], "--config.steps.x: no such field"),
-    "broken file": (["--config=pyproject.toml"], "pyproject.toml:"),
+    "broken file": ([f"--config={ROOT / 'pyproject.toml'}"], "pyproject.toml:"),
     "text for a number": ([CONFIG, "--config.steps=three"], "--config.steps=three"),
     "fraction for an integer": ([CONFIG, "--config.steps=1.5"], "--config.steps=1.5"),
     "text for true or false": ([CONFIG, "--config.learner.remat=maybe"], "learner.remat=maybe"),
