@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 
+from data_folder import DATASETS
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,10 +98,9 @@ def test_every_preset_is_listed():
 
 
 @pytest.mark.parametrize("file, name", TINY_PAIRS)
-def test_tiny_presets_run(file, name, tmp_path, tmp_path_factory, shared_compilations):
+def test_tiny_presets_run(file, name, tmp_path, shared_compilations):
     config = preset(file, name)
-    datasets = str(tmp_path_factory.getbasetemp() / "datasets")
-    config.update_from_flattened_dict(QUICK | {"data.cache_dir": datasets})
+    config.update_from_flattened_dict(QUICK | {"data.cache_dir": DATASETS})
     result = train(from_config_dict(config), str(tmp_path / "run"))
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     for domain in result["domains"].values():

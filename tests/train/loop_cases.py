@@ -1,17 +1,13 @@
 """Embedded configs, cut down to a few small steps."""
 
-import atexit
 from pathlib import Path
 import runpy
-import shutil
-import tempfile
+
+from data_folder import DATASETS
 
 from gopd_jax.config import Config, from_config_dict
 
 ROOT = Path(__file__).parents[2]
-# All runs share their prepared data sets, since building and encoding them takes seconds.
-DATASETS = tempfile.mkdtemp(prefix="gopd_jax_datasets_")
-atexit.register(shutil.rmtree, DATASETS, ignore_errors=True)
 SETTINGS = {
     "data.cache_dir": DATASETS,
     "steps": 6,

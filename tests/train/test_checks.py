@@ -8,6 +8,7 @@ import pytest
 
 from gopd_jax import tiny
 from gopd_jax.tiny.tokenizer import save_tokenizer
+from gopd_jax.train.prepare import prepare
 from gopd_jax.train.run import run
 
 
@@ -61,10 +62,9 @@ def test_every_domain_needs_a_teacher():
 
 
 def test_the_reference_is_not_looked_at_where_lambda_is_one(tmp_path):
-    changes = {"learner.reward_scale": 1.0, "steps": 1, "eval.prompts": 4}
-    config = small(reference=str(tmp_path / "nowhere"), **changes)
-    result = run(config, str(tmp_path / "one"))
-    assert result["domains"]["math"]["reward_scale"] == 1.0
+    config = small(reference=str(tmp_path / "nowhere"), **{"learner.reward_scale": 1.0})
+    inputs = prepare(config, str(tmp_path / "one"))
+    assert inputs.reference is None and "reference" not in inputs.fingerprints["weights"]
 
 
 # ---- Folders and files.
