@@ -15,6 +15,7 @@ from gopd_jax.runtime.run_folder import write_run
 from gopd_jax.types import TrainState
 
 CONFIG = CASES["qwen3_tied"]
+RUN = {"fingerprints": {}, "starts": []}
 HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
 
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
     student = random_params(CONFIG)
     save_pretrained(folder / "student", CONFIG, student, token_ids={"eos_token_id": 3})
     (folder / "student/tokenizer.json").write_text("{}")
-    write_run(str(folder / "run"), {"config": {"student": str(folder / "student")}})
+    write_run(str(folder / "run"), RUN | {"config": {"student": str(folder / "student")}})
     checkpoints = Checkpoints(str(folder / "run"), keep=1)
     checkpoints.save(30, TrainState(jnp.int32(30), random_params(CONFIG, seed=9), {}), {})
     checkpoints.close()

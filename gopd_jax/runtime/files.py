@@ -17,6 +17,29 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
     temporary.replace(path)
 
 
+def read_json(path: str | os.PathLike, **parts: type) -> JsonObject:
+    """A JSON object from a file.
+
+    Args:
+        path: of the file.
+        parts: keys that it must have, and the types of their values.
+
+    Raises:
+        ValueError: the file holds anything else.
+    """
+    path = epath.Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as e:  # not JSON, or not UTF-8
+        raise ValueError(f"{path} is damaged: expected a JSON object, but {e}") from e
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object, not {str(content)[:40]!r}")
+    for key, kind in parts.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"{path} is damaged: expected a {kind.__name__} in its {key!r}")
+    return content
+
+
 def replace_json(path: str | os.PathLike, content: JsonObject) -> None:
     """`replace_text` of `content` as indented JSON."""
     replace_text(path, json.dumps(content, indent=2) + "\n")

@@ -4,11 +4,9 @@
 another format.
 """
 
-import json
-
 from etils import epath
 
-from gopd_jax.runtime.files import JsonObject, replace_json
+from gopd_jax.runtime.files import JsonObject, read_json, replace_json
 
 FORMAT = 2  # of a run folder: run.json, checkpoints, logs; one higher with each incompatible change
 
@@ -17,7 +15,8 @@ def read_run(workdir: str) -> JsonObject:
     """The content of run.json: "config", "fingerprints" and "starts".
 
     Raises:
-        ValueError: there is no run in that folder, or one of another format.
+        ValueError: there is no run in that folder, or one of another format, or run.json is
+            damaged.
     """
     path = epath.Path(workdir) / "run.json"
     if not path.exists():
@@ -25,7 +24,7 @@ def read_run(workdir: str) -> JsonObject:
             f"{workdir!r} holds no run: expected a folder written by gopd_jax.train, but {path} "
             "does not exist"
         )
-    run = json.loads(path.read_text())
+    run = read_json(path)
     if run.get("format", 1) != FORMAT:
         commit = next((s["git_commit"] for s in run.get("starts", []) if s.get("git_commit")), None)
         raise ValueError(
@@ -34,7 +33,25 @@ def read_run(workdir: str) -> JsonObject:
             + (f" (commit {commit[:12]})" if commit else "")
             + ", or another folder"
         )
-    return run
+    return read_json(path, config=dict, fingerprints=dict, starts=list)
+
+
+def holds_run(workdir: str) -> bool:
+    """Whether there is a run in a folder.
+
+    Raises:
+        ValueError: there are checkpoints without run.json, which says of which run they are.
+    """
+    folder = epath.Path(workdir)
+    if (folder / "run.json").exists():
+        return True
+    checkpoints = folder / "checkpoints"
+    if checkpoints.exists() and (names := sorted(path.name for path in checkpoints.iterdir())):
+        raise ValueError(
+            f"{workdir!r} has no run.json, but checkpoints ({', '.join(names)}): expected both or "
+            "neither. Put run.json back, or use another folder"
+        )
+    return False
 
 
 def write_run(workdir: str, run: JsonObject) -> None:

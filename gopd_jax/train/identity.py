@@ -7,13 +7,12 @@ import dataclasses
 import fnmatch
 import json
 
-from etils import epath
 import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.runtime.files import JsonObject
-from gopd_jax.runtime.run_folder import read_run, write_run
+from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work
 # is laid out, and not what is computed. Paths are among them because the fingerprints of what they
@@ -83,9 +82,10 @@ def start_or_resume(workdir: str, identity: JsonObject, start: JsonObject) -> bo
         Whether there was a run.
 
     Raises:
-        ValueError: the folder holds another run; lists every field that differs.
+        ValueError: the folder holds another run, and every field that differs is listed; or
+            run.json is damaged, or missing where there are checkpoints.
     """
-    resumed = (epath.Path(workdir) / "run.json").exists()
+    resumed = holds_run(workdir)
     old = read_run(workdir) if resumed else identity | {"starts": []}
     refuse_another_run(workdir, old, identity)
     if jax.process_index() == 0:
@@ -94,9 +94,16 @@ def start_or_resume(workdir: str, identity: JsonObject, start: JsonObject) -> bo
 
 
 def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:
-    """Raises ValueError with every field in which two identities differ, if there is one."""
+    """Raises ValueError with every field in which two identities differ, if there is one.
+
+    Kinds of fingerprints that the old one lacks as a whole are not compared: it was written before
+    they were recorded.
+    """
+    before, now = old["fingerprints"], new["fingerprints"]
     lines = differing_fields(old["config"], new["config"])
-    lines += differing_fields(old["fingerprints"], new["fingerprints"], "fingerprint of ")
+    lines += differing_fields(
+        before, {kind: now[kind] for kind in now if kind in before}, "fingerprint of "
+    )
     if lines:
         raise ValueError(
             f"{workdir} holds another run; resuming it with this command would mix two. "

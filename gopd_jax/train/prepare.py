@@ -8,6 +8,8 @@ import collections
 from collections.abc import Hashable, Sequence
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 
 from gopd_jax.config import Config
@@ -44,7 +46,7 @@ class RunInputs:
     reference: path, or None where no lambda needs it.
     train, test: encoded prompts by domain.
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
-    fingerprints: sha256 of everything that must not change when the run is resumed.
+    fingerprints: of everything that must not change when the run is resumed; most are sha256.
     """
 
     tokenizer: ChatTokenizer
@@ -97,6 +99,10 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             "weights": {role: weights[path] for role, path in roles.items()},
             "vocabulary": tokenizer.vocabulary_fingerprint,
             "template": tokenizer.template_fingerprint,
+            # Of generation_config.json, the tokenizer and the config.
+            "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
+            # What is read of each config.json; other entries of the file decide nothing.
+            "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
             "data": data_fingerprints,
         },
     )
@@ -112,6 +118,11 @@ def make_stream(config: Config, inputs: RunInputs) -> PromptStream:
         config.seed,
         {name: domain.share for name, domain in config.domains.items()},
     )
+
+
+def _sha256(model: ModelConfig) -> str:
+    text = json.dumps(dataclasses.asdict(model), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _teacher_of(domain: str) -> str:

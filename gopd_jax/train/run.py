@@ -47,11 +47,11 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     # ---- Models, at the start or where the last run stopped.
     teachers, reference = load_frozen(inputs, programs, dtype)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    if first := checkpoints.latest_step() or 0:
-        state, saved = checkpoints.restore(learner.abstract_state())
-        host.restore(workdir, saved)
+    if (saved := checkpoints.restore(learner.abstract_state())) is not None:
+        first, state = saved.step, saved.state
+        host.restore(workdir, saved.host)
     else:
-        state = learner.start(load_student(config, inputs, programs))
+        first, state = 0, learner.start(load_student(config, inputs, programs))
     if resumed:
         say(summary.resumed(workdir, first, config.steps))
 

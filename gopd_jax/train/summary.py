@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, paired_difference
-from gopd_jax.runtime.files import JsonObject, replace_json
+from gopd_jax.runtime.files import JsonObject, read_json, replace_json
 from gopd_jax.train.evaluations import Evaluations
 from gopd_jax.train.prepare import RunInputs
 
@@ -18,9 +18,9 @@ Summary = JsonObject  # the content of summary.json
 
 
 def read(workdir: str) -> Summary | None:
-    """The summary of a finished run, or None."""
+    """The summary of a finished run, or None; ValueError if it is damaged."""
     path = epath.Path(workdir) / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def write(
