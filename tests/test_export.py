@@ -1,5 +1,8 @@
 """The export command on a run folder with one checkpoint."""
 
+import os
+import shutil
+
 import jax
 import jax.numpy as jnp
 from model_cases import CASES, random_params
@@ -57,3 +60,19 @@ def test_errors_are_one_line(run, capsys, workdir, out, extra, words):
     said = capsys.readouterr().err
     assert all(word in said for word in words) and said.count("\n") == 1, said
     assert not (run / "out").exists()
+
+
+def test_a_damaged_run_is_one_line(run, tmp_path, capsys):
+    workdir = shutil.copytree(run / "run", tmp_path / "run")
+    files = [p for p in (workdir / "checkpoints/30").rglob("*") if p.is_file()]
+    os.truncate(max(files, key=lambda p: p.stat().st_size), 10)
+    for step, words in (([], ["no checkpoint", "is intact"]), (["--step=30"], ["step 30 is dam"])):
+        assert main([f"--workdir={workdir}", f"--out={tmp_path}/out", *step]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert all(word in said[-1] for word in words), said
+        assert all("step 30 is damaged" in line for line in said[:-1]), said
+    (workdir / "run.json").write_text("{")
+    assert main([f"--workdir={workdir}", f"--out={tmp_path}/out"]) == 2
+    said = capsys.readouterr().err
+    assert "run.json is damaged" in said and said.count("\n") == 1, said
+    assert not (tmp_path / "out").exists()

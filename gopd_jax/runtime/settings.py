@@ -28,7 +28,8 @@ class CheckpointSettings:
     every: PositiveCount = 10
     """Steps between two checkpoints. Larger values lose more work when the run is killed."""
     keep: PositiveCount = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Checkpoints kept; older ones are deleted. With 1, the one before the last is kept as well
+    until the last is known to be good."""
 
 
 @settings

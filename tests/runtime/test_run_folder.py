@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gopd_jax.runtime.run_folder import FORMAT, read_run, write_run
+from gopd_jax.runtime.run_folder import FORMAT, holds_run, read_run, write_run
 
 RUN = {"config": {"seed": 3}, "fingerprints": {"weights": {"student": "ab"}}, "starts": []}
 
@@ -48,3 +48,33 @@ def test_another_format_is_refused_with_both_formats(tmp_path, written, found, c
         f"{str(tmp_path)!r} is a run folder of format {found}, this version of gopd_jax reads "
         f"format {FORMAT}: use the version that wrote it{commit}, or another folder"
     )
+
+
+DAMAGED = {
+    "cut short": '{"format": 2, "config": {',
+    "empty": "",
+    "not text": b"\xff\xfe\x00",
+    "not an object": "[1, 2]",
+    "no config": json.dumps({"format": FORMAT, "fingerprints": {}, "starts": []}),
+    "other starts": json.dumps(RUN | {"format": FORMAT, "starts": 3}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_run_json_is_one_sentence(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match="run.json is damaged: expected a ") as error:
+        read_run(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_without_run_json_are_not_a_new_run(tmp_path):
+    assert not holds_run(str(tmp_path / "gone"))
+    (tmp_path / "checkpoints").mkdir()
+    assert not holds_run(str(tmp_path))
+    (tmp_path / "checkpoints/20").mkdir()
+    with pytest.raises(ValueError, match=r"no run.json, but checkpoints \(20\): expected both"):
+        holds_run(str(tmp_path))
+    write_run(str(tmp_path), RUN)
+    assert holds_run(str(tmp_path))

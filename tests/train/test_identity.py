@@ -3,10 +3,13 @@
 import dataclasses
 import fnmatch
 import json
+import re
+import shutil
 
 from loop_cases import small
 import pytest
 
+from gopd_jax import tiny
 from gopd_jax.config import Config
 from gopd_jax.runtime import schema
 from gopd_jax.runtime.run_folder import read_run
@@ -17,6 +20,7 @@ from gopd_jax.train.identity import (
     run_identity,
     start_or_resume,
 )
+from gopd_jax.train.prepare import prepare
 
 FINGERPRINTS = {"weights": {"student": "ab", "teacher of math": "cd"}, "template": "ef"}
 
@@ -133,6 +137,59 @@ def test_a_folder_of_another_format_is_refused(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(identity | {"starts": []}))
     with pytest.raises(ValueError, match="is a run folder of format 1, .* reads format 2"):
         start_or_resume(str(tmp_path), identity, {})
+
+
+def test_kinds_of_fingerprints_that_an_older_run_lacks_are_not_compared(tmp_path):
+    old = run_identity(small(), {"template": "ef"})
+    start_or_resume(str(tmp_path), old, {})
+    new = run_identity(small(), {"template": "ef", "stop_ids": {"student": [1]}})
+    assert start_or_resume(str(tmp_path), new, {})
+    lost = run_identity(small(), {"stop_ids": {"student": [1]}})
+    with pytest.raises(ValueError, match="fingerprint of template: 'ef' -> None"):
+        start_or_resume(str(tmp_path), lost, {})
+
+
+# Entry of a model's file, a new value, the fingerprint that changes.
+DECIDES = {
+    "stop ids": ("generation_config.json", "eos_token_id", [1, 5], "stop_ids"),
+    "rope": (
+        "config.json",
+        "rope_parameters",
+        {"rope_theta": 5e5, "rope_type": "default"},
+        "architecture",
+    ),
+    "norm": ("config.json", "rms_norm_eps", 1e-5, "architecture"),
+}
+
+
+@pytest.fixture(scope="module")
+def run_of_copies(tmp_path_factory):
+    """A run of copies of the embedded models, and its config."""
+    folder = tmp_path_factory.mktemp("copies")
+    paths = {
+        role: str(shutil.copytree(tiny.model(name), folder / role.rpartition(".")[2]))
+        for role, name in {"student": "base", "domains.math.teacher": "math_teacher"}.items()
+    }
+    config = small(**paths)
+    identity = run_identity(config, prepare(config, str(folder / "run")).fingerprints)
+    start_or_resume(str(folder / "run"), identity, {})
+    return folder, config
+
+
+@pytest.mark.parametrize("role, named", [("student", "student"), ("teacher", "teacher of math")])
+@pytest.mark.parametrize("file, entry, value, kind", DECIDES.values(), ids=DECIDES)
+def test_a_changed_model_file_is_refused(run_of_copies, role, named, file, entry, value, kind):
+    folder, config = run_of_copies
+    path = folder / role / file
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(before) | {entry: value}))
+        identity = run_identity(config, prepare(config, str(folder / "run")).fingerprints)
+    finally:
+        path.write_text(before)
+    with pytest.raises(ValueError, match=f"fingerprint of {kind}.{named}: ") as error:
+        start_or_resume(str(folder / "run"), identity, {})
+    assert set(re.findall(r"fingerprint of (\w+)", str(error.value))) == {kind}
 
 
 # ---- The host's part of a checkpoint.

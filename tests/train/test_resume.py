@@ -4,6 +4,7 @@ That includes the order of prompts and the rollouts.
 """
 
 from collections.abc import Callable
+import errno
 import json
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from gopd_jax import tiny
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params
+from gopd_jax.runtime import checkpoint
 from gopd_jax.runtime.checkpoint import restore_params
 from gopd_jax.train.run import run
 
@@ -125,6 +127,78 @@ def test_an_evaluation_cut_short_is_made_up_for(uninterrupted, tmp_path, lines):
     (workdir / "evaluations.jsonl").write_text("".join(f"{line}\n" for line in kept))
     run(small(), str(workdir))
     assert lines(workdir, "evaluations.jsonl") == lines(uninterrupted, "evaluations.jsonl")
+
+
+@pytest.fixture
+def unfinished(uninterrupted, tmp_path):
+    """A copy of the run, with the checkpoints of steps 4 and 6 and without a summary."""
+    workdir = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    (workdir / "summary.json").unlink()
+    return workdir
+
+
+def logs(workdir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in workdir.glob("*.jsonl")}
+
+
+def largest(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_a_damaged_checkpoint_costs_no_bit(unfinished, uninterrupted, lines, capsys):
+    os.truncate(largest(unfinished / "checkpoints/6"), 1000)
+    run(small(), str(unfinished))
+    said = capsys.readouterr().err
+    assert "checkpoint of step 6 is damaged" in said and "at step 4 of 6" in said, said
+    assert_same_run(unfinished, uninterrupted, lines)
+
+
+def test_no_intact_checkpoint_ends_the_run_and_keeps_its_logs(unfinished):
+    before = logs(unfinished)
+    for step in (4, 6):
+        os.truncate(largest(unfinished / f"checkpoints/{step}"), 1000)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no checkpoint in .* is intact"):
+            run(small(), str(unfinished))
+    assert logs(unfinished) == before and len(before) == 3
+
+
+def test_a_full_disk_while_saving_costs_no_bit(
+    unfinished, uninterrupted, lines, monkeypatch, full_disk
+):
+    shutil.rmtree(unfinished / "checkpoints/6")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="resumes from step 4"):
+        patch.setattr(checkpoint, "write_manifest", full_disk)
+        run(small(), str(unfinished))
+    assert not (unfinished / "summary.json").exists()
+    assert lines(unfinished, "metrics.jsonl") == lines(uninterrupted, "metrics.jsonl")
+    os.truncate(largest(unfinished / "checkpoints/6"), 1000)  # it has no manifest
+    run(small(), str(unfinished))
+    assert_same_run(unfinished, uninterrupted, lines)
+
+
+@pytest.fixture
+def full_disk():
+    """In place of a function that writes."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return fails
+
+
+def test_run_json_and_summary_damaged_or_lost(unfinished):
+    before = logs(unfinished)
+    (unfinished / "summary.json").write_text('{"name"')
+    with pytest.raises(ValueError, match="summary.json is damaged: expected a JSON object"):
+        run(small(), str(unfinished))
+    (unfinished / "run.json").write_text('{"format": 2, "con')
+    with pytest.raises(ValueError, match="run.json is damaged: expected a JSON object"):
+        run(small(), str(unfinished))
+    (unfinished / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"no run.json, but checkpoints \(4, 6\)"):
+        run(small(), str(unfinished))
+    assert logs(unfinished) == before and not (unfinished / "run.json").exists()
 
 
 def test_finished_run_says_so(uninterrupted, capsys):
