@@ -202,6 +202,13 @@ def test_the_last_good_checkpoint_outlives_a_newer_one_of_unknown_state(tmp_path
     assert restore(tmp_path) == 1
 
 
+def test_a_run_that_ends_before_it_restores_deletes_nothing(workdir):
+    halve(workdir / "checkpoints/4")
+    Checkpoints(str(workdir), keep=1).close()
+    assert names(workdir) == ["2", "4"]
+    assert restore(workdir) == 2
+
+
 # ---- A disk that is full.
 
 
