@@ -17,6 +17,7 @@ import numpy as np
 
 from gopd_jax.rollout.device_programs import Outcome, SlotTable
 from gopd_jax.rollout.sampling import prompt_number
+from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.types import EncodedPrompt, Request, Rollout
 
 MIN_CHUNK_WIDTH = 16  # tokens of the narrowest prefill program
@@ -309,7 +310,11 @@ class Scheduler:
         )
 
     def record(self, outcome: Outcome) -> Iterator[Rollout]:
-        """Takes in what a dispatch drew; yields the rollouts it finished, in order of slots."""
+        """Takes in what a dispatch drew; yields the rollouts it finished, in order of slots.
+
+        Raises:
+            NonFiniteError: the model gave a token a log-prob that is not finite; names the prompt.
+        """
         for s, slot in enumerate(self._slots):
             if not slot.active:
                 continue
@@ -317,6 +322,9 @@ class Scheduler:
             if n:
                 slot.tokens.append(outcome.tokens[s, :n])
                 slot.logprobs.append(outcome.logprobs[s, :n])
+                if not np.isfinite(outcome.logprobs[s, :n]).all():
+                    name = slot.request.key.prompt_id
+                    raise NonFiniteError(f"the log-probs drawn for prompt {name!r} are not finite")
                 slot.drawn += n
                 slot.next_token = int(outcome.tokens[s, n - 1])
             if not outcome.active[s]:
