@@ -9,7 +9,7 @@ Works on plain numbers on the host and uses neither clock nor randomness, so tha
 the same decisions. Does not touch the device.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
@@ -107,7 +107,7 @@ def chunk_width(tokens: int, longest_chunk: int) -> int:
 
 
 def check_requests(
-    requests: Sequence[Request], *, slots: int, max_prompt_tokens: int, max_response_tokens: int
+    requests: Sequence[Request], *, max_prompt_tokens: int, max_response_tokens: int
 ) -> None:
     """Raises ValueError, naming the prompt, for requests that the engine cannot draw."""
     tokens: dict[str, np.ndarray] = {}
@@ -127,11 +127,6 @@ def check_requests(
         if first is not r.prompt.tokens and not np.array_equal(first, r.prompt.tokens):
             raise ValueError(
                 f"prompt id {name!r} stands for two different prompts: expected one id for each"
-            )
-    for name, count in Counter(r.key.prompt_id for r in requests).items():
-        if count > slots:
-            raise ValueError(
-                f"prompt {name!r} is requested {count} times: expected at most slots={slots}"
             )
 
 

@@ -30,12 +30,6 @@ def test_requests_that_the_cache_cannot_hold(length, limit, message):
         next(make_engine()(weights(), make_requests([length], limit), KEY))
 
 
-def test_more_samples_of_a_prompt_than_slots():
-    message = r"prompt 'p0' is requested 5 times: expected at most slots=4"
-    with pytest.raises(ValueError, match=message):
-        next(make_engine()(weights(), make_requests([5], sample_ids=range(5)), KEY))
-
-
 def test_two_prompts_with_one_id():
     twins = make_requests([5]) + make_requests([5], sample_ids=(1,), seed=1)
     message = r"prompt id 'p0' stands for two different prompts: expected one id for each"
