@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 
 import pydantic
 
+from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.schema import one_line
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 2, 3, 130
 STOPPED = "stopped by Ctrl-C"
 
 
@@ -76,13 +77,17 @@ def run(
             stderr; any other exception is a defect of the program and keeps its traceback.
 
     Returns:
-        0 when the work is done, 2 for bad input, 130 after Ctrl-C.
+        0 when the work is done, 2 for bad input, 3 for numbers that are not finite, 130 after
+        Ctrl-C.
     """
     try:
         command(*args)
     except bad_input as error:
         say(f"error: {_one_line(error)}")
         return BAD_INPUT
+    except NonFiniteError as error:
+        say(f"error: {_one_line(error)}")
+        return NON_FINITE
     except KeyboardInterrupt:
         say(stopped)
         return INTERRUPTED

@@ -93,15 +93,6 @@ class Config:
                 f"config.rollout.samples_per_prompt={rollout.samples_per_prompt}: expected >= 2 "
                 "for grpo"
             )
-        for field, samples in (
-            ("rollout.samples_per_prompt", rollout.samples_per_prompt),
-            ("eval.samples", self.eval.samples),
-        ):
-            if samples > rollout.slots:
-                raise ValueError(
-                    f"config.{field}={samples}: expected at most "
-                    f"config.rollout.slots={rollout.slots}"
-                )
         if self.rollouts_per_step % learner.updates_per_batch:
             raise ValueError(
                 f"config.learner.updates_per_batch={learner.updates_per_batch}: expected a divisor "

@@ -10,6 +10,7 @@ import pytest
 
 from gopd_jax import cli
 from gopd_jax.models.settings import SamplingRule
+from gopd_jax.runtime.errors import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "generate", "evaluate", "report", "reproduce", "benchmark", "data"]
@@ -60,6 +61,7 @@ def fails(error):
         (ValueError("no such\n  thing"), 2, "error: no such thing"),
         (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'"),
         (ValueError(), 2, "error: ValueError()"),
+        (NonFiniteError("step 3: the loss"), 3, "error: step 3: the loss"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
     ],
 )

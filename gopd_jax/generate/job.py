@@ -92,7 +92,7 @@ def make_job(
         raise ValueError(f"{source}: none of {len(encoded)} prompts is within the limits")
 
     mesh = make_mesh(tensor=args.tensor)
-    slots = _slots(args.slots, max(p.samples for p in prompts), len(requests), rows_multiple(mesh))
+    slots = args.slots or _slots(len(requests), rows_multiple(mesh))
     engine = RolloutEngine(
         model,
         mesh,
@@ -216,19 +216,9 @@ def _requests(
     return requests, skipped
 
 
-def _slots(given: int | None, samples: int, requests: int, shards: int) -> int:
-    """The number of slots: as given, or enough for the requests, up to the default.
-
-    Args:
-        given: --slots.
-        samples: the most samples of one prompt, which are drawn together.
-        requests: number of samples altogether.
-        shards: the number that slots are a multiple of.
-    """
-    slots = given or -(-max(samples, min(DEFAULT_SLOTS, requests)) // shards) * shards
-    if samples > slots:
-        raise ValueError(f"--samples={samples}: expected at most --slots={slots}")
-    return slots
+def _slots(requests: int, shards: int) -> int:
+    """A slot for each sample, up to the default, in a multiple of `shards`."""
+    return -(-min(DEFAULT_SLOTS, requests) // shards) * shards
 
 
 def _fingerprint(prompts: Sequence[PromptSamples], encoded: Sequence[EncodedPrompt]) -> str:

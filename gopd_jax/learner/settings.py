@@ -1,6 +1,8 @@
 """Settings of the update: objective, optimizer, packing."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
 
 from gopd_jax.objective.settings import Clipping, Weighting
 from gopd_jax.runtime.schema import (
@@ -17,6 +19,9 @@ Method = Literal["gopd", "grpo", "sft"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
+Decay = Annotated[float, Strict(), Field(ge=0, lt=1)]
+
+
 @settings
 class OptimizerSettings:
     """AdamW and its learning-rate schedule. The defaults are those of the paper."""
@@ -28,9 +33,9 @@ class OptimizerSettings:
     or a line."""
     warmup_steps: Count = 0
     """Updates over which the learning rate rises linearly from 0 to its peak."""
-    b1: NonNegative = 0.9
+    b1: Decay = 0.9
     """Decay of AdamW's mean of gradients. Larger values average over more updates."""
-    b2: NonNegative = 0.999
+    b2: Decay = 0.999
     """Decay of AdamW's mean of squared gradients. Larger values average over more updates."""
     eps: Positive = 1e-8
     """Added to the denominator of AdamW's step. Larger values shorten the steps of parameters

@@ -20,11 +20,20 @@ from gopd_jax.types import PackedBatch, Params, TrainState
 
 @struct.dataclass
 class StepMetrics:
-    """Numbers of one update: loss and gradient norm before clipping, and the diagnostics."""
+    """Numbers of one update.
+
+    loss, grad_norm: float32 scalars, the gradient norm before clipping.
+    diagnostics: partial reductions by domain.
+    finite: bool [M] for each number that was checked, by name; True in skipped micro-batches.
+    applied: bool scalar, whether the state was changed: everything was finite, and there was
+        something to learn from.
+    """
 
     loss: jax.Array
     grad_norm: jax.Array
     diagnostics: Diagnostics
+    finite: dict[str, jax.Array]
+    applied: jax.Array
 
 
 @struct.dataclass
@@ -54,7 +63,8 @@ def train_step(
 
     A scan sums the gradients of the micro-batches; the token weights carry every denominator, so
     nothing is divided here and the result does not depend on the split. Empty micro-batches are
-    skipped.
+    skipped. A batch with a number that is not finite, and one without any example, leave
+    parameters and optimizer as they were.
 
     Args:
         state: donated by the caller's jit.
@@ -79,17 +89,18 @@ def train_step(
             ruled, _ = token_logprobs(*fixed, micro.targets, rule=rule, devices=devices)
         loss, details = weighted_loss(logprobs, entropy, micro, clipping, num_domains, ruled)
         tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
-        return loss, (details.diagnostics, tokens)
+        finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
+        return loss, (details.diagnostics, (tokens, finite))
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
-        (loss, (more, tokens)), grads = value_and_grad(state.params, micro)
+        (loss, (more, values)), grads = value_and_grad(state.params, micro)
         sums = jax.tree.map(jnp.add, sums, (loss, grads))
-        return (sums, diagnostics.merge(more)), tokens
+        return (sums, diagnostics.merge(more)), values
 
     def skip(total, micro):
         zeros = jnp.zeros(micro.targets.shape, jnp.float32)
-        return total, TokenValues(zeros, zeros)
+        return total, (TokenValues(zeros, zeros), all_true)
 
     def body(total, indexed):
         index, micro = indexed
@@ -99,13 +110,41 @@ def train_step(
     micros = batch.replace(used=jnp.arange(batch.tokens.shape[0]))
     shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))
     diagnostics = shapes[1][0].emptied()
+    all_true = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes[1][1][1])
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
     start = ((jnp.zeros(()), zeros), diagnostics)
-    ((loss, grads), diagnostics), tokens = jax.lax.scan(body, start, (micros.used, micros))
+    ((loss, grads), diagnostics), (tokens, finite) = jax.lax.scan(
+        body, start, (micros.used, micros)
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = StepMetrics(loss, optax.global_norm(grads), diagnostics)
-    return TrainState(state.step + 1, params, opt_state), metrics, tokens
+    grad_norm = optax.global_norm(grads)
+    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.stack(list(finite.values())))
+    applied = all_finite & (batch.used > 0)
+    changed = (params, opt_state), (state.params, state.opt_state)
+    params, opt_state = jax.tree.map(lambda new, old: jnp.where(applied, new, old), *changed)
+    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
+    return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+
+
+def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Array]:
+    """Whether each kind of number of a micro-batch is finite wherever tokens are trained on.
+
+    Returns:
+        bool scalars by name, in the order in which a fault would spread.
+    """
+    checked = {
+        "behaviour log-probs": micro.behaviour_logprobs,
+        "teacher log-probs": micro.teacher_logprobs,
+        "reference log-probs": micro.reference_logprobs,
+        "old log-probs": micro.old_logprobs,
+        "student log-probs": tokens.logprobs,
+        "advantages": tokens.advantages,
+    }
+    untrained = micro.weights <= 0
+    return {
+        name: jnp.all(jnp.isfinite(x) | untrained) for name, x in checked.items() if x is not None
+    }
 
 
 def score(

@@ -72,7 +72,7 @@ def load_params(
     Raises:
         ValueError: there are no weights, or tensors are missing, unexpected, in two files, or have
             the wrong shape or dtype. The message names them. The headers of the files are checked
-            before any tensor is read.
+            before any tensor is read. Also a tensor that is not finite in `dtype`.
     """
     rows = table(config)
     if isinstance(shardings, jax.sharding.Sharding):
@@ -83,7 +83,11 @@ def load_params(
     with contextlib.ExitStack() as stack:
         tensors = {name: handle.get_slice(name) for name, handle in _open(folder, stack).items()}
         _check(rows, tensors, config, folder)
-        params = {row.path: _load(row, tensors, np.dtype(dtype), by_path[row.path]) for row in rows}
+        kind = np.dtype(dtype)
+        try:
+            params = {row.path: _load(row, tensors, kind, by_path[row.path]) for row in rows}
+        except ValueError as e:
+            raise ValueError(f"{folder}: {e}") from e
         return unflatten_dict(params)
 
 
@@ -102,7 +106,10 @@ def _load(
             stacked = np.empty((*map(len, numbers), *lengths), dtype)
             for place in np.ndindex(stacked.shape[: len(row.stack)]):
                 name = row.name.format(*(n[i] for n, i in zip(numbers, place, strict=True)))
-                stacked[place] = row.read(tensors[name], inside)
+                with np.errstate(over="ignore"):  # found by the next line
+                    stacked[place] = row.read(tensors[name], inside)
+                if not np.isfinite(stacked[place]).all():
+                    raise ValueError(f"tensor {name} is not finite: expected neither NaN nor inf")
             parts[key] = stacked
         return parts[key]
 

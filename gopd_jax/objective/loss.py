@@ -48,6 +48,8 @@ def weighted_loss(
     Returns:
         The loss, a float32 scalar, and its details.
     """
+    trained = batch.weights > 0
+    batch = _without_untrained(batch, trained)
     fixed = jax.lax.stop_gradient(logprobs)
     old = fixed if batch.old_logprobs is None else batch.old_logprobs
     advantages = batch.advantages
@@ -62,7 +64,6 @@ def weighted_loss(
     if batch.behaviour_logprobs is not None:
         importance = importance_weight(old, batch.behaviour_logprobs, clipping.importance_cap)
         loss = loss * importance
-    trained = batch.weights > 0
     diagnostics = token_diagnostics(
         batch.domains,
         num_domains,
@@ -81,3 +82,14 @@ def weighted_loss(
     )
     total = jnp.sum(jnp.where(trained, batch.weights * loss, 0.0))
     return total, LossDetails(diagnostics, advantages)
+
+
+def _without_untrained(batch: PackedBatch, trained: jax.Array) -> PackedBatch:
+    """The batch with log-probs of 0 wherever no token is trained on.
+
+    What stands there, NaN too, must not reach the gradient: 0 * NaN is NaN.
+    """
+    names = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
+    given = {name: getattr(batch, name) for name in names}
+    kept = {n: jnp.where(trained, x, 0.0) for n, x in given.items() if x is not None}
+    return batch.replace(**kept)

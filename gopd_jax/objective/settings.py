@@ -14,7 +14,7 @@ Truncation = Literal["keep", "mask", "drop"]
 class Clipping:
     """Limits of the policy loss; see `objective.gopd.policy_loss` and `importance_weight`."""
 
-    clip_low: NonNegative = 0.2
+    clip_low: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.2
     """PPO clips the ratio new/old probability at 1 - clip_low from below. Larger values clip less.
     Acts only with updates_per_batch > 1."""
     clip_high: NonNegative = 0.28

@@ -157,12 +157,11 @@ class RolloutEngine:
 
         Raises:
             ValueError: before anything is drawn, for a prompt or a token limit that the cache
-                cannot hold, two prompts with one id, or more samples of a prompt than slots.
+                cannot hold, or two prompts with one id.
             RuntimeError: if another call is not finished.
         """
         check_requests(
             requests,
-            slots=self.slots,
             max_prompt_tokens=self.max_prompt_tokens,
             max_response_tokens=self.max_response_tokens,
         )

@@ -9,7 +9,7 @@ Works on plain numbers on the host and uses neither clock nor randomness, so tha
 the same decisions. Does not touch the device.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from gopd_jax.rollout.device_programs import Outcome, SlotTable
 from gopd_jax.rollout.sampling import prompt_number
+from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.types import EncodedPrompt, Request, Rollout
 
 MIN_CHUNK_WIDTH = 16  # tokens of the narrowest prefill program
@@ -106,7 +107,7 @@ def chunk_width(tokens: int, longest_chunk: int) -> int:
 
 
 def check_requests(
-    requests: Sequence[Request], *, slots: int, max_prompt_tokens: int, max_response_tokens: int
+    requests: Sequence[Request], *, max_prompt_tokens: int, max_response_tokens: int
 ) -> None:
     """Raises ValueError, naming the prompt, for requests that the engine cannot draw."""
     tokens: dict[str, np.ndarray] = {}
@@ -126,11 +127,6 @@ def check_requests(
         if first is not r.prompt.tokens and not np.array_equal(first, r.prompt.tokens):
             raise ValueError(
                 f"prompt id {name!r} stands for two different prompts: expected one id for each"
-            )
-    for name, count in Counter(r.key.prompt_id for r in requests).items():
-        if count > slots:
-            raise ValueError(
-                f"prompt {name!r} is requested {count} times: expected at most slots={slots}"
             )
 
 
@@ -309,7 +305,11 @@ class Scheduler:
         )
 
     def record(self, outcome: Outcome) -> Iterator[Rollout]:
-        """Takes in what a dispatch drew; yields the rollouts it finished, in order of slots."""
+        """Takes in what a dispatch drew; yields the rollouts it finished, in order of slots.
+
+        Raises:
+            NonFiniteError: the model gave a token a log-prob that is not finite; names the prompt.
+        """
         for s, slot in enumerate(self._slots):
             if not slot.active:
                 continue
@@ -317,6 +317,9 @@ class Scheduler:
             if n:
                 slot.tokens.append(outcome.tokens[s, :n])
                 slot.logprobs.append(outcome.logprobs[s, :n])
+                if not np.isfinite(outcome.logprobs[s, :n]).all():
+                    name = slot.request.key.prompt_id
+                    raise NonFiniteError(f"the log-probs drawn for prompt {name!r} are not finite")
                 slot.drawn += n
                 slot.next_token = int(outcome.tokens[s, n - 1])
             if not outcome.active[s]:

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
-Count = Annotated[int, Strict(), Field(ge=0)]
-PositiveCount = Annotated[int, Strict(), Field(ge=1)]
+Count = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
+PositiveCount = Annotated[int, Strict(), Field(ge=1, lt=2**31)]
 NonNegative = Annotated[float, Strict(), Field(ge=0)]
 Positive = Annotated[float, Strict(), Field(gt=0)]
 Probability = Annotated[float, Strict(), Field(gt=0, le=1)]

@@ -15,6 +15,7 @@ from gopd_jax.evaluate.held_out import Evaluation, evaluate
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.errors import naming
 from gopd_jax.runtime.metrics import JsonLines
 from gopd_jax.train.keys import evaluation_key
 from gopd_jax.train.models import Samplers
@@ -93,17 +94,19 @@ class Evaluator:
         at_step = f" at step {step}" if who == "student" else ""
         for domain in missing:
             prompts = self._inputs.test[domain]
-            result = evaluate(
-                sampler,
-                weights,
-                [prompts[i] for i in range(min(most or len(prompts), len(prompts)))],
-                self._verify,
-                config.domains[domain].reward,
-                self._inputs.tokenizer,
-                samples=config.eval.samples,
-                max_tokens=config.rollout.max_response_tokens,
-                rule=config.eval.rule,
-                key=evaluation_key(config.seed),
-                name=f"evaluate {who}{at_step}: {domain}",
-            )
+            name = f"evaluate {who}{at_step}: {domain}"
+            with naming(name):
+                result = evaluate(
+                    sampler,
+                    weights,
+                    [prompts[i] for i in range(min(most or len(prompts), len(prompts)))],
+                    self._verify,
+                    config.domains[domain].reward,
+                    self._inputs.tokenizer,
+                    samples=config.eval.samples,
+                    max_tokens=config.rollout.max_response_tokens,
+                    rule=config.eval.rule,
+                    key=evaluation_key(config.seed),
+                    name=name,
+                )
             self._results.add(who, domain, step, result)

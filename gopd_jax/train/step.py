@@ -15,7 +15,9 @@ from gopd_jax.data.answers import given_answers_of
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
+from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
+from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
 from gopd_jax.train.models import Samplers
 from gopd_jax.train.prepare import RunInputs
@@ -49,6 +51,10 @@ class Trainer:
         Returns:
             The new state, the record of the step, and the note on the step before it for the
             progress bar.
+
+        Raises:
+            NonFiniteError: a number of the step is NaN or infinite. The state is as it was, and the
+                rollouts are written beside the run.
         """
         record = StepRecord(step)
         self._rollout(state.params, requests, record)
@@ -65,9 +71,13 @@ class Trainer:
         for packed, batch in zip(updates, scored, strict=True):
             state, metrics, tokens = self.learner.update(state, batch)
             record.updates.append(Update(packed, batch, metrics, tokens))
-        note = log.write_previous(record)
+        note = log.write_last()  # of the step before, while the device works
         jax.block_until_ready(state.step)
         record.lap("update")
+        if fault := first_fault(record, list(self.inputs.train)):
+            path = log.write_fault(record, record.updates[fault.update], fault.keys)
+            raise NonFiniteError(fault.describe(step, path))
+        log.keep(record)
         return state, record, note
 
     def _examples(self, record: StepRecord):
@@ -104,11 +114,12 @@ class Trainer:
         texts: dict[SampleKey, str] = {}
         finished: list[Rollout] = []
         parts = []
-        for part in batched(rollouts, max(1, sampler.slots // 4)):
-            decoded = [tokenizer.decode(r.tokens) for r in part]
-            parts.append(self.verifier.submit(zip(part, decoded, strict=True), selected))
-            texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
-            finished += part
+        with naming(f"rollouts of step {record.step}"):
+            for part in batched(rollouts, max(1, sampler.slots // 4)):
+                decoded = [tokenizer.decode(r.tokens) for r in part]
+                parts.append(self.verifier.submit(zip(part, decoded, strict=True), selected))
+                texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
+                finished += part
         record.rollouts = in_order(finished)
         keys = [r.request.key for r in record.rollouts]
         record.texts = [texts[key] for key in keys]

@@ -5,10 +5,12 @@ TensorBoard, and the short note that the progress bar shows. A step is written w
 runs, so that the device never waits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
+import json
 import time
 
+from etils import epath
 import jax
 import numpy as np
 import optax
@@ -20,12 +22,12 @@ from gopd_jax.learner.step import StepMetrics, TokenValues
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.rollout.stats import RolloutStats
-from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.files import JsonObject, replace_text
 from gopd_jax.runtime.metrics import RunLog, compilations
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.train.rollout_metrics import rollout_metrics
 from gopd_jax.train.verification import PendingVerdicts
-from gopd_jax.types import PackedBatch, Rollout
+from gopd_jax.types import PackedBatch, Rollout, SampleKey
 
 NOTE = {  # metric -> its name in the progress bar
     "reward": "reward",
@@ -91,21 +93,20 @@ class StepLog:
         schedule: optax.Schedule,
     ):
         self._config, self._tokenizer, self._schedule = config, tokenizer, schedule
+        self._workdir = workdir
         self._log = RunLog(workdir, last_step)
         self._last: StepRecord | None = None
 
-    def write_previous(self, record: StepRecord) -> str:
-        """Writes the record before this one, and keeps this one for the next call.
+    def keep(self, record: StepRecord) -> None:
+        """Keeps a record, to be written by the next `write_last`."""
+        self._last = record
+
+    def write_last(self) -> str:
+        """Writes the record that is kept, if any, and makes sure that it is on disk.
 
         Returns:
             The note on what was written.
         """
-        note = self.write_last()
-        self._last = record
-        return note
-
-    def write_last(self) -> str:
-        """Writes the record that is kept, if any, and makes sure that it is on disk."""
         record, self._last = self._last, None
         if record is None:
             return ""
@@ -114,10 +115,21 @@ class StepLog:
         self._log.metrics(record.step, values)
         log = self._config.log
         if log.samples and (record.step % log.samples_every == 0 or record.step == 1):
-            for sample in self._samples(record, verdicts):
+            for sample in self._samples(record, record.updates[-1], log.samples):
                 self._log.sample(record.step, sample)
         self._log.flush()
         return "  ".join(f"{short} {values[k]:.3g}" for k, short in NOTE.items() if k in values)
+
+    def write_fault(self, record: StepRecord, update: Update, keys: Collection[SampleKey]) -> str:
+        """Writes the rollouts in which a number is not finite; returns the path of the file.
+
+        The lines are those of samples.jsonl; Python's json reads their NaN and Infinity.
+        """
+        path = epath.Path(self._workdir) / f"nonfinite_step_{record.step}.jsonl"
+        samples = self._samples(record, update, len(record.rollouts), keys)
+        if jax.process_index() == 0:
+            replace_text(path, "".join(json.dumps(sample) + "\n" for sample in samples))
+        return str(path)
 
     def close(self) -> None:
         self.write_last()
@@ -147,9 +159,11 @@ class StepLog:
             values["prefill_tokens"] = record.sampling.prefill_tokens
         return values
 
-    def _samples(self, record: StepRecord, verdicts: Sequence[Verdict | None]) -> list[JsonObject]:
-        """The first few rollouts of the step's last update, token by token."""
-        update = record.updates[-1]
+    def _samples(
+        self, record: StepRecord, update: Update, most: int, keys: Collection[SampleKey] = ()
+    ) -> list[JsonObject]:
+        """The first rollouts of an update, token by token; with `keys`, only those."""
+        verdicts = record.verdicts.result()
         batch, old = update.batch, update.batch.old_logprobs
         on_device = {
             "student_logprobs": update.tokens.logprobs if old is None else old,
@@ -159,9 +173,10 @@ class StepLog:
         }
         arrays = {name: fetch(x) for name, x in on_device.items() if x is not None}
         slices = update.packed.slices
-        shown = [i for i, r in enumerate(record.rollouts) if r.request.key in slices]
+        among = keys or slices
+        shown = [i for i, r in enumerate(record.rollouts) if r.request.key in among]
         out = []
-        for i in shown[: self._config.log.samples]:
+        for i in shown[:most]:
             rollout = record.rollouts[i]
             prompt = rollout.request.prompt
             where = slices[rollout.request.key].predictions(len(prompt.tokens), len(rollout.tokens))

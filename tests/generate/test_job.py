@@ -64,7 +64,6 @@ def test_prompts_that_cannot_be_drawn(tmp_path, no_weights, capsys, rows, words)
     "options, words",
     [
         (["--max-prompt-tokens=2"], "none of 3 prompts is within the limits"),
-        (["--samples=5", "--slots=4"], "--samples=5: expected at most --slots=4"),
         (["--samples=0"], "--samples: invalid value '0': expected an integer in [1, 2147483647]"),
         (
             ["--max-prompt-tokens=-1"],

@@ -286,3 +286,67 @@ def test_train_step_skips_empty_micro_batches():
     jax.effects_barrier()
     assert set(calls) == set(batch.tokens[:2, 0, 0].tolist())
     assert np.isfinite(metrics.loss)
+
+
+# ---- Numbers that are not finite, and nothing to learn from.
+
+
+def adam_step(batch):
+    """State before and after an Adam update that follows another one, and the metrics."""
+    optimizer = optax.adamw(0.1)
+    step = functools.partial(
+        train_step,
+        model=Decoder(TINY, remat=False),
+        optimizer=optimizer,
+        clipping=Clipping(),
+        num_domains=2,
+    )
+    healthy, _ = scored(make_examples(8, 2), 5, 2, 24)
+    start = TrainState(jnp.int32(0), params_of(), optimizer.init(params_of()))
+    before, metrics, _ = jax.jit(step)(start, healthy)
+    assert metrics.applied and all(np.all(x) for x in metrics.finite.values())
+    after, metrics, _ = jax.jit(step)(before, batch)
+    return before, after, metrics
+
+
+@pytest.mark.parametrize(
+    "name, value, first",
+    [
+        ("teacher_logprobs", np.nan, "teacher log-probs"),
+        ("reference_logprobs", -np.inf, "reference log-probs"),
+        ("behaviour_logprobs", np.nan, "behaviour log-probs"),
+        ("reward_scale", np.inf, "advantages"),
+    ],
+)
+def test_a_number_that_is_not_finite_leaves_the_state_as_it_was(name, value, first):
+    batch, _ = scored(make_examples(8, 2), 5, 2, 24)
+    broken = np.array(getattr(batch, name))
+    micro, row, column = (int(i[-1]) for i in np.nonzero(batch.weights))
+    broken[micro, row, column] = value
+    before, after, metrics = adam_step(batch.replace(**{name: broken}))
+    trees_equal(after, before)
+    assert not metrics.applied
+    found = {what: np.flatnonzero(~np.asarray(x)) for what, x in metrics.finite.items()}
+    order = ["behaviour log-probs", "teacher log-probs", "reference log-probs", "advantages"]
+    assert next(what for what in order if len(found[what])) == first
+    assert all(list(where) in ([], [micro]) for where in found.values())
+
+
+def test_what_stands_outside_of_trained_tokens_may_be_anything():
+    """Padding filled with NaN changes neither the gradient nor what counts as finite."""
+    batch, _ = scored(make_examples(8, 2), 5, 2, 24)
+    names = ("teacher_logprobs", "reference_logprobs", "behaviour_logprobs")
+    outside = np.asarray(batch.weights) <= 0
+    filled = {n: np.where(outside, np.nan, getattr(batch, n)) for n in names}
+    healthy = adam_step(batch)
+    broken = adam_step(batch.replace(**filled))
+    trees_equal(broken[1], healthy[1])
+    assert broken[2].applied
+
+
+def test_an_update_without_examples_leaves_momentum_and_parameters():
+    batch, _ = scored(make_examples(8, 2), 5, 2, 24)
+    nothing = jax.tree.map(np.zeros_like, batch)
+    before, after, metrics = adam_step(nothing)
+    trees_equal((after.params, after.opt_state), (before.params, before.opt_state))
+    assert int(after.step) == int(before.step) + 1 and not metrics.applied

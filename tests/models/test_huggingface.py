@@ -333,3 +333,16 @@ def test_table_covers_the_tree(case):
     untied = tensor_names.table(dataclasses.replace(config, tied_embeddings=False))
     heads = [row.shape for row in untied if row.name == "lm_head.weight"]
     assert heads == [(config.vocab_size, config.width)]
+
+
+@pytest.mark.parametrize(
+    "value, dtype", [(np.nan, "float32"), (np.inf, "float32"), (1e30, "float16")]
+)
+def test_a_tensor_that_is_not_finite_is_named(tmp_path, value, dtype):
+    """Also one that overflows in the dtype asked for."""
+    params = random_params(CONFIG)
+    embedding = np.array(params["embedding"])
+    embedding[3, 2] = value
+    save_pretrained(tmp_path / "out", CONFIG, params | {"embedding": embedding}, dtype="float32")
+    with pytest.raises(ValueError, match=r"tensor model\.embed_tokens\.weight is not finite"):
+        load_params(tmp_path / "out", CONFIG, dtype, HERE)

@@ -33,6 +33,7 @@ from gopd_jax.types import EncodedPrompt, Request
     "settings",
     [
         {"slots": 7},
+        {"slots": 2},  # fewer than the samples of a prompt
         {"max_prompt": 150},  # three blocks of columns instead of one
         {"steps_per_dispatch": 3},
         {"prefill_tokens": 6},  # prompts in several chunks

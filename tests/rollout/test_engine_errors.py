@@ -1,13 +1,16 @@
 """Engines, options and requests that are refused."""
 
-from engine_cases import KEY, make_engine, new_engine, weights
+from engine_cases import KEY, REQUESTS, make_engine, new_engine, sample, weights
 import jax
+import jax.numpy as jnp
+from model_cases import random_params
 import numpy as np
 import pytest
 from step_cases import TINY, make_requests
 
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.settings import EngineOptions
+from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.schema import build
 from gopd_jax.types import EncodedPrompt, Request
@@ -25,12 +28,6 @@ from gopd_jax.types import EncodedPrompt, Request
 def test_requests_that_the_cache_cannot_hold(length, limit, message):
     with pytest.raises(ValueError, match=message):
         next(make_engine()(weights(), make_requests([length], limit), KEY))
-
-
-def test_more_samples_of_a_prompt_than_slots():
-    message = r"prompt 'p0' is requested 5 times: expected at most slots=4"
-    with pytest.raises(ValueError, match=message):
-        next(make_engine()(weights(), make_requests([5], sample_ids=range(5)), KEY))
 
 
 def test_two_prompts_with_one_id():
@@ -88,3 +85,15 @@ def test_options_that_cannot_be(options, message):
         build(EngineOptions, options, "rollout")
     with pytest.raises(ValueError):
         EngineOptions(**options)
+
+
+def test_a_model_that_is_not_finite_is_named_and_poisons_nothing():
+    """Its keys and values stay in no cache: the next weights draw what a new engine draws."""
+    engine = new_engine()
+    broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), random_params(TINY))
+    with pytest.raises(NonFiniteError, match="log-probs drawn for prompt 'p[0-9]' are not finite"):
+        list(engine(engine.sync_weights(broken), REQUESTS, KEY))
+    again, expected = sample(engine, REQUESTS), sample(make_engine(), REQUESTS)
+    for key, rollout in expected.items():
+        np.testing.assert_array_equal(again[key].tokens, rollout.tokens)
+        np.testing.assert_array_equal(again[key].behaviour_logprobs, rollout.behaviour_logprobs)

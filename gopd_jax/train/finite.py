@@ -1,0 +1,61 @@
+"""Numbers that are not finite: found after each update, before anything is saved.
+
+In: the record of a step. Out: nothing, or the first `Fault`. The train step has then left the state
+as it was.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import numpy as np
+
+from gopd_jax.train.step_log import StepRecord, Update
+from gopd_jax.types import SampleKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Where a step met the first number that is not finite.
+
+    what: the kind of number, such as "teacher log-probs".
+    update: index of the update within the step.
+    where: the micro-batch and its domain, in words.
+    keys: the samples in the micro-batch; for gradients, all samples of the update.
+    """
+
+    what: str
+    update: int
+    where: str
+    keys: tuple[SampleKey, ...]
+
+    def describe(self, step: int, path: str) -> str:
+        """One sentence for the person at the terminal; `path` holds the rollouts."""
+        named = ", ".join(repr(key.prompt_id) for key in self.keys[:3])
+        more = f" and {len(self.keys) - 3} more" if len(self.keys) > 3 else ""
+        return (
+            f"step {step}, update {self.update + 1}{self.where}: the {self.what} are not finite, "
+            f"prompts {named}{more}. Nothing was learned from this step or saved; its rollouts are "
+            f"in {path}"
+        )
+
+
+def first_fault(record: StepRecord, domains: Sequence[str]) -> Fault | None:
+    """The first number of a step that is not finite, or None; waits for the updates."""
+    for index, update in enumerate(record.updates):
+        finite, grad_norm = jax.device_get((update.metrics.finite, update.metrics.grad_norm))
+        for what, finite_M in finite.items():
+            if not finite_M.all():
+                micro = int(np.argmin(finite_M))
+                domain = domains[int(update.packed.domain_M[micro])]
+                where = f", micro-batch {micro} of domain {domain!r}"
+                return Fault(what, index, where, _keys(update, {micro}))
+        if not np.isfinite(grad_norm):
+            return Fault("gradients", index, "", _keys(update, set(range(update.packed.used))))
+    return None
+
+
+def _keys(update: Update, micro_batches: set[int]) -> tuple[SampleKey, ...]:
+    """The samples in these micro-batches."""
+    slices = update.packed.slices.items()
+    return tuple(sorted(key for key, where in slices if where.micro in micro_batches))
