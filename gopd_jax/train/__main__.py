@@ -12,7 +12,8 @@
 
 The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
 checkpoints/ and, at the end, summary.json and curves.png. The same command again resumes the run,
-or says that it is complete. Exit status: 0 done, 2 bad input, 130 stopped by Ctrl-C.
+or says that it is complete. Exit status: 0 done, 2 bad input, 3 numbers that are not finite, 130
+stopped by Ctrl-C.
 """
 
 import ast
