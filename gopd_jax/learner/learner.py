@@ -97,6 +97,7 @@ class Learner:
         shape: the fixed shape of a packed batch.
         updates: optimizer updates of the whole run.
         rule: what the samples are drawn by.
+        likelihood: the loss is the negative log-likelihood (SFT).
         dtype: compute dtype.
 
     Raises:
@@ -113,6 +114,7 @@ class Learner:
         shape: BatchShape,
         updates: int,
         rule: SamplingRule = PLAIN,
+        likelihood: bool = False,
         dtype: jnp.dtype = jnp.float32,
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
@@ -146,6 +148,7 @@ class Learner:
             clipping=settings.clipping,
             num_domains=len(self._domains),
             rule=rule,
+            likelihood=likelihood,
             devices=devices,
         )
 

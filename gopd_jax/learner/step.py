@@ -57,6 +57,7 @@ def train_step(
     clipping: Clipping,
     num_domains: int,
     rule: SamplingRule = PLAIN,
+    likelihood: bool = False,
     devices: int = 1,
 ) -> tuple[TrainState, StepMetrics, TokenValues]:
     """One optimizer update from one packed batch.
@@ -73,6 +74,7 @@ def train_step(
         num_domains: number of domains that the diagnostics tell apart.
         rule: what the samples were drawn by. It enters only `sampler_gap`; the loss is that of the
             plain distribution.
+        likelihood: the loss is the negative log-likelihood (SFT); see `objective.loss`.
         devices: number of devices that the rows are spread over.
 
     Returns:
@@ -87,7 +89,9 @@ def train_step(
         if rule != PLAIN:
             fixed = jax.lax.stop_gradient((hidden_RSD, head_VD))
             ruled, _ = token_logprobs(*fixed, micro.targets, rule=rule, devices=devices)
-        loss, details = weighted_loss(logprobs, entropy, micro, clipping, num_domains, ruled)
+        loss, details = weighted_loss(
+            logprobs, entropy, micro, clipping, num_domains, ruled, likelihood
+        )
         tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
         finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
         return loss, (details.diagnostics, (tokens, finite))

@@ -32,11 +32,13 @@ def weighted_loss(
     clipping: Clipping,
     num_domains: int,
     sampler_logprobs: jax.Array | None = None,
+    likelihood: bool = False,
 ) -> tuple[jax.Array, LossDetails]:
     """Sum over the trained tokens of weight * importance weight * policy loss.
 
     The advantage is the one from outside plus, where a teacher scored, the G-OPD one
-    (`gopd_advantage`).
+    (`gopd_advantage`). With `likelihood` the policy loss is -advantage * log student, which nothing
+    clips: SFT, whose tokens were not drawn from the student.
 
     Args:
         logprobs: the student's log-probs of the targets, float32 [R, S], nats.
@@ -44,6 +46,7 @@ def weighted_loss(
         batch: one micro-batch, its fields [R, S].
         sampler_logprobs: the student's log-probs under the sampling rule, for diagnostics; None
             where that is the plain distribution.
+        likelihood: take the weighted negative log-likelihood in place of the policy loss.
 
     Returns:
         The loss, a float32 scalar, and its details.
@@ -57,9 +60,12 @@ def weighted_loss(
         advantages = advantages + gopd_advantage(
             old, batch.teacher_logprobs, batch.reference_logprobs, batch.reward_scale
         )
-    loss, clipped = policy_loss(
-        logprobs, old, advantages, clipping.clip_low, clipping.clip_high, clipping.dual_clip
-    )
+    if likelihood:
+        loss, clipped = -advantages * logprobs, jnp.zeros_like(trained)
+    else:
+        loss, clipped = policy_loss(
+            logprobs, old, advantages, clipping.clip_low, clipping.clip_high, clipping.dual_clip
+        )
     importance = None
     if batch.behaviour_logprobs is not None:
         importance = importance_weight(old, batch.behaviour_logprobs, clipping.importance_cap)

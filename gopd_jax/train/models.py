@@ -32,6 +32,7 @@ def make_learner(
         shape=shape,
         updates=config.steps * settings.updates_per_batch,
         rule=config.rollout.rule,
+        likelihood=config.method == "sft",
         dtype=dtype,
     )
 

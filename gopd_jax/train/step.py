@@ -61,7 +61,8 @@ class Trainer:
         record.lap("rollout")
 
         updates = [self.learner.pack(examples) for examples in self._examples(record)]
-        old = state.params if len(updates) > 1 else None
+        policy = self.config.method != "sft"  # sft has no ratio to an old policy
+        old = state.params if len(updates) > 1 and policy else None
         # The teachers of sft have answered already; they score nothing.
         teachers = self.teachers if self.config.method == "gopd" else {}
         scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]

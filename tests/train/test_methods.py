@@ -81,12 +81,18 @@ def test_sft_learns_from_the_given_answers(tmp_path):
         "steps": 5,
         "domains.math.train": "tiny:math/noisy",
         "domains.math.teacher": "",
-        "learner.learning_rate": 3e-3,
+        "learner.learning_rate": 1e-2,
+        "learner.updates_per_batch": 4,
     }
     run(small(method="sft", **changes), str(tmp_path / "run"))
     records = metrics(tmp_path / "run")
     assert all(r["advantage_min"] == r["advantage_max"] == 1 for r in records)
     assert all(np.isfinite(r["student_logprob"]) and r["truncated_count"] == 0 for r in records)
+    # Nothing is clipped, however far the updates of a batch go: the loss is the likelihood.
+    assert all(r["clip_fraction"] == 0 for r in records)
+    losses, likelihoods = ([r[k] for r in records] for k in ("loss", "student_logprob"))
+    np.testing.assert_allclose(losses, -np.array(likelihoods), rtol=0.1)
+    assert losses[-1] < losses[0]
 
 
 def test_several_updates_from_one_rollout_batch(tmp_path):
