@@ -12,7 +12,8 @@ import jax
 from jax.experimental import topologies
 import numpy as np
 
-from gopd_jax.benchmark.workload import make_engine, sampling_rule, settings_in_effect
+from gopd_jax.benchmark.workload import make_engine, settings_in_effect
+from gopd_jax.generate.options import sampling_rule
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.cache import SlotCache

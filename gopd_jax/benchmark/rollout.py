@@ -23,10 +23,10 @@ from gopd_jax.benchmark.workload import (
     chat_prompts,
     make_engine,
     random_prompts,
-    sampling_rule,
     settings_in_effect,
     to_requests,
 )
+from gopd_jax.generate.options import sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import Decoder, init_params, output_head, param_shardings
 from gopd_jax.models.heads import token_logprobs

@@ -14,10 +14,9 @@ from jax.sharding import Mesh
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.generate.options import engine_options
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
-from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.mesh import compute_dtype
 from gopd_jax.types import EncodedPrompt, Prompt, Request
 
@@ -79,10 +78,6 @@ def to_requests(prompts: Sequence[np.ndarray], samples: int, max_tokens: int) ->
     return [Request(p, s, max_tokens) for p in encoded for s in range(samples)]
 
 
-def sampling_rule(args: argparse.Namespace) -> SamplingRule:
-    return SamplingRule(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
-
-
 def make_engine(
     args: argparse.Namespace, model: ModelConfig, mesh: Mesh, max_prompt_tokens: int
 ) -> RolloutEngine:
@@ -95,13 +90,7 @@ def make_engine(
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=args.max_new,
         dtype=compute_dtype(args.dtype),
-        options=EngineOptions(
-            kernel=args.kernel,
-            kv_cache=args.kv_cache,
-            weights=args.weights,
-            steps_per_dispatch=args.steps_per_dispatch,
-            prefill_tokens=args.prefill_tokens,
-        ),
+        options=engine_options(args),
     )
 
 

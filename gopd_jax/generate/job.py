@@ -18,13 +18,12 @@ from jinja2 import TemplateError
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
-from gopd_jax.generate.options import DEFAULT_SLOTS
+from gopd_jax.generate.options import DEFAULT_SLOTS, engine_options, sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params, weights_fingerprint
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
-from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.types import EncodedPrompt, Params, Prompt, Request, Rollout
@@ -75,7 +74,7 @@ def make_job(
     Raises:
         ValueError: names the value and what was expected.
     """
-    rule = SamplingRule(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+    rule = sampling_rule(args)
     model = load_config(args.model)
     tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
     ids = len(tokenizer.tokenizer)
@@ -101,7 +100,7 @@ def make_job(
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=max_tokens,
         dtype=compute_dtype(args.dtype),
-        options=EngineOptions(kernel=args.kernel, kv_cache=args.kv_cache, weights=args.weights),
+        options=engine_options(args),
     )
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
         "max_tokens": max_tokens,

@@ -7,6 +7,7 @@ they parse to. Imports nothing but settings, so that `--help` answers at once.
 import argparse
 
 from gopd_jax.cli import Parser, integer
+from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
 
@@ -15,6 +16,16 @@ DEFAULT_SLOTS = 64
 DEFAULT_MAX_TOKENS = 1024  # of gopd_jax.generate
 
 ArgumentGroup = argparse._ArgumentGroup  # argparse has no public name for it
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """The engine options that a command has, as parsed; the others at their defaults."""
+    given = {name: value for name, value in vars(args).items() if name in defaults(EngineOptions)}
+    return EngineOptions(**given)
+
+
+def sampling_rule(args: argparse.Namespace) -> SamplingRule:
+    return SamplingRule(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
 
 
 def add_limit_options(group: ArgumentGroup, max_tokens: int) -> None:

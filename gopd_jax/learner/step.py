@@ -120,15 +120,25 @@ def train_step(
     ((loss, grads), diagnostics), (tokens, finite) = jax.lax.scan(
         body, start, (micros.used, micros)
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     grad_norm = optax.global_norm(grads)
     all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.stack(list(finite.values())))
     applied = all_finite & (batch.used > 0)
-    changed = (params, opt_state), (state.params, state.opt_state)
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(applied, new, old), *changed)
+    params, opt_state = _updated(state, grads, optimizer, applied)
     metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+
+
+def _updated(
+    state: TrainState,
+    grads: Params,
+    optimizer: optax.GradientTransformation,
+    applied: jax.Array,
+) -> tuple[Params, optax.OptState]:
+    """Parameters and optimizer state after an update; as they were unless it is `applied`."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new = optax.apply_updates(state.params, updates), opt_state
+    old = state.params, state.opt_state
+    return jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
 
 
 def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Array]:

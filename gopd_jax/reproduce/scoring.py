@@ -16,14 +16,15 @@ from gopd_jax.data.encode import encode_all
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.evaluate.held_out import Evaluation, evaluate
 from gopd_jax.generate.job import load_weights
-from gopd_jax.models.config import ModelConfig, load_config
+from gopd_jax.models.config import load_config
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.presets import embedded
-from gopd_jax.reproduce.arms import Arm, Size
+from gopd_jax.reproduce.arms import TEACHERS, Arm, Size
 from gopd_jax.reproduce.folder import DomainScores, model_folder
 from gopd_jax.rewards.verifier import Verifier
-from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.types import EncodedPrompt
 
 SLOTS = 512
@@ -55,16 +56,17 @@ class Scorer:
     """
 
     def __init__(self, datasets: str):
-        self._datasets, self._mesh, self._verify = datasets, make_mesh(), Verifier()
+        self._datasets, self._verify = datasets, Verifier()
+        self._programs = ProgramTable(make_mesh())
         self._tokenizer = ChatTokenizer.load(tiny.model("base"))
         self._prompts: dict[str, Sequence[EncodedPrompt]] = {}
-        self._engines: dict[tuple[ModelConfig, str], RolloutEngine] = {}
+        self._samplers = {domain: self._make_samplers(domain) for domain in TEACHERS}
 
     def __call__(
         self, folder: str, domain: str, prompts: int, samples: int, key: jax.Array, name: str
     ) -> Evaluation:
         """Draws `samples` responses to each of the first `prompts` test prompts of a domain."""
-        engine = self._engine(load_config(folder), domain)
+        engine = self._samplers[domain][load_config(folder)]
         return evaluate(
             engine,
             load_weights(engine, folder),
@@ -87,18 +89,15 @@ class Scorer:
             self._prompts[domain] = list(prompts)
         return self._prompts[domain]
 
-    def _engine(self, model: ModelConfig, domain: str) -> RolloutEngine:
-        if (model, domain) not in self._engines:
-            limits = _limits(domain)
-            self._engines[model, domain] = RolloutEngine(
-                model,
-                self._mesh,
-                self._tokenizer.stop_ids,
-                slots=SLOTS,
-                max_prompt_tokens=limits.data.max_prompt_tokens,
-                max_response_tokens=limits.rollout.max_response_tokens,
-            )
-        return self._engines[model, domain]
+    def _make_samplers(self, domain: str) -> Samplers:
+        limits = _limits(domain)
+        return Samplers(
+            self._programs,
+            self._tokenizer.stop_ids,
+            slots=SLOTS,
+            max_prompt_tokens=limits.data.max_prompt_tokens,
+            max_response_tokens=limits.rollout.max_response_tokens,
+        )
 
 
 @functools.cache

@@ -15,10 +15,10 @@ from gopd_jax.evaluate.held_out import Evaluation, evaluate
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import naming
 from gopd_jax.runtime.metrics import JsonLines
 from gopd_jax.train.keys import evaluation_key
-from gopd_jax.train.models import Samplers
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.types import Params
 

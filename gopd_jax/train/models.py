@@ -1,4 +1,4 @@
-"""The models of a run on the mesh: the learner, frozen models, and a sampler per architecture."""
+"""The models of a run on the mesh: the learner, frozen models, and the samplers."""
 
 import jax.numpy as jnp
 
@@ -7,7 +7,7 @@ from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params
-from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.types import Params
@@ -37,33 +37,24 @@ def make_learner(
     )
 
 
-class Samplers:
-    """The rollout engine of each architecture, made when it is first asked for.
+def make_samplers(
+    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+) -> Samplers:
+    """The rollout engines of a run.
 
     That of the student is made at once, so that wrong options are found before any work.
     """
-
-    def __init__(self, config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype):
-        self._config, self._inputs = config, inputs
-        self._programs, self._dtype = programs, dtype
-        self._engines: dict[ModelConfig, RolloutEngine] = {}
-        self.student = self[inputs.models[config.student]]
-
-    def __getitem__(self, model: ModelConfig) -> RolloutEngine:
-        if model not in self._engines:
-            rollout = self._config.rollout
-            self._engines[model] = RolloutEngine(
-                model,
-                self._programs.mesh,
-                self._inputs.tokenizer.stop_ids,
-                slots=rollout.slots,
-                max_prompt_tokens=self._config.data.max_prompt_tokens,
-                max_response_tokens=rollout.max_response_tokens,
-                dtype=self._dtype,
-                options=rollout.options,
-                programs=self._programs,
-            )
-        return self._engines[model]
+    samplers = Samplers(
+        programs,
+        inputs.tokenizer.stop_ids,
+        slots=config.rollout.slots,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_response_tokens=config.rollout.max_response_tokens,
+        dtype=dtype,
+        options=config.rollout.options,
+    )
+    _ = samplers[inputs.models[config.student]]
+    return samplers
 
 
 def load_student(config: Config, inputs: RunInputs, programs: ProgramTable) -> Params:

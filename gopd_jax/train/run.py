@@ -18,7 +18,7 @@ from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.train import curves, summary
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
-from gopd_jax.train.models import Samplers, load_frozen, load_student, make_learner
+from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
 from gopd_jax.train.prepare import make_stream, prepare
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
@@ -36,7 +36,7 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     dtype = compute_dtype(config.compute_dtype)
     inputs = prepare(config, workdir)
     learner = make_learner(config, inputs.models[config.student], programs, dtype)
-    samplers = Samplers(config, inputs, programs, dtype)
+    samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     resumed = start_or_resume(workdir, host.identity, provenance.record())
     if (finished := summary.read(workdir)) is not None:

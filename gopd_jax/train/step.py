@@ -15,11 +15,11 @@ from gopd_jax.data.answers import given_answers_of
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
+from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
 from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
-from gopd_jax.train.models import Samplers
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.train.step_log import StepLog, StepRecord, Update
 from gopd_jax.train.verification import BackgroundVerifier, PendingVerdicts
@@ -103,7 +103,7 @@ class Trainer:
         order of their keys.
         """
         config, tokenizer = self.config, self.inputs.tokenizer
-        sampler = self.samplers.student
+        sampler = self.samplers[self.inputs.models[config.student]]
         if config.method == "sft":
             rollouts = self._answers(requests, record.step)
         else:
