@@ -18,6 +18,8 @@ import re
 from typing import Any, NamedTuple
 import zlib
 
+from gopd_jax.rewards.spec import free_names
+
 Fields = dict[str, Any]  # of a row or a specification: any JSON, as its publisher wrote it
 
 MAX_UNPACKED_BYTES = 1 << 30
@@ -88,7 +90,8 @@ def mbpp(row: Fields) -> tuple[str, Fields]:
         asserts = more
     _drop(row, "text", "prompt", "test_list", "test")
     _drop(row, "test_imports", "test_setup_code", "challenge_test_list")
-    return _by_example(question, tests[0]), {"asserts": asserts, "copies": True} | _prelude(setup)
+    spec = {"asserts": asserts, "copies": True} | _names(row.get("code"), asserts)
+    return _by_example(question, tests[0]), spec | _prelude(setup)
 
 
 def evalplus(row: Fields) -> tuple[str, Fields]:
@@ -111,7 +114,7 @@ def evalplus(row: Fields) -> tuple[str, Fields]:
     example = asserts[0] if asserts else assertion.strip().splitlines()[0]
     question = _by_example(prompt.replace(example, "").strip().strip('"').strip(), example)
     if name in _SECOND_ANSWERS:
-        return question, {"asserts": assertion, "copies": True}
+        return question, {"entry_point": name, "asserts": assertion, "copies": True}
     patterns = _arguments(assertion, name)
     inputs = [
         [_like(*pair) for pair in zip_longest(case, patterns[: len(case)])] for case in inputs
@@ -227,6 +230,18 @@ def _before_function(prompt: str, name: str) -> str:
 
 
 # ---- Fields of a row.
+
+
+def _names(solution: Any, asserts: str) -> Fields:
+    """The names that the asserts use of those that the reference solution defines."""
+    try:
+        body = ast.parse(solution).body if isinstance(solution, str) else []
+    except (SyntaxError, ValueError):
+        body = []
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {node.name for node in body if isinstance(node, definitions)}
+    names = sorted(defined & free_names([asserts]))
+    return {"names": names} if names else {}
 
 
 def _prelude(source: str) -> Fields:

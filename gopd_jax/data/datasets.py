@@ -30,7 +30,7 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
     Raise VERSION when `rows.parse` reads the same row differently.
     """
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
     # TFDS looks for checksums of downloads beside the code, but nothing is downloaded here, and the
     # search takes a package that TFDS 4.9.10 uses without declaring it, importlib_resources:
     # github.com/tensorflow/datasets/issues/11212

@@ -2,17 +2,17 @@
 
 Comes in: a response and a JSON ground truth (`spec.py`). Goes out: (reward, detail).
 
-The judge and the program are two processes. Test source runs in the judge; names that the tests do
-not define are `Remote`s, whose calls run in the program's process and come back by value, as exact
-builtin types. The program sees the arguments of its calls but no expected value and no comparison,
-so it gains nothing by exiting, printing, patching builtins, or returning objects that equal
-everything. Objects that are no plain values stay in its process and never equal a plain value.
+The judge and the program are two processes. Test source runs in the judge; the names under test are
+`Remote`s, whose calls run in the program's process and come back by value, as exact builtin types.
+Every other name of a test, a module's for instance, is the judge's own. The program sees the
+arguments of its calls but no expected value and no comparison, so it gains nothing by exiting,
+printing, patching builtins, or returning objects that equal everything. Objects that are no plain
+values stay in its process and never equal a plain value.
 """
 
-import ast
-import builtins
 from collections.abc import Callable
 import copy
+import importlib
 import json
 import math
 import os
@@ -26,28 +26,39 @@ import time
 from typing import Any
 
 from gopd_jax.rewards import compare, wire
+from gopd_jax.rewards.modules import MODULES
 from gopd_jax.rewards.remote import Frozen, Program, ProgramRaised, Remote
 from gopd_jax.rewards.sandbox.child import Job
 from gopd_jax.rewards.sandbox.fork_server import fork_server
-from gopd_jax.rewards.spec import Spec, case_values, check_ground_truth, time_limit
+from gopd_jax.rewards.spec import (
+    Spec,
+    case_values,
+    check_ground_truth,
+    free_names,
+    names_under_test,
+    time_limit,
+)
 
 __all__ = ["CodeJudge", "PACKAGE", "check_ground_truth", "extract_program"]
 
 MAX_OUTPUT_BYTES = 1 << 24
 PACKAGE = Path(os.path.abspath(__file__)).parents[1]  # gopd_jax, which no program may read
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL
-)
+# Possessive repetitions, so that no text takes more than linear time.
+_OPENING = re.compile(r"^[ \t]*+```[ \t]*+(\w*+)[^\n]*+\n", re.MULTILINE)
+_CLOSING = re.compile(r"^[ \t]*+```[ \t]*+$", re.MULTILINE)
 
 
 def extract_program(response: str) -> str:
     """The last ```python (or unmarked) block of the response; without one, the whole response."""
-    blocks = [
-        body
-        for language, body in _FENCE.findall(response)
-        if language.lower() in ("", "python", "python3", "py")
-    ]
-    return blocks[-1] if blocks else response
+    program, end = response, 0
+    while opening := _OPENING.search(response, end):
+        closing = _CLOSING.search(response, opening.end())
+        if closing is None:  # nor does any later block have an end
+            break
+        if opening[1].lower() in ("", "python", "python3", "py"):
+            program = response[opening.end() : closing.start()]
+        end = closing.end()
+    return program
 
 
 class CodeJudge:
@@ -134,6 +145,13 @@ class CodeJudge:
                     # A script may end by os._exit, which reports nothing: its output decides.
                     if program.failure != "error: program ended":
                         return program.failure or f"error: {type(error).__name__}"
+                # The kernel's word, unlike the program's report.
+                status = program.end(max(0.0, deadline - time.monotonic()))
+                if status is None:
+                    return "timeout"
+                if status:
+                    how = f"exit status {status}" if status > 0 else f"signal {-status}"
+                    return f"error: {how}"
         finally:
             os.close(read_end)
             os.close(input_fd)
@@ -160,21 +178,20 @@ def _run_tests(program: Program, spec: Spec, deadline: float) -> str:
     """
     tests = [test.strip() for test in spec.get("tests", [])]
     asserts, check = spec.get("asserts", ""), spec.get("check", "")
-    trees = [ast.parse(test, mode="eval") for test in tests]
-    trees += [ast.parse(asserts), ast.parse(check)]
-    names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    names = {name for name in names if not hasattr(builtins, name)}
-    if "entry_point" in spec:
-        names.add(spec["entry_point"])
+    under_test = names_under_test(spec)
+    used = free_names([*tests, asserts, check])
     namespace: dict[str, Any] = {"__name__": "tests"}
-    for name in sorted(names):
+    for name in sorted(used & MODULES.keys()):
+        namespace[name] = importlib.import_module(MODULES[name])
+    program.keeps_changes = spec.get("copies") is False
+    for name in sorted(under_test):
         found, value = program.ask("lookup", name)
         if found:
             is_frozen = spec.get("copies") and type(value) is Remote
             namespace[name] = Frozen(value) if is_frozen else value
         elif name == spec.get("entry_point"):
             return f"error: no {name}"
-    if "numpy" in asserts + check:
+    if "numpy" in asserts + check or "numpy" in map(MODULES.get, used):
         _make_allclose_compare_shapes()
     for test in tests:
         if eval(test, namespace) is not True:

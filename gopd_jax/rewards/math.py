@@ -15,12 +15,13 @@ import re
 import signal
 import socket
 
-from gopd_jax.rewards import notation, wire
+from gopd_jax.rewards import notation, statements, wire
 from gopd_jax.rewards.sandbox import seccomp
 from gopd_jax.rewards.sandbox.limits import die_with_parent, limit_memory
 
 CHILD_MEMORY_MB = 1024  # at least: sympy's caches grow with the run; a power tower takes gigabytes
-_BOX = re.compile(r"\\boxed\s*\{")
+# A box, a backslash before a box, an escaped character, or a brace.
+_TOKEN = re.compile(r"(\\boxed\s*\{)|\\(?=\\boxed\s*\{)|\\.|[{}]", re.DOTALL)
 # Math-Verify warns when its own time limit is off, as it is here.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -28,15 +29,18 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 def last_boxed(text: str) -> str | None:
     r"""The contents of the last \boxed{...} with balanced braces, or None.
 
-    The escaped braces \{ and \} do not count.
+    The escaped braces \{ and \} do not count. Takes linear time, because no deadline applies here.
     """
-    for box in reversed(list(_BOX.finditer(text))):
-        depth = 1
-        for brace in re.finditer(r"\\.|[{}]", text[box.end() :], re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-            if depth == 0:
-                return text[box.end() : box.end() + brace.start()]
-    return None
+    open_braces: list[int | None] = []  # for each open brace, where the contents of its box begin
+    start, end = -1, -1
+    for token in _TOKEN.finditer(text):
+        if token[1] or token[0] == "{":
+            open_braces.append(token.end() if token[1] else None)
+        elif token[0] == "}" and open_braces:
+            begin = open_braces.pop()
+            if begin is not None and begin > start:
+                start, end = begin, token.start()
+    return None if start < 0 else text[start:end]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,11 +75,12 @@ def _equal(truth: notation.Read, answer: notation.Read) -> bool:
 
     readings = [lambda *both: both, notation.with_imaginary_unit, notation.as_sets]
     pairs = (read(truth, answer) for read in readings)
-    return any(
+    is_equal = any(
         math_verify.verify(*pair, timeout_seconds=None, raise_on_error=False)
         for pair in pairs
         if pair is not None
     )
+    return is_equal and not statements.differ_in_six_digits(truth, answer)
 
 
 def score(answer: str, ground_truth: str) -> tuple[float, str]:
@@ -90,7 +95,11 @@ def score(answer: str, ground_truth: str) -> tuple[float, str]:
     """
     try:
         truth = _bare(ground_truth)
-        right = not notation.differ(answer, truth) and _equal(parse(truth), parse(answer))
+        right = (
+            not notation.differ(answer, truth)
+            and _equal(parse(truth), parse(answer))
+            and not statements.is_false(answer, parse)
+        )
     except MemoryError:
         return 0.0, "memory"
     except Exception as error:

@@ -10,6 +10,7 @@ sympy is imported inside functions, for the reason given in `math.py`.
 from fractions import Fraction
 import re
 from typing import Any
+import unicodedata
 
 Read = list[Any]  # what Math-Verify reads in an answer: sympy objects, then the text
 
@@ -22,6 +23,12 @@ _MODULUS = re.compile(
 )
 _BASE = re.compile(r"^[0-9A-Za-z]+_(?:\{(?:\\text\{)?(\w+)\}?\}|(\d+))$")
 _VARIANT_LETTER = re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![A-Za-z])")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # as in East Asian text
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
+# As programs print numbers. Longer exponents would only take time.
+_SCIENTIFIC = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,3})\s*$", re.ASCII)
 _REPLACEMENTS = (
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
     (_VARIANT_LETTER, r"\\\1"),  # the same letter in another shape
@@ -39,6 +46,7 @@ def plain(answer: str) -> str:
     Removes what serves only the looks, such as grouped thousands and a full stop, and writes \pm as
     two values.
     """
+    answer = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", _ascii(answer))
     answer = _GROUPED.sub(lambda m: re.sub(r"\D", "", m[0]), answer)
     for pattern, replacement in _REPLACEMENTS:
         answer = pattern.sub(replacement, answer)
@@ -46,6 +54,18 @@ def plain(answer: str) -> str:
     if answer.count(r"\pm") == 1 and r"\mp" not in answer and "{" in answer.partition(r"\pm")[0]:
         answer = ", ".join(answer.replace(r"\pm", sign) for sign in "+-")
     return answer
+
+
+def _ascii(answer: str) -> str:
+    """The answer with the digits that Unicode writes in other shapes as LaTeX."""
+    answer = answer.translate(_FULL_WIDTH)
+    answer = _RAISED.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", answer)
+    return _VULGAR_FRACTION.sub(_vulgar_fraction, answer)
+
+
+def _vulgar_fraction(match: re.Match) -> str:
+    numerator, denominator = unicodedata.normalize("NFKC", match[0]).split("⁄")
+    return rf"\frac{{{numerator}}}{{{denominator}}}"
 
 
 def _fraction(match: re.Match) -> str:

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from gopd_jax.rewards import wire
+from gopd_jax.rewards.modules import COMMON_MODULES
 from gopd_jax.rewards.sandbox.child import Job
-from gopd_jax.rewards.sandbox.fork_server import COMMON_MODULES
 
 MAX_REPLY_BYTES = 1 << 23  # JSON grows about 25-fold when decoded
 
@@ -41,6 +41,9 @@ class Remote:
             # NumPy would trust an `__array_interface__`, whose address points into this process.
             raise AttributeError(name)
         return self._program.ask("getattr", self, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Remote":
+        return self  # the object stays in the program's process
 
     def __getitem__(self, key: Any) -> Any:
         return self._program.ask("getitem", self, key)
@@ -97,6 +100,8 @@ class Program:
     Attributes:
         failure: the detail of the verdict once the program has died, hung or sent an unreadable
             message, else None. It is final, whatever the test source made of the exception.
+        keeps_changes: whether the test sees what a call changed in its arguments, even if the call
+            also returned something; see `call`.
     """
 
     def __init__(
@@ -107,7 +112,9 @@ class Program:
         script_fds: tuple[int, ...] = (),
     ):
         self.failure: str | None = None
+        self.keeps_changes = False
         self.deadline = deadline
+        self._has_ended = False
         self._control = control
         self._callbacks: list[Callable[..., Any]] = []
         self._channel, child_end = socket.socketpair()
@@ -122,9 +129,24 @@ class Program:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self, wait_s: float = 0.0) -> int | None:
+        """Ends the program's process, which can do nothing about it.
+
+        Args:
+            wait_s: seconds that the process is given to end by itself.
+
+        Returns:
+            Its exit status, or minus the number of the signal that ended it; None if it had to be
+            killed, or had been ended before.
+        """
+        if self._has_ended:
+            return None
+        self._has_ended = True
         self._channel.close()
-        wire.send(self._control.fileno(), "end")
-        wire.receive(self._control.fileno())  # "gone"
+        wire.send(self._control.fileno(), wait_s)
+        return wire.receive(self._control.fileno())
 
     def receive(self) -> dict[str, Any]:
         """The program's next message.
@@ -160,13 +182,18 @@ class Program:
         return self._decode(message.get("value"))
 
     def call(self, target: Remote, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Calls a function of the program.
+        """Calls a function of the program, which gets copies of its arguments.
 
-        What it changes in lists, dicts and sets that it is given changes here too.
+        If it returns None, what it changed in the lists, dicts and sets that it was given changes
+        here too: it works in place. The changes of a call that returns a value are dropped, unless
+        `keeps_changes`: otherwise `f(a) == a` would hold for a program that empties `a` and returns
+        an empty list.
         """
         reply = self.ask("call", target, *args, *kwargs.values(), names=list(kwargs))
         if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], tuple):
             raise self._fail("error: unreadable reply")
+        if reply[0] is not None and not self.keeps_changes:
+            return reply[0]
         for before, after in zip([*args, *kwargs.values()], reply[1], strict=False):
             is_mutable = type(before) is type(after) and type(before) in (list, dict, set)
             if is_mutable and before != after:

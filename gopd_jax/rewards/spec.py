@@ -6,11 +6,14 @@ the arguments of its calls and `prelude`.
 
     {"entry_point": "f",                         a name the program must define
                                                  (optional; "check" needs it)
+     "names": ["f", "Pair"],                     further names of the program that tests may use
+                                                 (optional, see `names_under_test`)
      "prelude": "from typing import *",          source that runs before the program (optional)
      "seconds": 6,                               limit of each test, in place of the verifier's
                                                  limit of all together (optional)
-     "copies": true,                             calls get copies of their arguments, in asserts
-                                                 too (optional)
+     "copies": true,                             what a call changes in its arguments is seen by
+                                                 no test with true, by all with false, and if the
+                                                 call returns None without this key
      "tests": ["f(2) == 7", ...],                each must be True
      "asserts": "assert f(2) == 7",              source that must run without exception
      "check": "def check(candidate): ...",       source whose check(f) must run without exception;
@@ -25,16 +28,21 @@ A specification holds at least one of the last five, and everything it holds mus
 """
 
 import ast
+import builtins
+import importlib
 import json
 import math
 from typing import Any
+
+from gopd_jax.rewards.modules import MODULES
 
 Spec = dict[str, Any]  # a test specification, read from JSON
 
 TESTS = ("tests", "asserts", "check", "functions", "stdin_stdout")
 COUNTED = ("functions", "stdin_stdout")
-KEYS = ("entry_point", "prelude", "seconds", "copies", *TESTS)
+KEYS = ("entry_point", "names", "prelude", "seconds", "copies", *TESTS)
 CASE_KEYS = ("name", "inputs", "outputs", "reference", "literals", "atol", "either", "compare")
+_NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler)
 COMPARISONS = ("equal", "as_sets", "is_none", "root")
 
 
@@ -70,10 +78,56 @@ def check_ground_truth(ground_truth: str) -> None:
                 f"check {spec['check']!r:.80}: expected source with def check(candidate), and an "
                 "entry_point"
             )
+    names_under_test(spec)
     if "functions" in spec:
         check_functions(spec["functions"])
     if "stdin_stdout" in spec:
         _check_pairs(spec["stdin_stdout"])
+
+
+def names_under_test(spec: Spec) -> set[str]:
+    """The names that "tests", "asserts" and "check" look up in the program.
+
+    These are the entry point and "names". Without either, it is the one name that the tests use but
+    do not define, and that is neither a builtin nor a module in `modules.py`. A program could
+    define any other name too, `isclose` as well as `f`, so that nothing else is looked up in it.
+
+    Args:
+        spec: a specification whose sources can be parsed.
+
+    Raises:
+        ValueError: if the specification leaves open which names are under test.
+    """
+    given = {spec["entry_point"]} if "entry_point" in spec else set()
+    given |= set(spec.get("names", ()))
+    if given:
+        return given
+    found = free_names([*spec.get("tests", ()), spec.get("asserts", ""), spec.get("check", "")])
+    found -= {*dir(builtins), *MODULES}
+    if len(found) > 1:
+        raise ValueError(
+            f"tests use {sorted(found)} and do not define them: expected one name, or entry_point "
+            "and names to say which of them the program defines"
+        )
+    return found
+
+
+def free_names(sources: list[str]) -> set[str]:
+    """The names that sources use, and that none of them defines or imports anywhere."""
+    used, defined = set(), set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source.strip())):
+            if isinstance(node, ast.Name):
+                (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+            elif isinstance(node, ast.arg):
+                defined.add(node.arg)
+            elif isinstance(node, ast.alias) and node.name != "*":
+                defined.add((node.asname or node.name).partition(".")[0])
+            elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+                defined.update(dir(importlib.import_module(node.module)))  # import *
+            elif isinstance(node, _NAMED):
+                defined.add(node.name)
+    return used - defined
 
 
 def check_functions(cases: Any) -> None:
@@ -192,6 +246,9 @@ def _is_number(value: Any) -> bool:
 def _check_options(spec: Spec) -> None:
     if not str(spec.get("entry_point", "f")).isidentifier():
         raise ValueError(f"entry_point {spec['entry_point']!r}: expected a Python name")
+    names = spec.get("names", [])
+    if not isinstance(names, list) or not all(str(name).isidentifier() for name in names):
+        raise ValueError(f"names {names!r:.80}: expected a list of Python names")
     if spec.get("copies", True) not in (True, False):
         raise ValueError(f"copies {spec['copies']!r}: expected true or false")
     if "seconds" in spec:

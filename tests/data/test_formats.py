@@ -144,6 +144,19 @@ def test_code(verify, name):
     assert [v.reward for v in verdicts] == [1.0, 0.0], verdicts
 
 
+def test_the_tests_of_mbpp_may_use_what_the_solution_defines(verify):
+    """Some need a class beside the function, and some functions have the name of a builtin."""
+    solution = "class Pair:\n    def __init__(self, a):\n        self.a = a\n"
+    solution += "def sum(p, b):\n    return p.a + b\n"
+    tests = ["assert isclose(sum(Pair(1), 2), 3)"]
+    setup = {"test_setup_code": "from math import isclose", "test_list": tests}
+    truth = rows.parse(MBPP | setup | {"code": solution}, "id")["ground_truth"]
+    assert json.loads(truth)["names"] == ["Pair", "sum"]
+    hack = "Pair = sum = lambda *a: 0\ndef isclose(*a):\n    return True\n"
+    verdicts = verify([("code", program, truth) for program in (solution, hack)])
+    assert [v.reward for v in verdicts] == [1.0, 0.0]
+
+
 def test_leetcode_prompts_show_the_signature_and_ask_for_it(verify):
     """The paper's harness left the starter code out, so that every such problem scored 0."""
     row = rows.parse(FUNCTIONAL, "id")

@@ -53,6 +53,14 @@ PRELUDE = "from typing import *\nfrom math import *"
 NUMPY_CLOSE = "import numpy as np\nassert np.allclose(f(1.0), 6.0)"
 
 
+CLOSES_AND_STAYS = """
+import os, time
+print(7, flush=True)
+os.closerange(0, 32)
+time.sleep(60)
+"""
+
+
 def functions(inputs, outputs=None, name="f", **options):
     """A specification of function cases; without outputs, `options` says what is expected."""
     cases = {"name": name, "inputs": inputs} | options
@@ -92,6 +100,14 @@ def test_extract_program(response, program):
     assert code.extract_program(response) == program
 
 
+def test_fences_without_an_end_take_linear_time():
+    """Quadratic time would be minutes."""
+    response = "```a\n" * 200_000
+    assert code.extract_program(response) == response
+    spaces = "```" + " " * 1_000_000
+    assert code.extract_program(spaces) == spaces
+
+
 RIGHT = [
     (GOOD, TESTS),
     (f"Here:\n```python\n{GOOD}```\n", TESTS),
@@ -110,6 +126,10 @@ RIGHT = [
         "from math import *\nimport math\ndef f(): return pi",
         {"tests": ["math.isclose(f(), 3.14159265, rel_tol=1e-6)"]},
     ),
+    # A test may use these modules without an import.
+    ("def f(): return 2**0.5", {"tests": ["math.isclose(f(), np.sqrt(2))"]}),
+    ("def pop(a): return a.pop()", {"asserts": "a = [1]\npop(a)\nassert not a", "copies": False}),
+    ("f = g = abs", {"entry_point": "f", "names": ["g"], "tests": ["f(-1) == g(-1) == 1"]}),
     (STACK, {"asserts": USE_STACK}),
     (POINT, {"tests": ["P(1) + P(2) == P(3)", "str(P(1)) == 'P(x=1)'"]}),
     (f"def f():\n    return {VALUES}", {"tests": [f"f() == {VALUES}"]}),
@@ -118,6 +138,8 @@ RIGHT = [
     ("import sys\nprint(sys.stdin.read())\nsys.exit(0)", script(["a\nb"], ["a\nb\n\n"])),
     ("if __name__ == '__main__':\n    print(1)", script([""], ["1"])),
     ("print('1.50  x')", script([""], ["1.5 x"])),
+    ("import os\nprint(7, flush=True)\nos._exit(0)", script([""], ["7"])),
+    ("import os, sys\nprint(7)\nos.close(3)\nsys.exit()", script([""], ["7"])),
     ("print(0.333333)", script([""], ["0.3333333"], tolerance=1e-6)),
     (GOOD, check("    assert candidate(1) == 6 and f(2) == 7")),
     ("def f(a):\n    a.append(1)\n    return a\n", functions([[[0]]], [[0, 1]])),
@@ -238,6 +260,9 @@ def test_a_failure_that_the_test_swallows_still_counts(verify, program, detail):
         ("print(7)\nraise ValueError", "error: ValueError"),
         ("import os\nos._exit(0)", "wrong"),
         ("while True: pass", "timeout"),
+        ("import sys\nprint(7)\nsys.exit(3)", "error: exit status 3"),
+        ("import os\nprint(7, flush=True)\nos._exit(2)", "error: exit status 2"),
+        (CLOSES_AND_STAYS, "timeout"),
     ],
 )
 def test_stdout_must_be_right(verify, program, detail):

@@ -7,6 +7,7 @@ from pathlib import Path
 from hostile_programs import GOOD, SECRET, TWELVE
 from processes import alive, descendants
 import pytest
+import reward_hacks
 
 from gopd_jax.rewards import code
 from gopd_jax.rewards.sandbox import fork_server, landlock
@@ -51,6 +52,18 @@ def test_scores_zero_and_leaves_nothing(verify, target, name):
     assert not alive(workers - before), "a process of a program is left"
     assert alive(workers) == alive(before), "a worker had to be replaced"
     assert run(verify, f"import os\nassert os.listdir() == []\n{GOOD}").reward == 1.0
+
+
+@pytest.mark.parametrize("name", reward_hacks.ALL)
+def test_cheats_are_not_rewarded(verify, name):
+    spec, honest, cheat = reward_hacks.ALL[name]
+    code.check_ground_truth(json.dumps(spec))
+    assert run(verify, honest, spec) == CORRECT
+    before = alive(descendants(os.getpid()))
+    verdict = run(verify, cheat, spec)
+    assert verdict.reward == 0.0
+    assert not verdict.detail.startswith("error: Syntax")
+    assert alive(descendants(os.getpid())) == before, "a worker had to be replaced"
 
 
 def test_huge_output_of_a_script(verify):

@@ -1,6 +1,10 @@
 """Math answers: what counts as the answer, what as equal, and that none stops the verifier."""
 
+import os
+
+from decided_answers import DECIDED
 import math_verify
+from processes import children
 import pytest
 
 from gopd_jax.rewards import math
@@ -23,6 +27,9 @@ def verify():
         (r"\boxed{\boxed{4}}", "4"),
         (r"\boxed{5} and then \boxed{6", "5"),
         (r"\boxed{}", ""),
+        (r"a \} and } and {\boxed{8}", "8"),
+        (r"\boxed{1} \\boxed{2}", "2"),
+        (r"\boxed{1 \boxed{2} \boxed{3", "2"),
         ("no box: 7", None),
         (r"\boxed{7", None),
         ("", None),
@@ -75,6 +82,12 @@ def test_equal_and_unequal_answers(verify):
     assert not bad
 
 
+@pytest.mark.parametrize("answer, truth, is_right", DECIDED)
+def test_decisions_of_docs_method(verify, answer, truth, is_right):
+    verdict = verify([("math", rf"\boxed{{{answer}}}", truth)])[0]
+    assert verdict.detail == ("correct" if is_right else "wrong")
+
+
 @pytest.mark.parametrize(
     "response", ["", "the answer is 5", r"\boxed{5", r"\boxed{}", r"\boxed{ }"]
 )
@@ -94,6 +107,26 @@ def test_a_hang_scores_zero_and_the_next_items_are_right(verify):
     )
     assert [verdict.reward for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
     assert verdicts[1].detail in ("timeout", "memory")
+
+
+def test_boxes_without_an_end_take_linear_time(verify):
+    """Quadratic time would be minutes; the box is searched before a deadline applies."""
+    assert math.last_boxed("\\boxed{" * 200_000) is None
+    response = "\\boxed{" * 20_000
+    assert verify([("math", response, "3")]) == [Verdict(0.0, "no answer")]
+    assert verify([("math", response + "3}", "3")]) == [Verdict(1.0, "correct")]
+
+
+def test_power_towers_end_at_the_deadline_without_a_new_worker():
+    towers = ["9^{9^{9^{9}}}", "2^{9^{9^{9^9}}}", "9^{9^{9^{9}}} = 1", "(10^{10^{10^{10}}})!"]
+    with Verifier(timeout_s=0.5) as verify:
+        assert verify([("math", r"\boxed{1}", "1")])[0].reward == 1.0
+        before = children(os.getpid())
+        for tower in towers:
+            verdict = verify([("math", rf"\boxed{{{tower}}}", "3")])[0]
+            assert verdict.detail in ("timeout", "memory", "wrong", "error: verifier died")
+        assert children(os.getpid()) == before
+        assert verify([("math", r"\boxed{2}", "2")])[0].reward == 1.0
 
 
 def test_exceptions_of_the_verifier_score_zero(monkeypatch):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gopd_jax.rewards.spec import check_ground_truth
+from gopd_jax.rewards.spec import check_ground_truth, names_under_test
 
 TESTS = {"tests": ["f(2) == 7"]}
 ASSERTS = {"asserts": "assert f()"}
@@ -36,6 +36,9 @@ def script(inputs, outputs, **changes):
         ({"tests": ["f(2) = 7"]}, r"f\(2\) = 7"),
         ({"asserts": "f(2) == 7"}, "expected source with an assert"),
         ({"asserts": "assert f(2 == 7"}, "Python source"),
+        (TESTS | {"names": "f"}, "names 'f': expected a list of Python names"),
+        ({"tests": ["isclose(f(2), 7)"]}, r"\['f', 'isclose'\] and do not define them: expected"),
+        ({"asserts": "from os import *\nassert same(f())"}, r"\['f', 'same'\] and do not"),
         (TESTS | {"entry_point": "f()"}, "expected a Python name"),
         (script(["1"], []), "of one length"),
         (script(["1", "2"], ["1"]), "of one length"),
@@ -66,3 +69,22 @@ def test_bad_ground_truth(ground_truth, message):
     text = ground_truth if isinstance(ground_truth, str) else json.dumps(ground_truth)
     with pytest.raises(ValueError, match=message):
         check_ground_truth(text)
+
+
+@pytest.mark.parametrize(
+    "spec, names",
+    [
+        (TESTS, {"f"}),
+        ({"tests": ["math.isclose(f(2), 7)", "abs(f(2)) == 7"]}, {"f"}),
+        ({"tests": ["f(lambda x: x + 1, [i for i in 'ab']) == 3"]}, {"f"}),
+        ({"asserts": "from math import *\nassert isclose(f(2), 7)"}, {"f"}),
+        ({"asserts": "import os.path as p, re\nassert p.join(re.escape(f()))"}, {"f"}),
+        ({"asserts": "def check(g):\n    assert g()\ncheck(f)"}, {"f"}),
+        ({"asserts": "try:\n    f()\nexcept KeyError as e:\n    assert e"}, {"f"}),
+        ({"tests": ["f(P(1)) == 1"], "names": ["P", "f"]}, {"f", "P"}),
+        ({"tests": ["max(g(1)) == 1"], "entry_point": "max"}, {"max"}),
+        ({"stdin_stdout": {}}, set()),
+    ],
+)
+def test_which_names_are_looked_up_in_the_program(spec, names):
+    assert names_under_test(spec) == names

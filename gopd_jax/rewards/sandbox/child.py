@@ -6,6 +6,7 @@ it holds no verdict for a program to forge. A program may tamper with everything
 to return the right values.
 """
 
+import contextlib
 import operator
 import os
 import resource
@@ -83,23 +84,32 @@ def confine(
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
-def run_program(job: Job) -> None:
-    """Runs the program's top level, reports how it ended, and answers calls if it is no script."""
+def run_program(job: Job) -> int:
+    """Runs the program's top level, reports how it ended, and answers calls if it is no script.
+
+    Returns:
+        The exit status for this process.
+    """
     module = types.ModuleType("__main__" if job["script"] else "solution")
     sys.modules[module.__name__] = module
     try:
         exec(compile(job["prelude"], "prelude.py", "exec"), module.__dict__)
         exec(compile(job["program"], "program.py", "exec"), module.__dict__)
         sys.stdout.flush()
-        error = None
+        error, status = None, 0
     except BaseException as raised:
-        error = _name(raised)
+        error, status = _name(raised), 1
         if job["script"] and isinstance(raised, SystemExit):
-            sys.stdout.flush()
-            error = None
-    wire.send(CHANNEL, {"error": error})
+            with contextlib.suppress(ValueError):  # the program may have closed it
+                sys.stdout.flush()
+            # As in Python itself: a text is a message, and None is success.
+            code = raised.code
+            error, status = None, code & 255 if isinstance(code, int) else int(code is not None)
+    with contextlib.suppress(OSError):  # likewise
+        wire.send(CHANNEL, {"error": error})
     if error is None and not job["script"]:
         _serve(module)
+    return status
 
 
 def _name(error: BaseException) -> str:

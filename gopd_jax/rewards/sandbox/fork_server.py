@@ -2,8 +2,8 @@
 
 Comes in, from `remote.Program` over a socket: jobs (`child.Job`) with file descriptors. Goes out:
 the guards that this machine has, then a child for each job, which answers for itself (`child.py`).
-The judge watches the wall-clock time; whatever a child does, it is killed when the judge says "end"
-or is gone.
+The judge watches the wall-clock time; whatever a child does, it is killed when the judge says so or
+is gone.
 
 The guards are seccomp (no process, signal or socket), Landlock (reads Python and system libraries
 only), and a scratch folder, the only place where a program may write. None of them needs root.
@@ -13,28 +13,26 @@ import contextlib
 import gc
 import importlib
 import os
+import select
 import signal
 import socket
 import sys
+import time
 
 from gopd_jax.rewards import wire
+from gopd_jax.rewards.modules import COMMON_MODULES
 from gopd_jax.rewards.sandbox import landlock, seccomp
 from gopd_jax.rewards.sandbox.child import Job, confine, run_program
 from gopd_jax.rewards.sandbox.scratch import Scratch
-
-# Imported once before the forks, so that a program's `import` of these costs nothing.
-COMMON_MODULES = (
-    "array bisect collections copy dataclasses datetime decimal enum fractions functools heapq io "
-    "itertools json math operator queue random re statistics string struct threading time typing"
-).split()
 
 
 def fork_server(control: socket.socket, memory_mb: int, hidden: str) -> None:
     """Forks one child for each job until the socket closes.
 
     First sends the guards in force, {"seccomp": bool, "landlock": bool, "scratch": bool}. Then, for
-    each child, receives file descriptors, a job, and, when the child is no longer needed, "end";
-    answers "gone" once it is dead. Programs run in the current folder, which must be empty.
+    each child, receives file descriptors, a job, and, when the child is no longer needed, the
+    seconds that it may take to end by itself; answers with its exit status once it is dead, or with
+    None if it had to be killed. Programs run in the current folder, which must be empty.
 
     Args:
         control: socket to the judge.
@@ -61,12 +59,12 @@ def fork_server(control: socket.socket, memory_mb: int, hidden: str) -> None:
         }
         wire.send(control.fileno(), guards)
         while (received := _next_job(control)) is not None:
-            _run_one(control, *received, memory_mb, ruleset, writes)
+            status = _run_one(control, *received, memory_mb, ruleset, writes)
             if scratch is not None and scratch.clean():
                 os.close(ruleset)
                 ruleset = landlock.rules(readable, writable=writable)  # for the new folder
             try:
-                wire.send(control.fileno(), "gone")
+                wire.send(control.fileno(), status)
             except OSError:
                 return
 
@@ -87,27 +85,41 @@ def _run_one(
     memory_mb: int,
     ruleset: int | None,
     writes: bool,
-) -> None:
-    """Runs a child for the job, and kills it when the judge says "end" or is gone."""
+) -> int | None:
+    """Runs a child for the job, and kills it when the judge says so or is gone.
+
+    Returns:
+        The exit status of a child that ended by itself, negative for a signal; otherwise None.
+    """
     me, pid = os.getpid(), os.fork()
     if pid == 0:
+        status = 1
         try:
             confine(me, job, fds, memory_mb, ruleset, writes)
-            run_program(job)
+            status = run_program(job)
         finally:
-            os._exit(0)
+            os._exit(status)
     for fd in fds:
         os.close(fd)
     try:
-        wire.receive(control.fileno())  # "end"
+        deadline = time.monotonic() + wire.receive(control.fileno())
     except (EOFError, OSError):
-        pass
+        deadline = 0.0
+    # A process that is ending takes a moment. The judge sends nothing in the meantime: its socket
+    # becomes readable if the judge is gone.
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline or select.select([control], [], [], 0.001)[0]:
+            break
     for kill in (os.killpg, os.kill):  # the child may not have made its process group yet
         try:
             kill(pid, signal.SIGKILL)
         except OSError:
             pass
     os.waitpid(pid, 0)
+    return None
 
 
 def _can_filter(writes: bool) -> bool:
