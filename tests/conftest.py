@@ -36,12 +36,17 @@ def run_on_fake_devices():
     return run
 
 
-@pytest.fixture(scope="module")
-def shared_compilations(tmp_path_factory):
-    """Keeps compiled programs on disk, for later tests and for the processes that they start."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder of this test run, the same for all of its workers."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # by all workers
-    folder = str(shared / "compiled")
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="module")
+def shared_compilations(shared_folder):
+    """Keeps compiled programs on disk, for later tests and for the processes that they start."""
+    folder = str(shared_folder / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     jax.config.update("jax_compilation_cache_dir", folder)

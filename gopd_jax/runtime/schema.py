@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
-Count = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
-PositiveCount = Annotated[int, Strict(), Field(ge=1, lt=2**31)]
+INT_LIMIT = 2**31  # of counts that enter programs as int32; too large to be worth a mention
+Count = Annotated[int, Strict(), Field(ge=0, lt=INT_LIMIT)]
+PositiveCount = Annotated[int, Strict(), Field(ge=1, lt=INT_LIMIT)]
 NonNegative = Annotated[float, Strict(), Field(ge=0)]
 Positive = Annotated[float, Strict(), Field(gt=0)]
 Probability = Annotated[float, Strict(), Field(gt=0, le=1)]
@@ -197,9 +198,12 @@ def _kind(field: Any) -> str:
         text = f"tuple of {words[item]}s"
     else:
         text = words[inner]
-    limits = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = []
     for bound in bounds:
-        for name, sign in limits.items():
-            if (value := getattr(bound, name, None)) is not None:
-                text += f" {sign} {value:.12g}"
+        for name, sign in signs.items():
+            value = getattr(bound, name, None)
+            if value is not None and value != INT_LIMIT:
+                limits.append(f"{sign} {value:.12g}")
+    text = f"{text} {' and '.join(limits)}" if limits else text
     return text + (" or None" if type(None) in options else "")

@@ -217,7 +217,7 @@ REFERENCE = [
     ("eps", "number > 0", "1e-08", "A small number."),
     ("fast", "true or false", "True", "Be fast."),
     ("draw.top", "integer >= 0", "0", "Tokens that are drawn from."),
-    ("draw.share", "number > 0 <= 1", "1.0", "Their mass."),
+    ("draw.share", "number > 0 and <= 1", "1.0", "Their mass."),
     ("draw.heat", "number >= 0", "1.0", "Divides the logits."),
     ("draw.stops", "tuple of integers", "()", "Ids that end a response."),
     ("draw.kind", "one of 'plain', 'fancy'", "'plain'", "How it is drawn."),

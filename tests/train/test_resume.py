@@ -3,7 +3,7 @@
 That includes the order of prompts and the rollouts.
 """
 
-from collections.abc import Callable
+from collections.abc import fcntl
 import errno
 import json
 import os
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import Callable
 import jax
 from loop_cases import ROOT, SETTINGS, small
 import numpy as np
@@ -61,12 +62,15 @@ def final_params(workdir: Path) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The folder of the same command, never stopped."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    process = start(workdir)
-    out, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, out
+def uninterrupted(shared_folder):
+    """The folder of the same command, never stopped; made by the first worker that needs it."""
+    workdir = shared_folder / "uninterrupted"
+    with (shared_folder / "uninterrupted.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (workdir / "summary.json").exists():
+            process = start(workdir)
+            out, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, out
     return workdir
 
 
