@@ -3,8 +3,9 @@
 That includes the order of prompts and the rollouts.
 """
 
-from collections.abc import fcntl
+from collections.abc import Callable
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import time
 
-import Callable
 import jax
 from loop_cases import ROOT, SETTINGS, small
 import numpy as np
