@@ -7,6 +7,7 @@ python -m gopd_jax.expo --student=base --teacher=math_teacher --alpha=0.5 --out=
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import math
 import sys
 
@@ -62,9 +63,11 @@ def extrapolate(
     config = load_config(student)
     for path in teachers:
         if (other := load_config(path)) != config:
+            ours, theirs = dataclasses.asdict(config), dataclasses.asdict(other)
+            differing = [name for name in ours if ours[name] != theirs[name]]
             raise ValueError(
-                f"--teacher={path} is another architecture ({other}) than "
-                f"--student={student} ({config})"
+                f"--teacher={path} is another architecture than --student={student}: "
+                + "; ".join(f"{n}={theirs[n]!r}, expected {ours[n]!r}" for n in differing)
             )
     roles = {"student": student} | {f"teacher {path}": path for path in teachers}
     check_same_vocabulary({role: ChatTokenizer.load(path) for role, path in roles.items()})

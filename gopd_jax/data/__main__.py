@@ -10,6 +10,7 @@ import sys
 
 from gopd_jax import cli
 from gopd_jax.data.formats import FORMATS
+from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.progress import Bar
 
 EPILOG = f"""
@@ -35,6 +36,8 @@ def examine(args: argparse.Namespace) -> None:
     from gopd_jax.data import stats
     from gopd_jax.data.tokenizer import ChatTokenizer
 
+    if args.json:
+        check_output("--json", args.json)
     tokenizer = ChatTokenizer.load(args.tokenizer) if args.tokenizer else None
     records = []
     for source in args.sources:
@@ -52,6 +55,7 @@ def examine(args: argparse.Namespace) -> None:
         print(stats.text(report))
         records.append(stats.record(report))
     if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
@@ -75,10 +79,15 @@ def _parser() -> cli.Parser:
         default=2048,
         help="as data.max_prompt_tokens (default: %(default)s)",
     )
-    add("--min-difficulty", type=float, default=0.0, help="as domains.NAME.min_difficulty")
+    add(
+        "--min-difficulty",
+        type=cli.number(0),
+        default=0.0,
+        help="as domains.NAME.min_difficulty",
+    )
     add(
         "--held-out",
-        type=float,
+        type=cli.number(0),
         default=0.0,
         help="as domains.NAME.held_out: a share below 1, or a number",
     )

@@ -26,14 +26,26 @@ def read_run(workdir: str) -> JsonObject:
         )
     run = read_json(path)
     if run.get("format", 1) != FORMAT:
-        commit = next((s["git_commit"] for s in run.get("starts", []) if s.get("git_commit")), None)
+        commit = next(filter(None, map(_commit, _starts(run))), None)
         raise ValueError(
             f"{workdir!r} is a run folder of format {run.get('format', 1)}, this version of "
             f"gopd_jax reads format {FORMAT}: use the version that wrote it"
             + (f" (commit {commit[:12]})" if commit else "")
             + ", or another folder"
         )
-    return read_json(path, config=dict, fingerprints=dict, starts=list)
+    run = read_json(path, config=dict, fingerprints=dict, starts=list)
+    if len(_starts(run)) < len(run["starts"]):
+        raise ValueError(f"{path} is damaged: expected only JSON objects in its 'starts'")
+    return run
+
+
+def _starts(run: JsonObject) -> list[JsonObject]:
+    starts = run.get("starts")
+    return [s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else []
+
+
+def _commit(start: JsonObject) -> str | None:
+    return start.get("git_commit") and str(start["git_commit"])
 
 
 def holds_run(workdir: str) -> bool:

@@ -22,9 +22,9 @@ from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.huggingface import weights_fingerprint
+from gopd_jax.models.huggingface import check_tensors, weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
-from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.files import JsonObject, check_output
 from gopd_jax.runtime.progress import say
 from gopd_jax.train.checks import (
     check_models,
@@ -33,6 +33,7 @@ from gopd_jax.train.checks import (
     check_writable,
     spread,
 )
+from gopd_jax.train.identity import check_same_run, run_identity
 from gopd_jax.types import EncodedPrompt, Prompt
 
 
@@ -68,6 +69,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             what was expected.
     """
     check_writable(workdir)
+    if config.data.cache_dir:
+        check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
     roles = _roles(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
@@ -77,6 +80,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)
 
+    for path, model in models.items():
+        check_tensors(path, model)
     weights = {path: weights_fingerprint(path) for path in models}
     shown_more = {_teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
     check_weights(roles, weights, shown_more)
@@ -87,7 +92,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
-    return RunInputs(
+    inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
         teachers={n: roles[_teacher_of(n)] for n in config.domains if _teacher_of(n) in roles},
@@ -106,6 +111,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             "data": data_fingerprints,
         },
     )
+    check_same_run(workdir, run_identity(config, inputs.fingerprints))
+    return inputs
 
 
 def make_stream(config: Config, inputs: RunInputs) -> PromptStream:

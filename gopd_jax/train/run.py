@@ -16,6 +16,7 @@ from gopd_jax.runtime.processes import agree, until_sigterm
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.train import curves, summary
+from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
 from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
@@ -31,6 +32,11 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     Returns the summary, or None after a SIGTERM. Raises ValueError before any work, with one
     sentence on what is wrong and what was expected.
     """
+    with undone_if_refused(workdir):
+        return _run(config, workdir)
+
+
+def _run(config: Config, workdir: str) -> summary.Summary | None:
     # ---- Whatever can be wrong is found here.
     programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
     dtype = compute_dtype(config.compute_dtype)
