@@ -3,11 +3,12 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test lint clean
+.PHONY: help train test faults lint clean
 
 help:
 	@echo "make train   distil the embedded student on a CPU in minutes; writes runs/math_tiny"
 	@echo "make test    run the tests; make test ARGS=\"-m slow\" runs the long ones"
+	@echo "make faults  run the tests of docs/reliability.md; make faults ARGS=--slow runs all of them"
 	@echo "make lint    check the code and its format with ruff"
 	@echo "make clean   remove .venv and caches; keep runs/"
 
@@ -20,6 +21,9 @@ test: .venv/installed-tests
 	@echo "== running the tests: pytest $(ARGS)"
 	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 	@echo "== tests passed; long ones: make test ARGS=\"-m slow\""
+
+faults: .venv/installed-tests
+	@JAX_PLATFORMS=cpu .venv/bin/python -m tests.faults $(ARGS)
 
 lint: .venv/installed-tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
