@@ -81,8 +81,8 @@ class ChatTokenizer:
         outside = [i for i in stop_ids if not 0 <= i < len(tokenizer)]
         if outside:
             raise ValueError(
-                f"stop ids {sorted(outside)} of {path!r} are outside its vocabulary: expected "
-                f"ids below {len(tokenizer)}"
+                f"stop ids {sorted(outside)} of {path!r} are outside its vocabulary of "
+                f"{len(tokenizer)} ids: expected ids from 0 to {len(tokenizer) - 1}"
             )
         return cls(tokenizer, path, enable_thinking, tuple(sorted(stop_ids)))
 

@@ -101,8 +101,8 @@ class SamplesFile:
                 raise TypeError("starts or settings of another type")
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise ValueError(
-                f"{self.path} or {self._summary} exists, but the settings of the samples cannot be "
-                f"read ({e!r}): expected the output of this command, or another --out"
+                f"--out={self.path} is taken, and its settings cannot be read from "
+                f"{self._summary} ({e!r}): expected the samples of this command, or another --out"
             ) from e
         differing = [
             f"{name} is {value!r}, was {settings.get(name)!r}"

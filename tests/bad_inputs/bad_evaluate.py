@@ -113,10 +113,7 @@ def out_file(folder):
 @case(
     "evaluate",
     "an output folder with samples of another program",
-    (
-        "out/samples.jsonl or out/results.json exists, but the settings of the samples "
-        "cannot be read"
-    ),
+    "--out=out/samples.jsonl is taken, and its settings cannot be read from out/results.json",
 )
 def out_other(folder):
     write(folder / "out/samples.jsonl", "mine\n")
@@ -126,10 +123,7 @@ def out_other(folder):
 @case(
     "evaluate",
     "an output folder with results, but without samples",
-    (
-        "out/samples.jsonl or out/results.json exists, but the settings of the samples "
-        "cannot be read"
-    ),
+    "--out=out/samples.jsonl is taken, and its settings cannot be read from out/results.json",
 )
 def out_results_only(folder):
     write(folder / "out/results.json", {"complete": True, "mine": 1})
@@ -139,10 +133,7 @@ def out_results_only(folder):
 @case(
     "evaluate",
     "an output folder that holds a run",
-    (
-        "out/samples.jsonl or out/results.json exists, but the settings of the samples "
-        "cannot be read"
-    ),
+    "--out=out/samples.jsonl is taken, and its settings cannot be read from out/results.json",
 )
 def out_run(folder):
     write(folder / "out/samples.jsonl", [{"step": 1}])

@@ -9,6 +9,11 @@ from gopd_jax import tiny
 
 BASE = f"--model={tiny.model('base')}"
 
+TAKEN = (
+    "--out=out/samples.jsonl is taken, and its settings cannot be read from "
+    "out/samples.summary.json"
+)
+
 
 def generate(folder: Path, prompts, *options: str) -> list[str]:
     write(folder / "prompts.jsonl", prompts)
@@ -144,10 +149,7 @@ def out_below_a_file(folder):
 @case(
     "generate",
     "an output that another program wrote",
-    (
-        "out/samples.jsonl or out/samples.summary.json exists, but the settings of the "
-        "samples cannot be read"
-    ),
+    TAKEN,
 )
 def out_of_another_program(folder):
     write(folder / "out/samples.jsonl", "mine\n")
@@ -157,10 +159,7 @@ def out_of_another_program(folder):
 @case(
     "generate",
     "an output that is the prompts file",
-    (
-        "prompts.jsonl or prompts.summary.json exists, but the settings of the samples "
-        "cannot be read"
-    ),
+    "--out=prompts.jsonl is taken, and its settings cannot be read from prompts.summary.json",
 )
 def out_is_the_prompts(folder):
     return [*generate(folder, ONE), "--out=prompts.jsonl"]
@@ -169,7 +168,7 @@ def out_is_the_prompts(folder):
 @case(
     "generate",
     "a summary that is the prompts file",
-    "a.jsonl or a.summary.json exists, but the settings of the samples cannot be read",
+    "--out=a.jsonl is taken, and its settings cannot be read from a.summary.json",
 )
 def summary_is_the_prompts(folder):
     write(folder / "a.summary.json", ONE)
@@ -179,10 +178,7 @@ def summary_is_the_prompts(folder):
 @case(
     "generate",
     "an output whose summary is gone",
-    (
-        "out/samples.jsonl or out/samples.summary.json exists, but the settings of the "
-        "samples cannot be read"
-    ),
+    TAKEN,
 )
 def out_without_summary(folder):
     write(folder / "out/samples.jsonl", [{"prompt_id": "line-1", "sample_id": 0}])
@@ -192,10 +188,7 @@ def out_without_summary(folder):
 @case(
     "generate",
     "an output whose summary is a list",
-    (
-        "out/samples.jsonl or out/samples.summary.json exists, but the settings of the "
-        "samples cannot be read"
-    ),
+    TAKEN,
 )
 def out_summary_list(folder):
     write(folder / "out/samples.jsonl", [{"prompt_id": "line-1", "sample_id": 0}])
@@ -206,10 +199,7 @@ def out_summary_list(folder):
 @case(
     "generate",
     "an output whose summary holds other types",
-    (
-        "out/samples.jsonl or out/samples.summary.json exists, but the settings of the "
-        "samples cannot be read"
-    ),
+    TAKEN,
 )
 def out_summary_types(folder):
     write(folder / "out/samples.jsonl", [{"prompt_id": "line-1", "sample_id": 0}])
@@ -250,7 +240,7 @@ def top_p(folder):
     "generate",
     "a stop id outside the vocabulary",
     "stop ids [99999] of '",
-    "' are outside its vocabulary: expected ids below 102",
+    "' are outside its vocabulary of 102 ids: expected ids from 0 to 101",
 )
 def stop_id(folder):
     return generate(folder, ONE, "--stop-ids", "99999")

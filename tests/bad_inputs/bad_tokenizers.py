@@ -176,7 +176,7 @@ def generation_text(folder):
 @case(
     "train",
     "generation_config.json whose stop id is outside the vocabulary",
-    "stop ids [151645] of 'student' are outside its vocabulary: expected ids below 102",
+    "stop ids [151645] of 'student' are outside its vocabulary of 102 ids: expected ids",
 )
 def generation_outside(folder):
     edit(model(folder) / "generation_config.json", eos_token_id=[2, 151645])

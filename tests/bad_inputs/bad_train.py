@@ -219,7 +219,7 @@ def text_in_a_tuple(folder):
     "train",
     "a stop id that the vocabulary does not have",
     "stop ids [99999] of '",
-    "' are outside its vocabulary: expected ids below 102",
+    "' are outside its vocabulary of 102 ids: expected ids from 0 to 101",
 )
 def stop_id_outside(folder):
     return [config(folder), "--workdir=run", "--config.rollout.extra_stop_ids=(99999,)"]
