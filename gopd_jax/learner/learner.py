@@ -33,6 +33,7 @@ from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.types import PackedBatch, Params, SampleKey, TrainState
 
 
@@ -266,7 +267,8 @@ class Learner:
         function = functools.partial(score, model=decoder, devices=self._devices)
         args = (params, batch.replace(behaviour_logprobs=None), active_M)
         run = self.programs.compiled(function, *args, name="score", out=lambda: self._row_sharding)
-        return run(*args)
+        stop_point()
+        return jax.block_until_ready(run(*args))
 
     # ---- The update.
 

@@ -32,6 +32,7 @@ from gopd_jax.rollout.weights import decode_weight_shardings, decode_weights
 from gopd_jax.runtime.mesh import replicated, rows_multiple
 from gopd_jax.runtime.programs import Program, ProgramTable
 from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.types import Params, Request, Rollout
 
 DEFAULTS = EngineOptions()
@@ -191,6 +192,7 @@ class RolloutEngine:
         decode = self.decode_function(rule, str(jax.random.key_impl(key)))
         key_data = np.asarray(jax.random.key_data(key))
         while scheduler.pending or scheduler.active:
+            stop_point()
             with self._reporting():
                 self._fill(weights, scheduler)
                 self._narrow(scheduler)

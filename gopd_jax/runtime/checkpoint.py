@@ -81,6 +81,11 @@ class Checkpoints:
             raise self._failure(step, e) from e
         self._add_manifest(step)
 
+    def check(self) -> None:
+        """Raises OSError, as `save` does, if the last save is known to have failed."""
+        if self._manifest is not None and self._manifest.done():
+            self._finish()
+
     def restore(self, abstract_state: TrainState) -> Restored | None:
         """The latest intact checkpoint, each array with the sharding `abstract_state` gives it.
 

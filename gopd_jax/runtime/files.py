@@ -1,5 +1,7 @@
 """Files that are replaced as a whole: a kill leaves the old content or the new, never a half."""
 
+import contextlib
+import io
 import json
 import os
 from typing import Any
@@ -13,8 +15,35 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` beside `path` and renames it to `path`."""
     path = epath.Path(path)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, e) from e
+
+
+def append(file: io.FileIO, data: bytes, path: str | os.PathLike) -> None:
+    """Writes all of `data` at the end of an unbuffered file, or nothing.
+
+    Raises:
+        OSError: the disk is full, or the like; the file is as it was.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(data):
+            written += file.write(data[written:])
+    except OSError as e:
+        file.truncate(end)
+        raise cannot_write(path, e) from e
+
+
+def cannot_write(path: str | os.PathLike, error: OSError) -> OSError:
+    """The error of a write, with the file's name and what is left of it."""
+    reason = error.strerror or str(error)
+    return OSError(f"{path} cannot be written ({reason}); what it held is kept")
 
 
 def read_json(path: str | os.PathLike, **parts: type) -> JsonObject:

@@ -12,8 +12,9 @@
 
 The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
 checkpoints/ and, at the end, summary.json and curves.png. The same command again resumes the run,
-or says that it is complete. Exit status: 0 done, 2 bad input, 3 numbers that are not finite, 130
-stopped by Ctrl-C.
+or says that it is complete. Ctrl-C and SIGTERM end it within seconds, with the last finished step
+saved. Exit status: 0 done, 2 bad input, 3 numbers that are not finite, 130 stopped by Ctrl-C, 143
+by SIGTERM.
 """
 
 import ast
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         return cli.run(_print_help, arguments)
     logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
-    stopped = "stopped by Ctrl-C; the same command resumes from the last checkpoint"
+    stopped = "; nothing was saved since the last checkpoint, from which the same command resumes"
     return cli.run(_train, arguments, stopped=stopped)
 
 

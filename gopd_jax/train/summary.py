@@ -161,9 +161,13 @@ def resumed(workdir: str, step: int, steps: int) -> str:
 
 
 def stopped(step: int, steps: int) -> str:
+    """What follows "stopped by SIGTERM" or "stopped by Ctrl-C"."""
+    begun = "rollouts and evaluations begun since are thrown away"
+    if not step:
+        return f" before the end of step 1; {begun}, and the same command starts again"
     return (
-        f"stopped by SIGTERM after step {step} of {steps} and saved; the same command resumes from "
-        "there"
+        f" after step {step} of {steps}, which is saved; {begun}, and the same command resumes "
+        "from there"
     )
 
 
