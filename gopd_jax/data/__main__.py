@@ -5,11 +5,11 @@ python -m gopd_jax.data deepmath.parquet --tokenizer=Qwen/Qwen3-4B --min-difficu
 
 import argparse
 import json
-from pathlib import Path
 import sys
 
 from gopd_jax import cli
 from gopd_jax.data.formats import FORMATS
+from gopd_jax.runtime.files import replace_text
 from gopd_jax.runtime.progress import Bar
 
 EPILOG = f"""
@@ -52,7 +52,7 @@ def examine(args: argparse.Namespace) -> None:
         print(stats.text(report))
         records.append(stats.record(report))
     if args.json:
-        Path(args.json).write_text("".join(json.dumps(r) + "\n" for r in records))
+        replace_text(args.json, "".join(json.dumps(r) + "\n" for r in records))
 
 
 def _parser() -> cli.Parser:

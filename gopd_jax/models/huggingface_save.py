@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 import transformers
 
 from gopd_jax.models.config import ModelConfig, from_hf, to_hf
 from gopd_jax.models.huggingface import INDEX, SINGLE, local_folder
 from gopd_jax.models.tensor_names import Row, table
+from gopd_jax.runtime.files import cannot_write
 from gopd_jax.types import Params
 
 # One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
@@ -106,10 +108,9 @@ def save_pretrained(
         source = local_folder(tokenizer_from, (*TOKENIZER_FILES, "*config.json"))
     ids = (_token_ids(source) if source else {}) | (token_ids or {})
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         _write_config(partial, config, dtype, ids)
         _write_weights(partial, config, params, dtype, shard_bytes)
         generation = source / "generation_config.json" if source else None
@@ -123,8 +124,10 @@ def save_pretrained(
         # The helpers of `runtime.files` rename one file; this renames the whole folder, and
         # replaces `out` if it is an empty folder.
         os.replace(partial, out)
-    except BaseException:
+    except BaseException as e:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(e, OSError | SafetensorError):
+            raise cannot_write(out, e) from e
         raise
     return out
 

@@ -6,9 +6,8 @@ python -m gopd_jax.report runs/math_tiny runs/lambda15 --out=report.html
 import argparse
 import sys
 
-from etils import epath
-
 from gopd_jax import cli
+from gopd_jax.runtime.files import replace_text
 
 EPILOG = """
 RUN is the --workdir of gopd_jax.train, local or gs://, finished or not: an unfinished run is shown
@@ -48,7 +47,7 @@ def report(args: argparse.Namespace) -> None:
 
     runs = read.read_runs(args.runs)
     text = page.html(runs)
-    epath.Path(args.out).write_text(text, encoding="utf-8")
+    replace_text(args.out, text)
     for run in runs:
         state = "finished" if run.finished else f"unfinished at step {run.last_step}"
         print(f"{run.label}: {state}" + "".join(f"\n  {problem}" for problem in run.problems))

@@ -51,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str, keep: int):
         self._folder, self._keep = _folder(workdir), keep
-        absl_logging.get_absl_handler().addFilter(_says_no_error_twice)
+        absl_logging.get_absl_logger().addFilter(_says_no_error_twice)
         options = ocp.CheckpointManagerOptions(
             # When a step is saved, the manifest of the one before it is written, and that one is
             # among the last two.

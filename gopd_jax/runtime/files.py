@@ -12,11 +12,20 @@ JsonObject = dict[str, Any]  # as json.loads returns it: the values may be anyth
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` beside `path` and renames it to `path`."""
+    """`replace_bytes` of a text in UTF-8."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes `content` beside `path` and renames it to `path`.
+
+    Raises:
+        OSError: it cannot be written; names the file, which is as it was.
+    """
     path = epath.Path(path)
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as e:
         with contextlib.suppress(OSError):
@@ -40,9 +49,9 @@ def append(file: io.FileIO, data: bytes, path: str | os.PathLike) -> None:
         raise cannot_write(path, e) from e
 
 
-def cannot_write(path: str | os.PathLike, error: OSError) -> OSError:
+def cannot_write(path: str | os.PathLike, error: Exception) -> OSError:
     """The error of a write, with the file's name and what is left of it."""
-    reason = error.strerror or str(error)
+    reason = getattr(error, "strerror", None) or str(error)
     return OSError(f"{path} cannot be written ({reason}); what it held is kept")
 
 

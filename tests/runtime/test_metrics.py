@@ -1,10 +1,9 @@
 """Logs that survive a kill and a resume."""
 
-import contextlib
 import json
-import resource
 import time
 
+from full_disk import full_at
 import pytest
 
 from gopd_jax.runtime import metrics
@@ -100,28 +99,12 @@ def test_the_logs_of_a_run(tmp_path):
     assert b"reward" in events.read_bytes() and b"tokens_by_position" not in events.read_bytes()
 
 
-@pytest.fixture
-def full_disk():
-    """Within the context that it makes, no file of this process grows beyond some bytes."""
-
-    @contextlib.contextmanager
-    def at(size):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    return at
-
-
-def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(path, full_disk):
+def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(path):
     write(path, 0, 1, 2)
     before = path.read_bytes()
     lines = JsonLines(path, 2)
     expected = "metrics.jsonl cannot be written .File too large.; what it held is kept"
-    with full_disk(len(before) + 5), pytest.raises(OSError, match=expected):
+    with full_at(len(before) + 5), pytest.raises(OSError, match=expected):
         lines.write({"step": 3})
     assert path.read_bytes() == before
     lines.write({"step": 3})  # there is room again
@@ -129,10 +112,10 @@ def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(path, full_disk):
     assert steps_of(path) == [1, 2, 3]
 
 
-def test_tensorboard_on_a_full_disk_ends_the_run(tmp_path, full_disk):
+def test_tensorboard_on_a_full_disk_ends_the_run(tmp_path):
     """And does not wait for a thread that has ended."""
     log = RunLog(str(tmp_path), 0)
-    with full_disk(2000), pytest.raises(OSError, match="cannot be written .File too large"):
+    with full_at(2000), pytest.raises(OSError, match="cannot be written .File too large"):
         for step in range(1, 1000):
             log.metrics(step, {"reward": 0.5})
             log.flush()

@@ -235,6 +235,14 @@ def full_disk():
     return fails
 
 
+def test_a_clock_that_was_set_back_changes_nothing(unfinished, uninterrupted, lines, monkeypatch):
+    shutil.rmtree(unfinished / "checkpoints/6")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 1e7)
+    run(small(), str(unfinished))
+    assert_same_run(unfinished, uninterrupted, lines)
+
+
 def test_run_json_and_summary_damaged_or_lost(unfinished):
     before = logs(unfinished)
     (unfinished / "summary.json").write_text('{"name"')
