@@ -77,12 +77,7 @@ def make_job(
     rule = sampling_rule(args)
     model = load_config(args.model)
     tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
-    ids = len(tokenizer.tokenizer)
-    if ids > model.vocab_size:
-        raise ValueError(
-            f"--model={args.model} has {model.vocab_size} embeddings, its tokenizer {ids} ids: "
-            "expected at least as many embeddings as ids"
-        )
+    tokenizer.check_fits(f"--model={args.model}", model.vocab_size)
     encoded = [EncodedPrompt(p.prompt, _encode(tokenizer, p.prompt)) for p in prompts]
     longest = max(len(e.tokens) for e in encoded)
     max_prompt_tokens, max_tokens = _limits(args, model, longest, default_max_tokens)
@@ -99,6 +94,7 @@ def make_job(
         slots=slots,
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=max_tokens,
+        num_ids=tokenizer.num_ids,
         dtype=compute_dtype(args.dtype),
         options=engine_options(args),
     )

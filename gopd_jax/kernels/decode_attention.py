@@ -102,8 +102,8 @@ def _xla(query_BKGH, block, lengths_B, scores) -> Part:
     scores_BKGC = scores(query_BKGH, keys)
     if block.key_scales is not None:
         scores_BKGC = scores_BKGC * block.key_scales[:, :, None]
-    sees = (jnp.arange(keys.shape[2]) < lengths_B[:, None])[:, None, None]
-    scores_BKGC = jnp.where(sees, scores_BKGC, MASKED)
+    sees_BC = jnp.arange(keys.shape[2]) < lengths_B[:, None]
+    scores_BKGC = jnp.where(sees_BC[:, None, None], scores_BKGC, MASKED)
     # At least MASKED / 2, so that exp below gives 0 for a slot that sees no column.
     largest_BKG = jnp.maximum(jnp.max(scores_BKGC, axis=-1), MASKED / 2)
     # Without the barrier, every pass over the scores reads the scales and the mask again.
@@ -113,8 +113,12 @@ def _xla(query_BKGH, block, lengths_B, scores) -> Part:
     root = query_BKGH.shape[-1] ** -0.5
     shares_BKGC = jnp.exp((scores_BKGC - largest_BKG[..., None]) * root)
     total_BKG = jnp.sum(shares_BKGC, axis=-1)
+    # What stands beyond the length may be NaN, and a share of 0 times NaN is NaN.
     if block.value_scales is not None:
-        shares_BKGC = shares_BKGC * block.value_scales[:, :, None]
+        value_scales = jnp.where(sees_BC[:, None], block.value_scales, 0.0)
+        shares_BKGC = shares_BKGC * value_scales[:, :, None]
+    else:
+        values = jnp.where(sees_BC[:, None, :, None], values, 0)
     summed_BKGH = jnp.einsum(
         "bkgs,bksh->bkgh",
         shares_BKGC.astype(values.dtype),

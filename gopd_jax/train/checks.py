@@ -51,14 +51,9 @@ def check_models(
             fewer positions than `longest`.
     """
     check_same_vocabulary(tokenizers)
-    ids = len(tokenizers["student"].tokenizer)
     for role, path in roles.items():
         model = models[path]
-        if ids > model.vocab_size:
-            raise ValueError(
-                f"{role} {path!r} has {model.vocab_size} embeddings, its tokenizer has {ids} ids: "
-                "expected at least as many embeddings as ids"
-            )
+        tokenizers[role].check_fits(f"{role} {path!r}", model.vocab_size)
         if longest > model.max_positions:
             raise ValueError(
                 f"{role} {path!r} has {model.max_positions} positions: expected at least "

@@ -35,7 +35,8 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
     dtype = compute_dtype(config.compute_dtype)
     inputs = prepare(config, workdir)
-    learner = make_learner(config, inputs.models[config.student], programs, dtype)
+    student, num_ids = inputs.models[config.student], inputs.tokenizer.num_ids
+    learner = make_learner(config, student, programs, dtype, num_ids)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     resumed = start_or_resume(workdir, host.identity, provenance.record())
