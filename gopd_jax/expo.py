@@ -64,7 +64,11 @@ def extrapolate(
     ours = dataclasses.asdict(config)
     for path in teachers:
         theirs = dataclasses.asdict(load_config(path))
-        differ = [f"{name}={theirs[name]}, not {ours[name]}" for name in ours if theirs[name] != ours[name]]
+        differ = [
+            f"{name}={theirs[name]}, not {ours[name]}"
+            for name in ours
+            if theirs[name] != ours[name]
+        ]
         if differ:
             raise ValueError(
                 f"--teacher={path} is another architecture than --student={student}: expected the "

@@ -131,9 +131,9 @@ def token_diagnostics(
     The KL estimates are those of the sampled tokens, in nats per token; `kl_reference` counts as 0
     where lambda needs no reference, because it was not run there. `sampler_gap` compares the
     student as the learner computes it (`sampler_logprobs`) with the student in the sampler, both
-    under the sampling rule. A drawn token may lie just outside of the learner's top-k or top-p, where
-    the log-prob is -inf: it counts in `sampler_outside`, and `sampler_gap` is over the others.
-    Advantages and `reverse_kl_teacher` are also reduced by position.
+    under the sampling rule. A drawn token may lie just outside of the learner's top-k or top-p,
+    where the log-prob is -inf: it counts in `sampler_outside`, and `sampler_gap` is over the
+    others. Advantages and `reverse_kl_teacher` are also reduced by position.
     """
     per_token = {
         "tokens": jnp.ones_like(logprobs),

@@ -17,7 +17,9 @@ from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.train import curves, summary
 from gopd_jax.train.evaluations import Evaluations, Evaluator
+from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
+from gopd_jax.train.memory import check_memory
 from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
 from gopd_jax.train.prepare import make_stream, prepare
 from gopd_jax.train.step import Trainer
@@ -34,6 +36,8 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     # ---- Whatever can be wrong is found here.
     programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
     dtype = compute_dtype(config.compute_dtype)
+    if summary.read(workdir) is None:
+        check_memory(config, programs.mesh, dtype)
     inputs = prepare(config, workdir)
     student, num_ids = inputs.models[config.student], inputs.tokenizer.num_ids
     learner = make_learner(config, student, programs, dtype, num_ids)
@@ -49,7 +53,7 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     teachers, reference = load_frozen(inputs, programs, dtype)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:
-        first, state = saved.step, saved.state
+        first, state = saved.step, check_saved(saved.state, saved.step)
         host.restore(workdir, saved.host)
     else:
         first, state = 0, learner.start(load_student(config, inputs, programs))
@@ -79,7 +83,7 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
                 stopping = agree(stop.is_set()) and step < config.steps
                 if stopping or step == config.steps or step % config.checkpoint.every == 0:
                     note = log.write_last() or note
-                    checkpoints.save(step, state, host.to_json())
+                    checkpoints.save(step, check_to_save(state, step), host.to_json())
                 bar.advance(1, note)
                 if stopping:
                     say(summary.stopped(step, config.steps))
