@@ -81,7 +81,15 @@ def _scores_on_cpu(query_BKGH: jax.Array, keys_BKCH: jax.Array) -> jax.Array:
 
 def xla(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
     """`DecodeAttention` in plain XLA; it reads every column of the block."""
-    return _xla(query_BKGH, block, lengths_B, _scores)
+    return _xla(query_BKGH, block, lengths_B, _scores, _weighted_live)
+
+
+def xla_gpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
+    """`xla` without a mask of the values: on GPUs, a matrix product may copy what is masked first.
+
+    NaN and infinity beyond the length reach the result.
+    """
+    return _xla(query_BKGH, block, lengths_B, _scores, _weighted)
 
 
 def xla_cpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
@@ -91,11 +99,42 @@ def xla_cpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> P
         empty = jnp.zeros(query_BKGH.shape[:3], jnp.float32)
         return Part(jnp.zeros(query_BKGH.shape, jnp.float32), empty, jnp.full_like(empty, MASKED))
 
-    read = functools.partial(_xla, scores=_scores_on_cpu)
+    read = functools.partial(_xla, scores=_scores_on_cpu, weighted=_weighted_on_cpu)
     return jax.lax.cond(jnp.any(lengths_B > 0), read, nothing, query_BKGH, block, lengths_B)
 
 
-def _xla(query_BKGH, block, lengths_B, scores) -> Part:
+def _weighted(shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.Array) -> jax.Array:
+    del sees_BC
+    return jnp.einsum(
+        "bkgs,bksh->bkgh",
+        shares_BKGC.astype(values_BKCH.dtype),
+        values_BKCH,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _weighted_live(shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.Array) -> jax.Array:
+    """`_weighted` with zeros beyond the length, where a share of 0 times NaN would be NaN."""
+    live = sees_BC[:, None, :, None]
+    return _weighted(shares_BKGC, jnp.where(live, values_BKCH, 0), sees_BC)
+
+
+def _weighted_on_cpu(
+    shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.Array
+) -> jax.Array:
+    """`_weighted_live` where it is needed: on CPU a branch costs less than a copy of the values."""
+    summed = _weighted(shares_BKGC, values_BKCH, sees_BC)
+    return jax.lax.cond(
+        jnp.all(jnp.isfinite(summed)),
+        lambda *_: summed,
+        _weighted_live,
+        shares_BKGC,
+        values_BKCH,
+        sees_BC,
+    )
+
+
+def _xla(query_BKGH, block, lengths_B, scores, weighted) -> Part:
     keys, values = block.keys, block.values
     if block.key_scales is not None:
         keys, values = keys.astype(query_BKGH.dtype), values.astype(query_BKGH.dtype)
@@ -113,19 +152,11 @@ def _xla(query_BKGH, block, lengths_B, scores) -> Part:
     root = query_BKGH.shape[-1] ** -0.5
     shares_BKGC = jnp.exp((scores_BKGC - largest_BKG[..., None]) * root)
     total_BKG = jnp.sum(shares_BKGC, axis=-1)
-    # What stands beyond the length may be NaN, and a share of 0 times NaN is NaN.
-    if block.value_scales is not None:
+    if block.value_scales is not None:  # int8 values are finite, their scales need not be
         value_scales = jnp.where(sees_BC[:, None], block.value_scales, 0.0)
         shares_BKGC = shares_BKGC * value_scales[:, :, None]
-    else:
-        values = jnp.where(sees_BC[:, None, :, None], values, 0)
-    summed_BKGH = jnp.einsum(
-        "bkgs,bksh->bkgh",
-        shares_BKGC.astype(values.dtype),
-        values,
-        preferred_element_type=jnp.float32,
-    )
-    return Part(summed_BKGH, total_BKG, largest_BKG * root)
+        weighted = _weighted
+    return Part(weighted(shares_BKGC, values, sees_BC), total_BKG, largest_BKG * root)
 
 
 def join(parts: Sequence[Part]) -> jax.Array:
@@ -143,7 +174,7 @@ def over_mesh(kernel: DecodeAttention) -> DecodeAttention:
     The partitioner cannot split a Pallas kernel. It splits the plain XLA versions by itself, so
     these are returned as they are.
     """
-    if kernel in (xla, xla_cpu):
+    if kernel in (xla, xla_gpu, xla_cpu):
         return kernel
 
     def run(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:

@@ -174,6 +174,8 @@ class RolloutEngine:
                 "this engine is drawing already: finish or close the other iterator first"
             )
         self._drawing = True
+        if self.kernel.leaks:
+            self.free()  # another model may have left NaN: begin with caches of zeros
         try:
             yield from self._draw(weights, requests, key, rule)
         except GeneratorExit:  # closed early: the caches are whole
