@@ -4,6 +4,8 @@ train_step: (state, batch with teacher and reference log-probs) -> (state, metri
 score:      (frozen parameters, batch, active micro-batches) -> log-probs
 """
 
+import functools
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -82,19 +84,16 @@ def train_step(
     Returns:
         The new state, the metrics, and the values of each token.
     """
+    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids, devices=devices)
 
     def micro_loss(params, micro):
         hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
         head_VD = output_head(params)
-        logprobs, entropy = token_logprobs(
-            hidden_RSD, head_VD, micro.targets, num_ids=num_ids, devices=devices
-        )
+        logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets)
         ruled = None
         if rule != PLAIN:
             fixed = jax.lax.stop_gradient((hidden_RSD, head_VD))
-            ruled, _ = token_logprobs(
-                *fixed, micro.targets, rule=rule, num_ids=num_ids, devices=devices
-            )
+            ruled, _ = logprobs_of(*fixed, micro.targets, rule=rule)
         loss, details = weighted_loss(
             logprobs, entropy, micro, clipping, num_domains, ruled, likelihood
         )

@@ -6,6 +6,7 @@ temporaries of the compiler.
 """
 
 from collections.abc import Mapping
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.rollout.memory import cache_part
 from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
-from gopd_jax.runtime.mesh import rows_multiple, with_shardings
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train import summary
 from gopd_jax.train.prepare import roles_of
 
 # Of a packed batch: what the model reads and predicts, weights, lambda, advantages; and what the
@@ -26,11 +29,20 @@ from gopd_jax.train.prepare import roles_of
 ARRAYS, RETURNED = 7, 2
 
 
-def check_memory(config: Config, mesh: Mesh, dtype: jnp.dtype) -> None:
-    """Raises ValueError, with the arithmetic, when a device certainly cannot hold the run."""
-    roles = roles_of(config)
-    models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
-    check_fits(run_parts(config, roles, models, mesh, dtype), mesh, device_memory(mesh))
+def devices_for(config: Config, workdir: str) -> tuple[ProgramTable, jnp.dtype]:
+    """The table of programs on the devices of a run, and its compute dtype.
+
+    Raises:
+        ValueError: the mesh does not fit the devices, a model's config cannot be read, or a device
+            certainly cannot hold the run (with the arithmetic). A finished run needs no memory.
+    """
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    dtype = compute_dtype(config.compute_dtype)
+    if summary.read(workdir) is None:
+        roles = roles_of(config)
+        models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
+        check_fits(run_parts(config, roles, models, mesh, dtype), mesh, device_memory(mesh))
+    return ProgramTable(mesh), dtype
 
 
 def run_parts(

@@ -59,7 +59,7 @@ def make_samplers(
         slots=config.rollout.slots,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=config.rollout.max_response_tokens,
-        num_ids=inputs.tokenizer.num_ids,
+        num_ids=inputs.num_ids,
         dtype=dtype,
         options=config.rollout.options,
     )

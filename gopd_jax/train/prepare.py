@@ -61,6 +61,11 @@ class RunInputs:
     in_train: dict[str, int]
     fingerprints: JsonObject
 
+    @property
+    def num_ids(self) -> int:
+        """Number of ids that the models are sampled and scored on."""
+        return self.tokenizer.num_ids
+
 
 def prepare(config: Config, workdir: str) -> RunInputs:
     """Reads and checks everything that the run needs, short of parameters.

@@ -11,15 +11,13 @@ from gopd_jax.config import Config
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh
 from gopd_jax.runtime.processes import agree, until_sigterm
-from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.train import curves, summary
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
-from gopd_jax.train.memory import check_memory
+from gopd_jax.train.memory import devices_for
 from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
 from gopd_jax.train.prepare import make_stream, prepare
 from gopd_jax.train.step import Trainer
@@ -34,13 +32,9 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     sentence on what is wrong and what was expected.
     """
     # ---- Whatever can be wrong is found here.
-    programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
-    dtype = compute_dtype(config.compute_dtype)
-    if summary.read(workdir) is None:
-        check_memory(config, programs.mesh, dtype)
+    programs, dtype = devices_for(config, workdir)
     inputs = prepare(config, workdir)
-    student, num_ids = inputs.models[config.student], inputs.tokenizer.num_ids
-    learner = make_learner(config, student, programs, dtype, num_ids)
+    learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     resumed = start_or_resume(workdir, host.identity, provenance.record())
