@@ -82,7 +82,7 @@ DECODE_ATTENTION: Mapping[str, Row[DecodeAttention]] = {
     "xla": Row(
         decode_attention.xla,
         on={"cpu": decode_attention.xla_cpu, "gpu": decode_attention.xla_gpu},
-        leaks_on=("gpu",),
+        leaks_on=("cpu", "gpu"),
         why_auto="it runs everywhere; the Pallas kernels are used on request until measured",
     ),
     "pallas_tpu": Row(on={"tpu": pallas_tpu}, skips=True),

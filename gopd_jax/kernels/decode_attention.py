@@ -93,13 +93,17 @@ def xla_gpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> P
 
 
 def xla_cpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
-    """`xla` for CPUs, where a branch costs nothing: a block that no slot attends to is not read."""
+    """`xla` for CPUs, where a branch costs nothing: a block that no slot attends to is not read.
+
+    NaN and infinity beyond the length reach the result: to mask the values takes as long as to
+    multiply them.
+    """
 
     def nothing(query_BKGH, block, lengths_B):
         empty = jnp.zeros(query_BKGH.shape[:3], jnp.float32)
         return Part(jnp.zeros(query_BKGH.shape, jnp.float32), empty, jnp.full_like(empty, MASKED))
 
-    read = functools.partial(_xla, scores=_scores_on_cpu, weighted=_weighted_on_cpu)
+    read = functools.partial(_xla, scores=_scores_on_cpu, weighted=_weighted)
     return jax.lax.cond(jnp.any(lengths_B > 0), read, nothing, query_BKGH, block, lengths_B)
 
 
@@ -117,21 +121,6 @@ def _weighted_live(shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.
     """`_weighted` with zeros beyond the length, where a share of 0 times NaN would be NaN."""
     live = sees_BC[:, None, :, None]
     return _weighted(shares_BKGC, jnp.where(live, values_BKCH, 0), sees_BC)
-
-
-def _weighted_on_cpu(
-    shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.Array
-) -> jax.Array:
-    """`_weighted_live` where it is needed: on CPU a branch costs less than a copy of the values."""
-    summed = _weighted(shares_BKGC, values_BKCH, sees_BC)
-    return jax.lax.cond(
-        jnp.all(jnp.isfinite(summed)),
-        lambda *_: summed,
-        _weighted_live,
-        shares_BKGC,
-        values_BKCH,
-        sees_BC,
-    )
 
 
 def _xla(query_BKGH, block, lengths_B, scores, weighted) -> Part:

@@ -132,7 +132,7 @@ class RolloutEngine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all caches, over all devices. They are kept from call to call, until `free`."""
+        """Bytes of all caches, over all devices. They are kept until `free`."""
         return self.caches.nbytes
 
     def free(self) -> None:
