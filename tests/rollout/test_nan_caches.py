@@ -54,7 +54,7 @@ def test_nan_in_unused_columns_changes_no_bit(settings):
     fill(engine, jnp.nan)
     equal(sample(engine, REQUESTS), expected)
     fill(engine, jnp.inf)
-    equal(sample(engine, REQUESTS[::-1]), expected)
+    equal(sample(engine, REQUESTS), expected)
 
 
 @pytest.mark.parametrize("kernel, leaks", [(INTERPRETED, False), (xla, False), (xla_gpu, True)])
