@@ -69,7 +69,7 @@ def test_nan_in_unused_columns_does_not_reach_the_kernels_of_accelerators(
         return dataclasses.replace(chosen, kernel=kernel, skips=True, leaks=leaks)
 
     monkeypatch.setattr(engine_module, "choose_decode_attention", interpreted)
-    engine = new_engine(max_response=4)
+    engine = new_engine(max_response=4, prefill_tokens=4)  # a chunk after a prefix, too
     requests = make_requests((3, 7, 5), 4, sample_ids=(0, 1))
     expected = sample(engine, requests)
     fill(engine, jnp.nan)
