@@ -158,7 +158,10 @@ def _chunk_logprobs(
         real_rows(head_VD, num_ids).astype(hidden_RCD.dtype),
         preferred_element_type=jnp.float32,
     )
-    logits_RCV = real_logits(logits_RCV, num_ids)
+    if has_padded_rows(logits_RCV.shape[-1], num_ids):
+        # A sum and not `real_logits`, whose backward pass would hold another array of logits.
+        # Their gradient is 0 already, and their rows are 0, so that no sum is NaN.
+        logits_RCV += jnp.where(jnp.arange(logits_RCV.shape[-1]) < num_ids, 0.0, -jnp.inf)
     if rule != PLAIN:
         flat = logits_RCV.reshape(-1, logits_RCV.shape[-1])
         logits_RCV = log_distribution(flat, rule).reshape(logits_RCV.shape)
