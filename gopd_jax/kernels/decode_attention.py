@@ -61,7 +61,8 @@ class DecodeAttention(Protocol):
 
         Returns:
             The part of this block. For a length of 0, `summed` and `total` are 0 and `largest` is
-            finite and below any score. Columns beyond the length have no influence.
+            finite and below any score. Columns beyond the length have no influence, as long as they
+            hold finite numbers; for which kernels NaN has none, `choose.Row.leaks_on` says.
         """
         ...
 
