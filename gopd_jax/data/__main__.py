@@ -20,7 +20,8 @@ tiny:math/train. Rows may have any of these formats:
 
 The report shows the number of rows, their formats, how answers are verified, difficulties, repeated
 questions, prompt lengths in tokens, and what a run would leave out and why. A row that cannot be
-read is listed with its file and line.
+read is listed with its file and line. With several sources, such as those of train and test, it
+also shows how many questions two of them share.
 Exit status: 0 done; 2 for a wrong option, data set or tokenizer; 130 after Ctrl-C.
 """
 
@@ -36,7 +37,7 @@ def examine(args: argparse.Namespace) -> None:
     from gopd_jax.data.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(args.tokenizer) if args.tokenizer else None
-    records = []
+    reports = []
     for source in args.sources:
         with Bar(f"read {source}", None, "rows") as bar:
             report = stats.examine(
@@ -50,8 +51,15 @@ def examine(args: argparse.Namespace) -> None:
                 advance=bar.advance,
             )
         print(stats.text(report))
-        records.append(stats.record(report))
+        for earlier in reports:
+            if both := stats.shared(report, earlier):
+                print(
+                    f"  overlap      {len(both):,} questions are also in {earlier.source}, the "
+                    f"first in row {both[0]!r}"
+                )
+        reports.append(report)
     if args.json:
+        records = map(stats.record, reports)
         replace_text(args.json, "".join(json.dumps(r) + "\n" for r in records))
 
 

@@ -24,6 +24,8 @@ from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params, weights_fingerprint
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.memory import cache_part, weights_part
+from gopd_jax.runtime.memory import check_fits, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.types import EncodedPrompt, Params, Prompt, Request, Rollout
@@ -77,12 +79,7 @@ def make_job(
     rule = sampling_rule(args)
     model = load_config(args.model)
     tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
-    ids = len(tokenizer.tokenizer)
-    if ids > model.vocab_size:
-        raise ValueError(
-            f"--model={args.model} has {model.vocab_size} embeddings, its tokenizer {ids} ids: "
-            "expected at least as many embeddings as ids"
-        )
+    tokenizer.check_fits(f"--model={args.model}", model.vocab_size)
     encoded = [EncodedPrompt(p.prompt, _encode(tokenizer, p.prompt)) for p in prompts]
     longest = max(len(e.tokens) for e in encoded)
     max_prompt_tokens, max_tokens = _limits(args, model, longest, default_max_tokens)
@@ -99,9 +96,11 @@ def make_job(
         slots=slots,
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=max_tokens,
+        num_ids=tokenizer.num_ids,
         dtype=compute_dtype(args.dtype),
         options=engine_options(args),
     )
+    _check_memory(args, engine)
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
         "max_tokens": max_tokens,
         "max_prompt_tokens": max_prompt_tokens,
@@ -158,6 +157,22 @@ def speed(drawn: dict[str, Any]) -> str:
     if not drawn:
         return "complete already, nothing was drawn"
     return f"{drawn['tokens_per_second']} tokens/s, compilation included"
+
+
+def _check_memory(args: argparse.Namespace, engine: RolloutEngine) -> None:
+    """Raises ValueError, with the arithmetic, when a device cannot hold weights and cache."""
+    mesh, options = engine.mesh, engine.options
+    weights = weights_part(engine.config, mesh, engine.dtype, options, f"--model={args.model}")
+    cache = cache_part(
+        engine.config,
+        mesh,
+        slots=engine.slots,
+        max_tokens=engine.max_prompt_tokens + engine.max_response_tokens,
+        dtype=engine.dtype,
+        options=options,
+        setting=f"--slots={engine.slots}",
+    )
+    check_fits([weights, cache], mesh, device_memory(mesh))
 
 
 def _encode(tokenizer: ChatTokenizer, prompt: Prompt) -> np.ndarray:

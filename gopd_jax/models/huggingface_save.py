@@ -95,7 +95,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: see `check_free`, or `params` are spread over several processes.
+        ValueError: see `check_free`, or `params` are spread over several processes, or one of
+            them is not finite in `dtype`.
     """
     out = check_free(out)
     if not all(getattr(p, "is_fully_addressable", True) for p in jax.tree.leaves(params)):
@@ -173,6 +174,12 @@ def _write_weights(
             name: row.write(_value(leaves[row.path], index, jnp.dtype(dtype)))
             for name, row, index in shard
         }
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise ValueError(
+                    f"tensor {name} is not finite in {dtype}: expected neither NaN nor inf; "
+                    "nothing is written"
+                )
         # transformers refuses a file without this metadata.
         save_file(tensors, folder / file, metadata={"format": "pt"})
         # safetensors creates files that only their owner may read.

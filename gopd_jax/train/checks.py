@@ -10,6 +10,7 @@ import uuid
 from etils import epath
 import numpy as np
 
+from gopd_jax.data.templates import differences
 from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.rewards.settings import RewardKind
@@ -51,18 +52,27 @@ def check_models(
             fewer positions than `longest`.
     """
     check_same_vocabulary(tokenizers)
-    ids = len(tokenizers["student"].tokenizer)
     for role, path in roles.items():
         model = models[path]
-        if ids > model.vocab_size:
-            raise ValueError(
-                f"{role} {path!r} has {model.vocab_size} embeddings, its tokenizer has {ids} ids: "
-                "expected at least as many embeddings as ids"
-            )
+        tokenizers[role].check_fits(f"{role} {path!r}", model.vocab_size)
         if longest > model.max_positions:
             raise ValueError(
                 f"{role} {path!r} has {model.max_positions} positions: expected at least "
                 f"{longest}, the prompt limit + the response limit"
+            )
+
+
+def check_templates(tokenizers: Mapping[str, ChatTokenizer]) -> None:
+    """Warns about models that write or end chats otherwise than the student.
+
+    Args:
+        tokenizers: by role; the student's template and stop ids are used for all.
+    """
+    for role, tokenizer in tokenizers.items():
+        if found := differences(tokenizers["student"], tokenizer):
+            say(
+                f"warning: {role} {tokenizer.path!r} was made for other chats: "
+                f"{'; '.join(found)}. The student's are used"
             )
 
 
