@@ -13,17 +13,30 @@ qwen3_4b_math, qwen3_4b_code: the paper's teachers (arXiv 2602.12125). 128 promp
     Expected (paper): math 15.4 -> 46.0, code 52.4 -> 61.2.
 """
 
-from gopd_jax.presets import choose, embedded, paper
+from gopd_jax.presets import Preset, choose, embedded, paper
+
+PRESETS = {
+    "tiny": Preset(
+        "the embedded math teacher: 1 minute on 2 CPU cores",
+        lambda: _tiny("math"),
+    ),
+    "tiny_code": Preset(
+        "the embedded code teacher: 2 minutes on 2 CPU cores",
+        lambda: _tiny("code"),
+    ),
+    "qwen3_4b_math": Preset(
+        "the paper's math teacher: Qwen3-4B, 500 steps",
+        lambda: _paper("math", steps=500, tokens=16384),
+    ),
+    "qwen3_4b_code": Preset(
+        "the paper's code teacher: Qwen3-4B, 300 steps",
+        lambda: _paper("code", steps=300, tokens=8192),
+    ),
+}
 
 
 def get_config(preset: str = "tiny"):
-    presets = {
-        "tiny": lambda: _tiny("math"),
-        "tiny_code": lambda: _tiny("code"),
-        "qwen3_4b_math": lambda: _paper("math", steps=500, tokens=16384),
-        "qwen3_4b_code": lambda: _paper("code", steps=300, tokens=8192),
-    }
-    return choose("grpo", preset, presets)
+    return choose("grpo", preset, PRESETS)
 
 
 def _tiny(domain: str):

@@ -24,13 +24,23 @@ qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qw
 qwen3_1_7b: the same with Qwen3-1.7B; the paper has no single-teacher number for it.
 """
 
-from gopd_jax.presets import choose, embedded, paper
+from gopd_jax.presets import Preset, choose, embedded, paper
+
+PRESETS = {
+    "tiny": Preset(
+        "the embedded world: 107k parameters, 2 minutes on 2 CPU cores",
+        lambda: embedded({"math": "math_teacher"}),
+    ),
+    "qwen3_4b": Preset(
+        "the paper's run: Qwen3-4B learns from its copy after GRPO on math",
+        lambda: paper("Qwen/Qwen3-4B", {"math": "TEACHER"}),
+    ),
+    "qwen3_1_7b": Preset(
+        "the same with Qwen3-1.7B; not in the paper",
+        lambda: paper("Qwen/Qwen3-1.7B", {"math": "TEACHER"}),
+    ),
+}
 
 
 def get_config(preset: str = "tiny"):
-    presets = {
-        "tiny": lambda: embedded({"math": "math_teacher"}),
-        "qwen3_4b": lambda: paper("Qwen/Qwen3-4B", {"math": "TEACHER"}),
-        "qwen3_1_7b": lambda: paper("Qwen/Qwen3-1.7B", {"math": "TEACHER"}),
-    }
-    return choose("math", preset, presets)
+    return choose("math", preset, PRESETS)

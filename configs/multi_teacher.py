@@ -19,14 +19,19 @@ qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qw
     OPD 46.4 / 60.6, ExOPD 47.7 / 62.0.
 """
 
-from gopd_jax.presets import choose, embedded, paper
+from gopd_jax.presets import Preset, choose, embedded, paper
+
+PRESETS = {
+    "tiny": Preset(
+        "the embedded world: math and code, 10 minutes on 2 CPU cores",
+        lambda: embedded({"math": "math_teacher", "code": "code_teacher"}),
+    ),
+    "qwen3_4b": Preset(
+        "the paper's run: Qwen3-4B learns from its copy after GRPO on math and on code",
+        lambda: paper("Qwen/Qwen3-4B", {"math": "MATH_TEACHER", "code": "CODE_TEACHER"}),
+    ),
+}
 
 
 def get_config(preset: str = "tiny"):
-    presets = {
-        "tiny": lambda: embedded({"math": "math_teacher", "code": "code_teacher"}),
-        "qwen3_4b": lambda: paper(
-            "Qwen/Qwen3-4B", {"math": "MATH_TEACHER", "code": "CODE_TEACHER"}
-        ),
-    }
-    return choose("multi_teacher", preset, presets)
+    return choose("multi_teacher", preset, PRESETS)

@@ -17,12 +17,20 @@ qwen3_4b: Qwen3-4B, shown the reference solution in DeepMath's own format (field
 """
 
 from gopd_jax import tiny
-from gopd_jax.presets import choose, embedded, paper
+from gopd_jax.presets import Preset, choose, embedded, paper
+
+PRESETS = {
+    "tiny": Preset(
+        "the embedded world: shows the mechanism, 2 minutes on 2 CPU cores", lambda: _tiny()
+    ),
+    "qwen3_4b": Preset(
+        "Qwen3-4B, shown the solutions of DeepMath; not in the paper", lambda: _paper()
+    ),
+}
 
 
 def get_config(preset: str = "tiny"):
-    presets = {"tiny": _tiny, "qwen3_4b": _paper}
-    return choose("self_distillation", preset, presets)
+    return choose("self_distillation", preset, PRESETS)
 
 
 def _tiny():
