@@ -84,7 +84,7 @@ MISTAKES = {
     "stray argument": ([CONFIG, "extra", "more"], "unknown arguments extra more: expected"),
     "missing file": (
         ["--config=gone.py"],
-        "error: --config=gone.py: no such file; expected a config",
+        "error: --config=gone.py: no such file; expected",
     ),
     "unknown name": (["--config=maths:tiny"], "--config=maths: no such file; expected a config"),
     "unknown preset of a name": (["--config=math:nope"], "no such preset; expected one of"),

@@ -88,9 +88,12 @@ def test_help_shows_the_catalog_or_one_file(capsys):
     assert "What math_qwen3_4b sets" in out and "--config.student=Qwen/Qwen3-4B" in out
 
 
-@pytest.mark.parametrize("source, message", [("x = = 1", "mine.py:1:"), ("", "get_config")])
-def test_help_for_a_broken_file_is_one_line(folder, capsys, source, message):
+NO_DATA = "def get_config():\n    raise ValueError('no data today')"
+
+
+@pytest.mark.parametrize("source, said", [("x = = 1", "mine.py:1:"), (NO_DATA, "no data today")])
+def test_help_for_a_broken_file_is_one_line(folder, capsys, source, said):
     (folder / "mine.py").write_text(source)
     assert main(["--help", "--config=mine.py"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
