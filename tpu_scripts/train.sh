@@ -14,10 +14,6 @@ if [ $# -eq 0 ]; then
   echo "usage: tpu_scripts/train.sh --config=FILE[:PRESET] --workdir=gs://BUCKET/RUN [--config.field=value ...]" >&2
   exit 2
 fi
-if [ ! -e .venv/installed-tpu ]; then
-  python3 -m venv .venv
-  .venv/bin/python -m pip install --quiet "jax[tpu]>=0.10.2,<0.12" -r requirements.txt gcsfs
-  touch .venv/installed-tpu
-fi
+make --no-print-directory .venv/installed-tpu
 export GOPD_DISTRIBUTED=1 # all hosts join one jax.distributed run
 exec .venv/bin/python -m gopd_jax.train "$@"

@@ -55,7 +55,7 @@ def test_help_in_any_place_is_help(arguments, capsys):
     assert "--workdir=FOLDER" in out
     assert all(f"`{name}`" in out for name in NAMES)
     # With a config file, its notes are shown as well.
-    assert ("Single teacher, math" in out) == (len(arguments) == 2)
+    assert ("Claim: with lambda = 1.25" in out) == (len(arguments) == 2)
 
 
 # ---- A command line.
