@@ -3,9 +3,9 @@
 
 PYTHON ?= python3
 DEVICE ?=
-PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --progress-bar off --constraint requirements.lock
-LOCK := build/lock/bin/python -m pip --quiet --disable-pip-version-check --no-input
+LOCK := build/lock/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 # What pip brings by itself, or torch for a GPU that the tests do not use.
 UNLOCKED := '^(pip|triton|nvidia-.*|cuda-.*)=='
 
@@ -22,6 +22,10 @@ PLATFORMS := $(word 2,$(PICKED))
 REASON := $(wordlist 3,99,$(PICKED))
 endif
 
+# JAX passes over a GPU that it cannot see and takes the CPU; that must not go unnoticed.
+FOUND := import jax, sys; sys.exit(jax.default_backend() == "cpu" and \
+	"error: $(JAX): JAX found only the CPU; expected a working driver, or DEVICE=cpu")
+
 help:
 	@echo "make train   distil the embedded student in minutes; writes runs/math_tiny"
 	@echo "             DEVICE=cpu|cuda|cuda12|cuda13|tpu; without it, what the machine has"
@@ -32,6 +36,7 @@ help:
 
 train: .venv/installed-$(JAX)
 	@echo "== device: $(JAX) ($(REASON))"
+	@$(if $(filter-out cpu,$(JAX)),JAX_PLATFORMS=$(PLATFORMS) .venv/bin/python -c '$(FOUND)')
 	@echo "== training the embedded student: python -m gopd_jax.train --config=configs/math.py"
 	@JAX_PLATFORMS=$(PLATFORMS) .venv/bin/python -m gopd_jax.train --config=configs/math.py
 	@echo "== results: runs/math_tiny (summary.json, curves.png, metrics.jsonl, samples.jsonl)"
@@ -73,7 +78,7 @@ clean:
 .venv/installed-cuda12 .venv/installed-cuda13: requirements.txt requirements.lock | .venv/bin/python
 	@echo "== installing requirements.txt and $(@:.venv/installed-%=jax[%]) into .venv: some GB"
 	@rm -f .venv/installed-cuda12 .venv/installed-cuda13
-	@$(PIP) --quiet uninstall --yes jax-cuda12-plugin jax-cuda12-pjrt jax-cuda13-plugin jax-cuda13-pjrt
+	@$(PIP) uninstall --yes jax-cuda12-plugin jax-cuda12-pjrt jax-cuda13-plugin jax-cuda13-pjrt
 	@$(INSTALL) -r requirements.txt "$(@:.venv/installed-%=jax[%])"
 	@touch $@
 

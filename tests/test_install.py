@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 import pytest
 
+import gopd_jax
 from gopd_jax.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,11 @@ def test_an_installed_wheel_trains_and_reports_in_an_empty_folder(wheel, tmp_pat
     run("train", "--config=math", "--config.steps=2", "--config.eval.prompts=64")
     assert "math_tiny: finished" in run("report", "runs/math_tiny")
     assert sorted(p.name for p in folder.iterdir()) == ["report.html", "runs"]
+
+
+def test_the_version_is_the_same_everywhere(wheel):
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert wheel.name.split("-")[1] == cited.group(1) == gopd_jax.__version__
 
 
 # ---- The lock file.
@@ -220,3 +226,24 @@ def test_make_train_installs_and_uses_that_jax(name, tmp_path):
     platforms = {"cpu": "cpu", "tpu": "tpu,cpu"}.get(name, "cuda,cpu")
     assert f"JAX_PLATFORMS={platforms} .venv/bin/python -m gopd_jax.train" in done.stdout
     assert f'echo "== device: {name} (DEVICE={name})"' in done.stdout
+    assert ("JAX found only the CPU" in done.stdout) == (name != "cpu")
+
+
+def test_make_train_ends_where_jax_has_no_such_device(tmp_path):
+    """The packages of JAX for CUDA are as if installed; there is no GPU."""
+    for file in ("Makefile", "requirements.txt", "requirements.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv" / "installed-cuda13").touch()
+    command = ["make", "train", "DEVICE=cuda13"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == ["== device: cuda13 (DEVICE=cuda13)"]
+    assert done.stderr.startswith(
+        "error: cuda13: JAX found only the CPU; expected a working driver"
+    )
