@@ -2,14 +2,14 @@ r"""Single teacher, code: a student surpasses the teacher it learns from, on pro
 
 tiny (default): the embedded world: linear functions of two integers, to be found from three of
     their values. 150 steps of 512 samples.
-        python -m gopd_jax.train --config=configs/code.py
+        python -m gopd_jax.train --config=code
     Hardware: 2 CPU cores. Time: 5 minutes, most of it running programs (--config.log.rewards=32
     runs fewer of them). Expected: see docs/results.md.
 
 qwen3_4b: the paper's run (arXiv 2602.12125, Table 2). Student and reference: Qwen3-4B,
     non-thinking. Teacher: that model after 300 steps of GRPO on code
     (configs/grpo.py:qwen3_4b_code). Data: Eurus code, 25K prompts. 50 steps of 1024 prompts.
-        python -m gopd_jax.train --config=configs/code.py:qwen3_4b \
+        python -m gopd_jax.train --config=code:qwen3_4b \
             --workdir=gs://BUCKET/code_4b --config.domains.code.teacher=FOLDER \
             --config.domains.code.train=eurus_code.parquet
     Expected (paper, average of HumanEval+, MBPP+ and LiveCodeBench at avg@4): start 52.4,

@@ -1,14 +1,14 @@
 r"""GRPO: reinforcement learning on verified rewards, which makes the teachers.
 
 tiny (default), tiny_code: the embedded base becomes a teacher. 20 steps of 64 prompts x 8 samples.
-        python -m gopd_jax.train --config=configs/grpo.py
+        python -m gopd_jax.train --config=grpo
         python -m gopd_jax.export --workdir=runs/grpo_tiny --out=teacher
     Hardware: 2 CPU cores. Time: 1 minute (code: 2). Expected: math from 27 to 54% right, code from
     20 to 76%.
 
 qwen3_4b_math, qwen3_4b_code: the paper's teachers (arXiv 2602.12125). 128 prompts x 8 samples,
     learning rate 1e-6; math takes 500 steps of up to 16,384 tokens, code 300 steps of up to 8,192.
-        python -m gopd_jax.train --config=configs/grpo.py:qwen3_4b_math \
+        python -m gopd_jax.train --config=grpo:qwen3_4b_math \
             --workdir=gs://BUCKET/math_teacher
     Expected (paper): math 15.4 -> 46.0, code 52.4 -> 61.2.
 """

@@ -6,13 +6,13 @@ in size between teacher and student. Nothing changes at lambda = 1, where the re
 
 tiny (default): the embedded world. Student: 107k parameters. Teacher: 252k parameters after GRPO;
     reference: that model before GRPO.
-        python -m gopd_jax.train --config=configs/reward_correction.py
+        python -m gopd_jax.train --config=reward_correction
     Hardware: 2 CPU cores. Time: 2 minutes. Expected: see docs/results.md.
 
 qwen3_1_7b, qwen3_1_7b_code: the paper's runs (arXiv 2602.12125, Figure 6). Student: Qwen3-1.7B.
     Teacher: Qwen3-4B after GRPO (configs/grpo.py:qwen3_4b_math, qwen3_4b_code); reference:
     Qwen3-4B. 100 steps.
-        python -m gopd_jax.train --config=configs/reward_correction.py:qwen3_1_7b \
+        python -m gopd_jax.train --config=reward_correction:qwen3_1_7b \
             --workdir=gs://BUCKET/corrected --config.domains.math.teacher=FOLDER
     Expected (paper, math / code): SFT 22.7 / 47.0, OPD 27.5 / 50.5, ExOPD with the student's start
     as the reference 28.1 / 51.3, corrected 28.7 / 52.3.

@@ -6,12 +6,12 @@ The teacher stays frozen: one that follows the student collapses.
 
 tiny (default): the embedded base, shown the answer. It was never taught to read a hint: this shows
     the mechanism, not a gain.
-        python -m gopd_jax.train --config=configs/self_distillation.py
+        python -m gopd_jax.train --config=self_distillation
     Hardware: 2 CPU cores. Time: 2 minutes.
 
 qwen3_4b: Qwen3-4B, shown the reference solution in DeepMath's own format (field r1_solution_1),
     lambda = 1. Not in the paper.
-        python -m gopd_jax.train --config=configs/self_distillation.py:qwen3_4b \
+        python -m gopd_jax.train --config=self_distillation:qwen3_4b \
             --workdir=gs://BUCKET/self
     Expected: not measured by us. Others saw gains on shared rules and losses on AIME.
 """

@@ -5,12 +5,12 @@ student, and raises their likelihood. With --config.domains.NAME.teacher= (empty
 those of the data set (field "response").
 
 tiny (default): the embedded world, both teachers. tiny_math: the math teacher alone.
-        python -m gopd_jax.train --config=configs/sft.py
+        python -m gopd_jax.train --config=sft
     Hardware: 2 CPU cores. Time: as configs/multi_teacher.py. Expected: see docs/results.md.
 
 qwen3_4b: the paper's baseline (arXiv 2602.12125, Table 2): learning rate 1e-5, 5% warm-up, 50 steps
     of 1024 answers.
-        python -m gopd_jax.train --config=configs/sft.py:qwen3_4b --workdir=gs://BUCKET/sft \
+        python -m gopd_jax.train --config=sft:qwen3_4b --workdir=gs://BUCKET/sft \
             --config.domains.math.teacher=FOLDER --config.domains.code.teacher=FOLDER
     Expected (paper, math / code): 44.3 / 60.8.
 """

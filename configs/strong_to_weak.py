@@ -4,12 +4,12 @@ The reference is the student's own start; configs/reward_correction.py uses the 
 
 tiny (default): the embedded world. Student: 107k parameters. Teacher: 252k parameters after GRPO on
     math.
-        python -m gopd_jax.train --config=configs/strong_to_weak.py
+        python -m gopd_jax.train --config=strong_to_weak
     Hardware: 2 CPU cores. Time: 2 minutes. Expected: see docs/results.md.
 
 qwen3_1_7b, qwen3_4b: the paper's runs (arXiv 2602.12125, Table 3). Teacher:
     Qwen3-30B-A3B-Instruct-2507 (MoE). 100 steps.
-        python -m gopd_jax.train --config=configs/strong_to_weak.py:qwen3_1_7b \
+        python -m gopd_jax.train --config=strong_to_weak:qwen3_1_7b \
             --workdir=gs://BUCKET/strong_to_weak
     Expected (paper, math average): 1.7B: SFT 13.5, OPD 23.1, ExOPD 25.4. 4B: SFT 35.1, OPD 42.6,
     ExOPD 45.3.

@@ -3,7 +3,7 @@
 # training run on all hosts.
 #
 #   gcloud compute tpus tpu-vm ssh NAME --worker=all --command \
-#     'cd gopd_jax && tpu_scripts/train.sh --config=configs/math.py:qwen3_4b --workdir=gs://BUCKET/math_4b ...'
+#     'cd gopd_jax && tpu_scripts/train.sh --config=math:qwen3_4b --workdir=gs://BUCKET/math_4b ...'
 #
 # After a preemption or on a new slice, the same command resumes from the last checkpoint in the
 # workdir. This script has not run on a real slice yet; the path for several hosts is unmeasured.

@@ -123,7 +123,8 @@ def _print_help(arguments: Sequence[str]) -> None:
     parts = [cli.as_started(__doc__)]
     for argument in files:
         config, _ = _flags([argument])
-        parts += [config_files.description(argument.removeprefix("--config="), config), ""]
+        text = config_files.description(argument.removeprefix("--config="), config)
+        parts += [cli.as_started(text), ""]
     parts += [] if files else [config_files.catalog(), ""]
     print("\n".join([*parts, reference()]))
 
