@@ -9,7 +9,7 @@ LOCK := build/lock/bin/python -m pip --quiet --quiet --disable-pip-version-check
 # What pip brings by itself, or torch for a GPU that the tests do not use.
 UNLOCKED := '^(pip|triton|nvidia-.*|cuda-.*)=='
 
-.PHONY: help train test lint lock clean
+.PHONY: help train test faults lint lock clean
 
 # Which JAX `make train` installs, what JAX_PLATFORMS becomes, and why.
 ifneq ($(filter train,$(MAKECMDGOALS)),)
@@ -30,6 +30,7 @@ help:
 	@echo "make train   distil the embedded student in minutes; writes runs/math_tiny"
 	@echo "             DEVICE=cpu|cuda|cuda12|cuda13|tpu; without it, what the machine has"
 	@echo "make test    run the tests on the CPU; make test ARGS=\"-m slow\" runs the long ones"
+	@echo "make faults  run the tests of docs/reliability.md; make faults ARGS=--slow runs all of them"
 	@echo "make lint    check the code and its format with ruff"
 	@echo "make lock    write the newest allowed versions to requirements.lock"
 	@echo "make clean   remove .venv and caches; keep runs/"
@@ -45,6 +46,9 @@ test: .venv/installed-tests
 	@echo "== running the tests: pytest $(ARGS)"
 	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 	@echo "== tests passed; long ones: make test ARGS=\"-m slow\""
+
+faults: .venv/installed-tests
+	@JAX_PLATFORMS=cpu .venv/bin/python -m tests.faults $(ARGS)
 
 lint: .venv/installed-tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         return as_started(super().format_help())
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}; see --help\n")
+        self.exit(BAD_INPUT, f"error: {' '.join(message.split())}; see --help\n")
 
 
 def as_started(text: str) -> str:
@@ -58,6 +58,22 @@ def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
             value = least - 1
         if not least <= value <= most:
             expected = f"expected an integer in [{least}, {most}]"
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
+        return value
+
+    return parse
+
+
+def number(least: float = -math.inf) -> Callable[[str], float]:
+    """The argparse type of a finite number >= `least`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= least):
+            expected = "expected a finite number" + (f" >= {least:g}" if least > -math.inf else "")
             raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
         return value
 

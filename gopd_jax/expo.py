@@ -64,15 +64,11 @@ def extrapolate(
     ours = dataclasses.asdict(config)
     for path in teachers:
         theirs = dataclasses.asdict(load_config(path))
-        differ = [
-            f"{name}={theirs[name]}, not {ours[name]}"
-            for name in ours
-            if theirs[name] != ours[name]
-        ]
-        if differ:
+        differing = [name for name in ours if ours[name] != theirs[name]]
+        if differing:
             raise ValueError(
-                f"--teacher={path} is another architecture than --student={student}: expected the "
-                f"same, rows of the vocabulary included; it has {', '.join(differ)}"
+                f"--teacher={path} is another architecture than --student={student}: "
+                + "; ".join(f"{n}={theirs[n]!r}, expected {ours[n]!r}" for n in differing)
             )
     roles = {"student": student} | {f"teacher {path}": path for path in teachers}
     tokenizers = {role: ChatTokenizer.load(path) for role, path in roles.items()}

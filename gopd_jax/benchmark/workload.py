@@ -6,13 +6,14 @@ Does not measure anything.
 
 import argparse
 from collections.abc import Sequence
-import json
+import os
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from gopd_jax.data.rows import json_line
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.generate.options import engine_options
 from gopd_jax.models.config import ModelConfig
@@ -68,14 +69,27 @@ def chat_prompts(
     """
     tokenizer = ChatTokenizer.load(model)
     tokenizer.check_fits(f"--model={model}", vocab_size)
-    with open(file, encoding="utf-8") as lines:
-        questions = [json.loads(line)["question"] for line in lines][:count]
+    if not os.path.isfile(file):
+        raise ValueError(f"--prompt-file={file}: no such file, expected JSON lines with a question")
+    with open(file, "rb") as lines:
+        questions = [_question(line, f"{file}:{n}") for n, line in enumerate(lines, start=1)]
+    questions = questions[:count]
     if len(questions) < count:
         raise ValueError(
             f"--prompt-file={file} has {len(questions)} questions: expected --prompts={count}"
         )
     chats = [[{"role": "user", "content": q}] for q in questions]
     return tokenizer.encode_prompts(chats), tokenizer.num_ids
+
+
+def _question(line: bytes, where: str) -> str:
+    try:
+        row = json_line(line)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from e
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+        raise ValueError(f"{where}: expected an object with a text as 'question'")
+    return row["question"]
 
 
 def to_requests(prompts: Sequence[np.ndarray], samples: int, max_tokens: int) -> list[Request]:

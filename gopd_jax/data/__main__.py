@@ -5,11 +5,12 @@ python -m gopd_jax.data deepmath.parquet --tokenizer=Qwen/Qwen3-4B --min-difficu
 
 import argparse
 import json
+from pathlib import Path
 import sys
 
 from gopd_jax import cli
 from gopd_jax.data.formats import FORMATS
-from gopd_jax.runtime.files import replace_text
+from gopd_jax.runtime.files import check_output, replace_text
 from gopd_jax.runtime.progress import Bar
 
 EPILOG = f"""
@@ -36,6 +37,8 @@ def examine(args: argparse.Namespace) -> None:
     from gopd_jax.data import stats
     from gopd_jax.data.tokenizer import ChatTokenizer
 
+    if args.json:
+        check_output("--json", args.json)
     tokenizer = ChatTokenizer.load(args.tokenizer) if args.tokenizer else None
     reports = []
     for source in args.sources:
@@ -60,6 +63,7 @@ def examine(args: argparse.Namespace) -> None:
         reports.append(report)
     if args.json:
         records = map(stats.record, reports)
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         replace_text(args.json, "".join(json.dumps(r) + "\n" for r in records))
 
 
@@ -83,10 +87,15 @@ def _parser() -> cli.Parser:
         default=2048,
         help="as data.max_prompt_tokens (default: %(default)s)",
     )
-    add("--min-difficulty", type=float, default=0.0, help="as domains.NAME.min_difficulty")
+    add(
+        "--min-difficulty",
+        type=cli.number(0),
+        default=0.0,
+        help="as domains.NAME.min_difficulty",
+    )
     add(
         "--held-out",
-        type=float,
+        type=cli.number(0),
         default=0.0,
         help="as domains.NAME.held_out: a share below 1, or a number",
     )

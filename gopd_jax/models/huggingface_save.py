@@ -24,7 +24,7 @@ import transformers
 from gopd_jax.models.config import ModelConfig, from_hf, to_hf
 from gopd_jax.models.huggingface import INDEX, SINGLE, local_folder
 from gopd_jax.models.tensor_names import Row, table
-from gopd_jax.runtime.files import cannot_write
+from gopd_jax.runtime.files import cannot_write, check_output, read_json
 from gopd_jax.types import Params
 
 # One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
@@ -63,6 +63,7 @@ def check_free(out: str | Path) -> Path:
         raise ValueError(
             f"will not overwrite {out}: expected a folder that does not exist yet, or an empty one"
         )
+    check_output("--out", out / "config.json")
     return out
 
 
@@ -139,7 +140,7 @@ def _token_ids(source: Path) -> TokenIds:
     # config.json overrides the other, because vLLM and old versions of transformers read it alone.
     for name in ("generation_config.json", "config.json"):
         if (source / name).is_file():
-            found = json.loads((source / name).read_text())
+            found = read_json(source / name)
             ids |= {key: found[key] for key in TOKEN_IDS if found.get(key) is not None}
     return ids
 

@@ -6,8 +6,10 @@ python -m gopd_jax.report runs/math_tiny runs/lambda15 --out=report.html
 import argparse
 import sys
 
+from etils import epath
+
 from gopd_jax import cli
-from gopd_jax.runtime.files import replace_text
+from gopd_jax.runtime import files
 
 EPILOG = """
 RUN is the --workdir of gopd_jax.train, local or gs://, finished or not: an unfinished run is shown
@@ -45,13 +47,30 @@ def report(args: argparse.Namespace) -> None:
     # Imported here because they import JAX and SciPy, which --help does not need.
     from gopd_jax.report import page, read
 
+    _check_out(args.out, page.START)
     runs = read.read_runs(args.runs)
     text = page.html(runs)
-    replace_text(args.out, text)
+    files.replace_text(args.out, text)
     for run in runs:
         state = "finished" if run.finished else f"unfinished at step {run.last_step}"
         print(f"{run.label}: {state}" + "".join(f"\n  {problem}" for problem in run.problems))
     print(f"wrote {args.out} ({len(text.encode()) / 1e6:.2f} MB): open it in a browser")
+
+
+def _check_out(out: str, start: str) -> None:
+    """Raises ValueError unless a report, whose text begins with `start`, may be written to `out`.
+
+    Only an earlier report is replaced.
+    """
+    files.check_output("--out", out)
+    path = epath.Path(out)
+    if "://" not in out and not path.parent.is_dir():
+        raise ValueError(f"--out={out!r}: expected a folder that exists, not {str(path.parent)!r}")
+    if path.exists():
+        with path.open("rb") as file:
+            found = file.read(len(start))
+        if found and found != start.encode():
+            raise ValueError(f"--out={out!r} is not an earlier report: expected another name")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ SCRIPTS = (  # in this order: each uses what stands before it
     "page.js",
 )
 
+START = "<!doctype html>"
+
 # The browser enforces what the page promises: no request of any kind, no script but its own.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -39,7 +41,7 @@ def html(runs: Sequence[Run]) -> str:
     script = "".join((folder / name).read_text("utf-8") for name in SCRIPTS)
     data = json.dumps(content(list(runs)), allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c")  # neither </script> nor <!-- can end or open anything
-    return f"""<!doctype html>
+    return f"""{START}
 <html lang="en">
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">

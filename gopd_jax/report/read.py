@@ -104,17 +104,31 @@ def read_run(path: str) -> Run:
         )
     run = Run(str(path))
     contents = _run_json(folder, run.problems)
-    run.config, run.fingerprints = _part(contents, "config"), _part(contents, "fingerprints")
-    run.starts = [s for s in contents.get("starts", []) if isinstance(s, dict)]
+    run.config = _config(_part(contents, "config"), run.problems)
+    run.fingerprints = {
+        key: value
+        for key, value in _part(contents, "fingerprints").items()
+        if isinstance(value, dict)
+    }
+    run.starts = [_start(s) for s in contents.get("starts", []) if isinstance(s, dict)]
     metrics, evaluations, run.samples = (
         _lines(folder / name, fields, run.problems) for name, fields in LOGS.items()
     )
     last_of_step = {m["step"]: m for m in metrics}
     run.metrics = sorted(last_of_step.values(), key=lambda m: m["step"])
-    scored = (e for e in evaluations if _are_numbers(e["by_prompt"]))
+    names = ("model", "domain")
+    scored = (
+        e
+        for e in evaluations
+        if _are_numbers(e["by_prompt"]) and all(isinstance(e[n], str) for n in names)
+    )
     run.evaluations = sorted(scored, key=lambda e: e["step"])
     if (folder / "summary.json").exists():
         run.summary = _object(folder / "summary.json", run.problems, "the run counts as unfinished")
+        for name in ("training_seconds", "rollout_tokens"):
+            if not math.isfinite(number(run.summary.get(name, 0))):
+                run.problems.append(f"summary.json: {name} is not a number")
+                del run.summary[name]
     return run
 
 
@@ -122,6 +136,27 @@ def number(value: object) -> float:
     """A value of a record as a float; NaN for anything but a number, such as a missing metric."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number else math.nan
+
+
+def _config(config: JsonObject, problems: list[str]) -> JsonObject:
+    """The config without parts that are no groups of settings."""
+    groups = {"domains", "rollout", "learner"}
+    config = dict(config)
+    for name in sorted(groups & config.keys()):
+        if not isinstance(config[name], dict):
+            problems.append(f"run.json: config.{name} is not a group of settings")
+            del config[name]
+    domains = config.get("domains", {})
+    for name in [n for n, domain in domains.items() if not isinstance(domain, dict)]:
+        problems.append(f"run.json: config.domains.{name} is not a group of settings")
+        config["domains"] = {n: d for n, d in config["domains"].items() if n != name}
+    return config
+
+
+def _start(start: JsonObject) -> JsonObject:
+    """A start of the run without entries of another type than `gopd_jax.train` writes."""
+    kinds = {"devices": list, "command": list, "packages": dict, "processes": int}
+    return {k: v for k, v in start.items() if isinstance(v, kinds.get(k, object))}
 
 
 def _run_json(folder: epath.Path, problems: list[str]) -> JsonObject:
@@ -155,6 +190,9 @@ def _object(path: epath.Path, problems: list[str], consequence: str) -> JsonObje
 def _lines(path: epath.Path, fields: Sequence[str], problems: list[str]) -> list[JsonObject]:
     """The records of a JSON-lines file that have an integer "step" and `fields`."""
     if not path.exists():
+        return []
+    if path.is_dir():
+        problems.append(f"{path.name} is a folder")
         return []
     lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     records, bad = [], []

@@ -20,15 +20,18 @@ with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers t
 from collections.abc import Sequence
 import os
 import sys
+import traceback
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
+from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.schema import unknown_field
 from gopd_jax.train import config_files
 
+UNREAD = "Configuration is not available because of an earlier failure to load: "
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -36,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--help" in arguments or "-h" in arguments:
         return cli.run(_print_help, arguments)
-    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     stopped = "; nothing was saved since the last checkpoint, from which the same command resumes"
     return cli.run(_train, arguments, stopped=stopped)
 
 
 def _train(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # what ml_collections warns of is an error here
     config, workdir = parse(arguments)
+    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
     from gopd_jax.runtime.processes import start_processes
     from gopd_jax.train.run import run
@@ -95,17 +99,42 @@ def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:
         rest = values(command)[1:]
         if rest:
             raise ValueError(f"unknown arguments {' '.join(rest)}: {EXPECTED}")
-        config.value.to_dict()  # a file that could not be read is only reported when it is used
-    except SyntaxError as e:
-        raise ValueError(f"--config: {e.filename}:{e.lineno}: {e.msg}") from e
-    except (KeyError, AttributeError) as e:  # ml_collections quotes its own message, perhaps twice
-        message = str(e).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
-        raise ValueError(f"--config: {message}") from e
-    except OSError as e:
-        raise ValueError(f"--config: {str(e).strip().splitlines()[-1].strip()}") from e
-    except flags.Error as e:  # an error raised in the config file comes with its traceback
-        raise ValueError(str(e).strip().splitlines()[-1].removeprefix("ValueError: ")) from e
+        if not isinstance(config.value, ConfigDict):
+            getattr(config.value, "to_dict", None)  # a file that cannot be read is reported by use
+            raise ValueError(
+                f"--config: get_config() returned {config.value!r:.60}: expected a config that "
+                "begins with gopd_jax.config.default()"
+            )
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as e:
+        raise ValueError(_refusal(e, arguments)) from e
     return config.value, workdir.value
+
+
+def _refusal(error: BaseException, arguments: Sequence[str]) -> str:
+    """What is wrong with the config file or with an option, in one line."""
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}: " if error.lineno else ""
+        return f"--config: {place}{error.msg}; expected Python"
+    files = {a.removeprefix("--config=").partition(":")[0] for a in arguments}
+    cause: BaseException | None = error
+    while cause is not None:  # absl and ml_collections raise errors of their own
+        lines = [f for f in traceback.extract_tb(cause.__traceback__) if f.filename in files]
+        if lines and not isinstance(cause, ValueError):
+            where = f"{lines[-1].filename}:{lines[-1].lineno}"
+            return f"--config: {where}: {type(cause).__name__}: {brief(cause)}"
+        cause = cause.__context__
+    if isinstance(error, (KeyError, AttributeError)):
+        # ml_collections quotes its own message, perhaps twice
+        message = str(error).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
+        return f"--config: {message}"
+    last = (str(error).strip() or repr(error)).splitlines()[-1].strip()
+    if "get_config() takes 0 positional arguments" in last:
+        return "--config: the file has no presets: expected --config=FILE without :PRESET"
+    if isinstance(error, flags.Error):  # an error of the config file comes with its traceback
+        return last.removeprefix("ValueError: ")
+    return f"--config: {last.removeprefix(UNREAD)}"
 
 
 def _check_field(path: str, fields: ConfigDict) -> None:

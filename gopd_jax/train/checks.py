@@ -4,10 +4,15 @@ Stage one needs configurations, tokenizers and prompts (`check_writable`, `check
 `check_prompts`). Stage two needs the weights as well (`check_weights`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import os
+from pathlib import Path
+import shutil
 import uuid
 
 from etils import epath
+import jax
 import numpy as np
 
 from gopd_jax.data.templates import differences
@@ -16,6 +21,7 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.rewards.settings import RewardKind
 from gopd_jax.rewards.verifier import check_ground_truth
 from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.run_folder import LOCK
 from gopd_jax.types import EncodedPrompt
 
 # ---- Stage one: before weights are read.
@@ -29,8 +35,46 @@ def check_writable(workdir: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
-    except OSError as e:
-        raise ValueError(f"--workdir={workdir}: cannot write there ({e})") from e
+    except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
+        raise ValueError(
+            f"--workdir={workdir!r}: cannot write there, expected a folder to write to ({e})"
+        ) from e
+
+
+@contextlib.contextmanager
+def undone_if_refused(workdir: str) -> Iterator[None]:
+    """Removes what a start of a run has created under `workdir` if that start is refused.
+
+    Those are data sets that were prepared there, the lock of a new folder, and folders that are
+    empty without them. What was there before stays, and so does everything once there is a run.
+    Object stores are left alone.
+    """
+    datasets, run = Path(workdir) / "datasets", Path(workdir) / "run.json"
+    if "://" in workdir or jax.process_index() > 0:
+        yield
+        return
+    had_run, before = os.path.lexists(run), _entries(datasets)
+    folders = [p for p in (datasets, *datasets.parents) if not os.path.lexists(p)]
+    try:
+        yield
+    except (ValueError, OSError):
+        if had_run or not os.path.lexists(run):
+            for name in _entries(datasets) - before:
+                shutil.rmtree(datasets / name, ignore_errors=True)
+            if datasets.parent in folders:
+                with contextlib.suppress(OSError, ValueError):
+                    (datasets.parent / LOCK).unlink()
+            for folder in folders:
+                with contextlib.suppress(OSError, ValueError):  # not empty, or never created
+                    folder.rmdir()
+        raise
+
+
+def _entries(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):
+        return set()
 
 
 def check_models(

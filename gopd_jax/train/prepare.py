@@ -22,9 +22,9 @@ from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.huggingface import weights_fingerprint
+from gopd_jax.models.huggingface import check_tensors, weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
-from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.files import JsonObject, check_output
 from gopd_jax.runtime.progress import say
 from gopd_jax.train.checks import (
     check_models,
@@ -34,6 +34,7 @@ from gopd_jax.train.checks import (
     check_writable,
     spread,
 )
+from gopd_jax.train.identity import check_same_run, run_identity
 from gopd_jax.types import EncodedPrompt, Prompt
 
 
@@ -76,6 +77,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             what was expected.
     """
     check_writable(workdir)
+    if config.data.cache_dir:
+        check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
     roles = roles_of(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
@@ -86,6 +89,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     check_models(roles, models, tokenizers, config.longest)
     check_templates(tokenizers)
 
+    for path, model in models.items():
+        check_tensors(path, model)
     weights = {path: weights_fingerprint(path) for path in models}
     shown_more = {_teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
     check_weights(roles, weights, shown_more)
@@ -96,7 +101,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
-    return RunInputs(
+    inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
         teachers={n: roles[_teacher_of(n)] for n in config.domains if _teacher_of(n) in roles},
@@ -116,6 +121,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             "data": data_fingerprints,
         },
     )
+    check_same_run(workdir, run_identity(config, inputs.fingerprints))
+    return inputs
 
 
 def make_stream(config: Config, inputs: RunInputs) -> PromptStream:

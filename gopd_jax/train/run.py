@@ -19,6 +19,7 @@ from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.run_folder import one_process
 from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.train import curves, summary
+from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
@@ -40,10 +41,11 @@ def run(config: Config, workdir: str) -> summary.Summary:
         NonFiniteError: a number that decides the run is not finite; what was saved is as it was.
         OSError: a file of the run cannot be written; what was saved is as it was.
     """
-    programs, dtype = devices_for(config, workdir)
-    inputs = prepare(config, workdir)
-    with one_process(workdir):
-        return _run(config, workdir, inputs, programs, dtype)
+    with undone_if_refused(workdir):
+        programs, dtype = devices_for(config, workdir)
+        inputs = prepare(config, workdir)
+        with one_process(workdir):
+            return _run(config, workdir, inputs, programs, dtype)
 
 
 def _run(
