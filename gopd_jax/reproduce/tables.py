@@ -1,8 +1,8 @@
 """What the tables show and which claims are tested; scores over seeds -> results -> text.
 
 The interval is Student's t over seeds: each seed trains and scores anew. Differences are taken
-within a seed, where both models answered the same prompts with the same keys. Where no seed differs
-from another, as when all score 0, the interval of a score is that over prompts.
+within a seed, where both models answered the same prompts with the same keys. Where all seeds score
+0, all score 1 or all tie, seeds have no spread, and the interval is that over prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -167,11 +167,11 @@ def over_seeds(values: Sequence[float], over_prompts: Estimate | None = None) ->
 
     Args:
         values: of each seed.
-        over_prompts: gives the interval of a score where all seeds have the same value.
+        over_prompts: gives the interval where all seeds score 0, all score 1, or all tie.
     """
     mean, half = t_interval(values)
     low, high = mean - half, mean + half
-    if half < 1e-9 and over_prompts is not None:
+    if over_prompts is not None and half < 1e-9 and round(mean, 9) in (-1, 0, 1):
         low, high = over_prompts.low, over_prompts.high
     return {"mean": mean, "low": low, "high": high, "by_seed": [round(float(v), 6) for v in values]}
 
