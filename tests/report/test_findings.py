@@ -5,6 +5,8 @@ import math
 import pytest
 from report_cases import checks_of, edit_run, findings_of, make_run
 
+from gopd_jax.report import findings
+
 
 @pytest.mark.parametrize(
     "title, changes",
@@ -35,6 +37,14 @@ def test_every_warning_is_found_where_it_should_be_and_alone(tmp_path, title, ch
     found = findings_of(make_run(tmp_path / "a", changes=changes))
     assert list(found) == [title]
     assert found[title].text and found[title].todo
+
+
+def test_a_rise_to_a_high_share_is_one_finding(tmp_path):
+    folder = make_run(tmp_path / "a", changes={"truncated": lambda far: 0.5 * far})
+    made = [c for rule, c in checks_of(folder).items() if rule.startswith("truncated")]
+    assert [c.state for c in made] == ["found", "found"]
+    (finding,) = findings.of_checks(made)
+    assert finding.level == "bad"
 
 
 def test_a_gradient_norm_that_falls_over_the_run_is_no_spike(tmp_path):

@@ -120,12 +120,12 @@ def test_search(wanted, found):
 
 def test_prompts_that_several_runs_answered_stand_side_by_side():
     first = [sample(1, prompt_id="a"), sample(1, prompt_id="b"), sample(2, prompt_id="b")]
-    second = [sample(9, prompt_id="b"), sample(9, prompt_id="c"), sample(9, prompt_id="d")]
+    second = [sample(9, prompt_id="c"), sample(9, prompt_id="b"), sample(9, prompt_id="a")]
     third = [sample(5, prompt_id="d"), sample(5, prompt_id="b", domain="code")]
     third.append(sample(5, prompt_id="b"))
     code = "samePrompt(lists).map(p => [p.sample.prompt_id, p.sides.map(s => s.map(x => x.step))])"
     pairs = run(code, lists=[first, second, third])
-    assert pairs == [["b", [[1, 2], [9], [5]]], ["d", [[], [9], [5]]]]
+    assert pairs == [["b", [[1, 2], [9], [5]]], ["a", [[1], [9], []]]]  # of three runs first
     assert run(code, lists=[first]) == []
 
 

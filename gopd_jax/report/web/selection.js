@@ -9,7 +9,7 @@ const domains = [...new Set(runs.flatMap(run => run.domains))];
 const sliced = runs.some(run => run.slices.length > 1);
 
 const EACH_DOMAIN = "each domain";
-const DEFAULT_SMOOTHING = 3;  // the place in SMOOTHING (curves.js)
+const DEFAULT_SMOOTHING = 2;  // the place in SMOOTHING (curves.js)
 const kept = history.state || {};  // of an earlier load of this page (live.js)
 const view = {
   hidden: new Set((kept.view?.hidden || []).map(label => runs.findIndex(r => r.label === label))),

@@ -40,15 +40,15 @@ function checkCard(run, i) {
       html("summary", null, "What each check saw"), table(["", "found when", "saw"], rows)));
 }
 
-// The reasons, with how many checks each concerns.
+// The reasons, each with what was not checked for it; many checks are only counted.
 function reasonsOf(missed) {
   const reasons = new Map();
-  for (const {saw} of missed) {
+  for (const {saw, rule} of missed) {
     const reason = saw.split(":")[0];
-    reasons.set(reason, (reasons.get(reason) || 0) + 1);
+    reasons.set(reason, [...(reasons.get(reason) || []), rule]);
   }
-  const texts = [...reasons].map(([reason, n]) => `${reason} (${n} check${n > 1 ? "s" : ""})`);
-  return texts.join(", ") + ".";
+  const named = rules => rules.length > 2 ? `${rules.length} checks` : rules.join("; ");
+  return [...reasons].map(([reason, rules]) => `${reason} (${named(rules)})`).join(", ") + ".";
 }
 
 // The most serious level among the findings; undefined where nothing was found.
