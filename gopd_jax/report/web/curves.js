@@ -54,10 +54,10 @@ function smoothingControl() {
     text);
 }
 
-// In steps, the same for all runs, so that they can be compared.
+// In steps, the same for all runs, so that they can be compared; below 0.7 there is no effect.
 function smoothingSteps() {
   const ends = runs.flatMap(run => run.curves.steps.slice(-1).map(([, last]) => last));
-  return SMOOTHING[view.smoothing] * Math.max(0, ...ends);
+  return view.smoothing && Math.max(.7, SMOOTHING[view.smoothing] * Math.max(0, ...ends));
 }
 
 const curveChart = spec => chart({...spec, key: false, content: () => curveContent(spec)});

@@ -44,7 +44,7 @@ function sampleSection() {
 
   const bar = html("div", {class: "chips"}, searchFields(update), count);
   update();
-  return html("div", {class: "stack"}, colourScale(), choice, bar, cards);
+  return html("div", {class: "stack"}, colourScale(), many && choice, bar, cards);
 }
 
 function wantedSamples() {

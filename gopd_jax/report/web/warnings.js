@@ -8,7 +8,7 @@ function warningSection() {
   const findings = runs.flatMap((run, i) => run.findings.map(finding => [run, i, finding]));
   findings.sort(([, , a], [, , b]) => order.indexOf(a.level) - order.indexOf(b.level));
   return html("div", {class: "stack"},
-    html("div", {class: "findings"}, findings.map(findingCard)),
+    findings.length > 0 && html("div", {class: "findings"}, findings.map(findingCard)),
     runs.map(checkCard));
 }
 
