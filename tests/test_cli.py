@@ -83,8 +83,8 @@ def test_done_stopped_and_further_kinds_of_bad_input(capsys):
     seen = []
     assert cli.run(seen.append, argparse.Namespace(x=1)) == 0
     assert seen == [argparse.Namespace(x=1)] and capsys.readouterr().err == ""
-    assert cli.run(fails, KeyboardInterrupt(), stopped="stopped; resumes") == 130
-    assert capsys.readouterr().err == "stopped; resumes\n"
+    assert cli.run(fails, KeyboardInterrupt(), stopped="; resumes") == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C; resumes\n"
     assert cli.run(fails, RuntimeError("worker"), bad_input=(ValueError, RuntimeError)) == 2
     assert capsys.readouterr().err == "error: worker\n"
 

@@ -19,6 +19,7 @@ from etils import epath
 import tensorflow_datasets as tfds
 
 from gopd_jax.data import rows, sources
+from gopd_jax.runtime.files import replace_text
 from gopd_jax.types import Prompt
 
 SPLIT = "prompts"
@@ -61,7 +62,7 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
             yield number, {**row, **lists}
         if self._skipped is not None:
             self._skipped.parent.mkdir(parents=True, exist_ok=True)
-            self._skipped.write_text(json.dumps(skipped))
+            replace_text(self._skipped, json.dumps(skipped))
 
 
 class DataSource(Sequence[Prompt]):

@@ -86,6 +86,24 @@ class ChatTokenizer:
             )
         return cls(tokenizer, path, enable_thinking, tuple(sorted(stop_ids)))
 
+    @functools.cached_property
+    def num_ids(self) -> int:
+        """One more than the largest id; a model may have more rows, which stand for no token."""
+        return 1 + max(self.tokenizer.get_vocab().values())
+
+    def check_fits(self, model: str, vocab_size: int) -> None:
+        """Raises ValueError unless a model has an embedding for every id.
+
+        Args:
+            model: what messages call the model.
+            vocab_size: number of its embeddings.
+        """
+        if self.num_ids > vocab_size:
+            raise ValueError(
+                f"{model} has {vocab_size} embeddings, its tokenizer has {self.num_ids} ids: "
+                "expected at least as many embeddings as ids"
+            )
+
     def encode_prompt(self, messages: Messages, suffix: str = "") -> np.ndarray:
         """Encodes one chat.
 

@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
@@ -24,6 +25,8 @@ from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import check_tensors, load_params, weights_fingerprint
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.memory import cache_part, weights_part
+from gopd_jax.runtime.memory import check_fits, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.types import EncodedPrompt, Params, Prompt, Request, Rollout
@@ -83,12 +86,7 @@ def make_job(
     rule = sampling_rule(args)
     model = load_config(args.model)
     tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
-    ids = len(tokenizer.tokenizer)
-    if ids > model.vocab_size:
-        raise ValueError(
-            f"--model={args.model} has {model.vocab_size} embeddings, its tokenizer {ids} ids: "
-            "expected at least as many embeddings as ids"
-        )
+    tokenizer.check_fits(f"--model={args.model}", model.vocab_size)
     encoded = [EncodedPrompt(p.prompt, _encode(tokenizer, p.prompt)) for p in prompts]
     longest = max(len(e.tokens) for e in encoded)
     max_prompt_tokens, max_tokens = _limits(args, model, longest, default_max_tokens)
@@ -113,9 +111,11 @@ def make_job(
         slots=slots,
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=max_tokens,
+        num_ids=tokenizer.num_ids,
         dtype=compute_dtype(args.dtype),
         options=engine_options(args),
     )
+    _check_memory(args, model, mesh, slots, max_prompt_tokens + max_tokens)
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
         "max_tokens": max_tokens,
         "max_prompt_tokens": max_prompt_tokens,
@@ -172,6 +172,24 @@ def speed(drawn: dict[str, Any]) -> str:
     if not drawn:
         return "complete already, nothing was drawn"
     return f"{drawn['tokens_per_second']} tokens/s, compilation included"
+
+
+def _check_memory(
+    args: argparse.Namespace, model: ModelConfig, mesh: Mesh, slots: int, columns: int
+) -> None:
+    """Raises ValueError, with the arithmetic, when a device cannot hold weights and cache."""
+    dtype, options = compute_dtype(args.dtype), engine_options(args)
+    weights = weights_part(model, mesh, dtype, options, f"--model={args.model}")
+    cache = cache_part(
+        model,
+        mesh,
+        slots=slots,
+        max_tokens=columns,
+        dtype=dtype,
+        options=options,
+        setting=f"--slots={slots}",
+    )
+    check_fits([weights, cache], mesh, device_memory(mesh))
 
 
 def _encode(tokenizer: ChatTokenizer, prompt: Prompt) -> np.ndarray:

@@ -11,7 +11,7 @@ from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
 
-RESUMES = "stopped by Ctrl-C; the same command started again resumes from here"
+RESUMES = "; the same command started again resumes from here"
 DEFAULT_SLOTS = 64
 DEFAULT_MAX_TOKENS = 1024  # of gopd_jax.generate
 

@@ -20,7 +20,7 @@ MOST_PROBLEMS = 5  # problems listed for each file; the others are only counted
 # Files of JSON lines -> the fields that a line must have besides "step".
 LOGS = {
     "metrics.jsonl": (),
-    "evaluations.jsonl": ("model", "domain", "by_prompt"),
+    "evaluations.jsonl": ("model", "domain"),
     "samples.jsonl": ("tokens",),
 }
 
@@ -32,7 +32,7 @@ class Run:
     path: the folder.
     label: a name that no other run of the report has.
     config, starts, fingerprints: from run.json.
-    metrics, evaluations: sorted by step.
+    metrics, evaluations: sorted by step. A domain without a verifier is evaluated without scores.
     summary: summary.json of a finished run, or empty.
     problems: what could not be read, with file and line.
     """
@@ -55,6 +55,11 @@ class Run:
     @property
     def last_step(self) -> int:
         return max((m["step"] for m in self.metrics + self.evaluations), default=0)
+
+    @property
+    def scored(self) -> list[JsonObject]:
+        """The evaluations that hold the score of each prompt."""
+        return [e for e in self.evaluations if _are_numbers(e.get("by_prompt"))]
 
     @property
     def domains(self) -> list[str]:
@@ -114,15 +119,10 @@ def read_run(path: str) -> Run:
     metrics, evaluations, run.samples = (
         _lines(folder / name, fields, run.problems) for name, fields in LOGS.items()
     )
-    last_of_step = {m["step"]: m for m in metrics}
+    last_of_step = {m["step"]: _with_ends(m) for m in metrics}
     run.metrics = sorted(last_of_step.values(), key=lambda m: m["step"])
-    names = ("model", "domain")
-    scored = (
-        e
-        for e in evaluations
-        if _are_numbers(e["by_prompt"]) and all(isinstance(e[n], str) for n in names)
-    )
-    run.evaluations = sorted(scored, key=lambda e: e["step"])
+    named = (e for e in evaluations if isinstance(e["model"], str) and isinstance(e["domain"], str))
+    run.evaluations = sorted(named, key=lambda e: e["step"])
     if (folder / "summary.json").exists():
         run.summary = _object(folder / "summary.json", run.problems, "the run counts as unfinished")
         for name in ("training_seconds", "rollout_tokens"):
@@ -163,6 +163,17 @@ def _run_json(folder: epath.Path, problems: list[str]) -> JsonObject:
     """run.json; empty if it cannot be read. A run of another format is a ValueError."""
     contents = _object(folder / "run.json", problems, "the setup of the run is unknown")
     return run_folder.read_run(str(folder)) if contents else {}
+
+
+def _with_ends(metrics: JsonObject) -> JsonObject:
+    """A step's metrics with the ends of intervals; earlier versions wrote the half width."""
+    old = "reward_half_width"
+    for name in [name for name in metrics if name.startswith(old)]:
+        half, suffix = number(metrics[name]), name.removeprefix(old)
+        mean = number(metrics.get(f"reward{suffix}"))
+        metrics[f"reward_low{suffix}"] = max(0.0, mean - half)
+        metrics[f"reward_high{suffix}"] = min(1.0, mean + half)
+    return metrics
 
 
 def _are_numbers(values: object) -> bool:

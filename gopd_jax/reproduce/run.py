@@ -110,6 +110,8 @@ def _run_all(
                     bar.advance(1, _log(scores[arm.name, seed], log))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():  # a run that is trained is saved
+                process.terminate()
             raise
     return scores
 

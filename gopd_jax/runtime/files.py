@@ -1,5 +1,7 @@
 """Files that are replaced as a whole: a kill leaves the old content or the new, never a half."""
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -12,11 +14,47 @@ JsonObject = dict[str, Any]  # as json.loads returns it: the values may be anyth
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` beside `path` and renames it to `path`."""
+    """`replace_bytes` of a text in UTF-8."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes `content` beside `path` and renames it to `path`.
+
+    Raises:
+        OSError: it cannot be written; names the file, which is as it was.
+    """
     path = epath.Path(path)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, e) from e
+
+
+def append(file: io.FileIO, data: bytes, path: str | os.PathLike) -> None:
+    """Writes all of `data` at the end of an unbuffered file, or nothing.
+
+    Raises:
+        OSError: the disk is full, or the like; the file is as it was.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(data):
+            written += file.write(data[written:])
+    except OSError as e:
+        file.truncate(end)
+        raise cannot_write(path, e) from e
+
+
+def cannot_write(path: str | os.PathLike, error: Exception) -> OSError:
+    """The error of a write, with the file's name and what is left of it."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return OSError(f"{path} cannot be written ({reason}); what it held is kept")
 
 
 def check_output(option: str, value: str | os.PathLike) -> None:

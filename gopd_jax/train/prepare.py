@@ -16,7 +16,7 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.datasets import DataSource
 from gopd_jax.data.datasets import prepare as prepare_data
-from gopd_jax.data.encode import FilterReport, encode_all
+from gopd_jax.data.encode import FilterReport, encode_all, in_both
 from gopd_jax.data.select import hard_enough, hold_out
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
@@ -29,6 +29,7 @@ from gopd_jax.runtime.progress import say
 from gopd_jax.train.checks import (
     check_models,
     check_prompts,
+    check_templates,
     check_weights,
     check_writable,
     spread,
@@ -47,6 +48,7 @@ class RunInputs:
     reference: path, or None where no lambda needs it.
     train, test: encoded prompts by domain.
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
+    in_train: by domain, the number of test prompts whose question is also trained on.
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
     """
 
@@ -57,7 +59,13 @@ class RunInputs:
     train: dict[str, Sequence[EncodedPrompt]]
     test: dict[str, Sequence[EncodedPrompt]]
     dropped: dict[str, FilterReport]
+    in_train: dict[str, int]
     fingerprints: JsonObject
+
+    @property
+    def num_ids(self) -> int:
+        """Number of ids that the models are sampled and scored on."""
+        return self.tokenizer.num_ids
 
 
 def prepare(config: Config, workdir: str) -> RunInputs:
@@ -71,7 +79,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     check_writable(workdir)
     if config.data.cache_dir:
         check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
-    roles = _roles(config)
+    roles = roles_of(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
@@ -79,6 +87,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     )
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)
+    check_templates(tokenizers)
 
     for path, model in models.items():
         check_tensors(path, model)
@@ -100,6 +109,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         train={name: domain.train for name, domain in prompts.items()},
         test={name: domain.test for name, domain in prompts.items()},
         dropped=dropped,
+        in_train={name: _in_train(name, domain) for name, domain in prompts.items()},
         fingerprints={
             "weights": {role: weights[path] for role, path in roles.items()},
             "vocabulary": tokenizer.vocabulary_fingerprint,
@@ -136,7 +146,7 @@ def _teacher_of(domain: str) -> str:
     return f"teacher of {domain}"
 
 
-def _roles(config: Config) -> dict[str, str]:
+def roles_of(config: Config) -> dict[str, str]:
     """The path of the model in each role that the run has."""
     roles = {"student": config.student}
     if config.method != "grpo":
@@ -184,6 +194,17 @@ def _domain_prompts(
     if config.method == "sft" and not domain.teacher:
         given_answers_of(tokenizer, spread(encoded["train"]))  # for its check
     return _DomainPrompts(encoded["train"], encoded["test"], dropped, fingerprints)
+
+
+def _in_train(name: str, domain: _DomainPrompts) -> int:
+    """The number of test prompts that are also trained on; warns about them."""
+    both = in_both(domain.test, domain.train)
+    if both:
+        say(
+            f"warning: {name}/test: {len(both):,} of {len(domain.test):,} prompts are also in "
+            f"{name}/train, the first is {both[0]!r}: its scores are not held out"
+        )
+    return len(both)
 
 
 def _rows(

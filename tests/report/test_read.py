@@ -35,6 +35,14 @@ def test_an_unfinished_run_is_read_as_far_as_it_got(tmp_path):
     assert list(findings_of(folder)) == ["Unfinished at step 12 of 40"]
 
 
+def test_metrics_of_earlier_versions_have_the_ends_of_their_intervals(tmp_path):
+    old = {"reward": 0.1, "reward_half_width": 0.2, "reward/math": 0.5}
+    old |= {"reward_half_width/math": 0.25, "reward_low": None, "reward_high": None}
+    last = read.read_run(make_run(tmp_path / "a", changes=old)).metrics[-1]
+    assert (last["reward_low"], last["reward_high"]) == (0.0, pytest.approx(0.3))
+    assert (last["reward_low/math"], last["reward_high/math"]) == (0.25, 0.75)
+
+
 @pytest.mark.parametrize(
     "content, problem", [("{", "run.json cannot be read"), ("", "run.json cannot be read")]
 )

@@ -98,6 +98,31 @@ def test_tokenizer_larger_than_the_model(tmp_path, base_copy):
     refused(config, tmp_path / "run", "at least as many embeddings")
 
 
+# ---- Warnings.
+
+
+def test_other_templates_and_test_prompts_that_are_trained_on_are_warned_of(
+    tmp_path, base_copy, capsys
+):
+    other = (base_copy / "chat_template.jinja").read_text().replace("<|end|>", "<|end|>\n")
+    (base_copy / "chat_template.jinja").write_text(other)
+    config = small(
+        **{"domains.math.teacher": str(base_copy), "domains.math.test": "tiny:math/train"}
+    )
+    inputs = prepare(config, str(tmp_path / "run"))
+    assert inputs.in_train == {"math": len(inputs.test["math"])}
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert any("teacher of math" in w and "renders '\\n<|assistant|>'" in w for w in warnings)
+    first = inputs.test["math"][0].source.prompt_id
+    assert any(f"also in math/train, the first is {first!r}" in w for w in warnings)
+
+
+def test_a_usual_run_is_not_warned(tmp_path, capsys):
+    inputs = prepare(small(), str(tmp_path / "run"))
+    assert inputs.in_train == {"math": 0}
+    assert "warning" not in capsys.readouterr().err
+
+
 # ---- What a refused start leaves behind.
 
 
