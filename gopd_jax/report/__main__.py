@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         "until every run is finished",
     )
     args = parser.parse_args(argv)
-    stopped = f"stopped by Ctrl-C: {args.out} shows the runs as far as they got"
+    stopped = f": {args.out} shows the runs as far as they got"
     return cli.run(report, args, stopped=stopped)
 
 

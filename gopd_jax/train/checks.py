@@ -106,7 +106,7 @@ def check_models(
             )
 
 
-def check_templates(tokenizers: Mapping[str, ChatTokenizer]) -> None:
+def warn_of_templates(tokenizers: Mapping[str, ChatTokenizer]) -> None:
     """Warns about models that write or end chats otherwise than the student.
 
     Args:

@@ -29,10 +29,10 @@ from gopd_jax.runtime.progress import say
 from gopd_jax.train.checks import (
     check_models,
     check_prompts,
-    check_templates,
     check_weights,
     check_writable,
     spread,
+    warn_of_templates,
 )
 from gopd_jax.train.identity import check_same_run, run_identity
 from gopd_jax.types import EncodedPrompt, Prompt
@@ -48,7 +48,7 @@ class RunInputs:
     reference: path, or None where no lambda needs it.
     train, test: encoded prompts by domain.
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
-    in_train: by domain, the number of test prompts whose question is also trained on.
+    in_train: by domain, ids of the test prompts whose question is also trained on.
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
     """
 
@@ -59,7 +59,7 @@ class RunInputs:
     train: dict[str, Sequence[EncodedPrompt]]
     test: dict[str, Sequence[EncodedPrompt]]
     dropped: dict[str, FilterReport]
-    in_train: dict[str, int]
+    in_train: dict[str, list[str]]
     fingerprints: JsonObject
 
     @property
@@ -87,7 +87,6 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     )
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)
-    check_templates(tokenizers)
 
     for path, model in models.items():
         check_tensors(path, model)
@@ -109,7 +108,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         train={name: domain.train for name, domain in prompts.items()},
         test={name: domain.test for name, domain in prompts.items()},
         dropped=dropped,
-        in_train={name: _in_train(name, domain) for name, domain in prompts.items()},
+        in_train={name: in_both(d.test, d.train) for name, d in prompts.items()},
         fingerprints={
             "weights": {role: weights[path] for role, path in roles.items()},
             "vocabulary": tokenizer.vocabulary_fingerprint,
@@ -122,6 +121,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         },
     )
     check_same_run(workdir, run_identity(config, inputs.fingerprints))
+    warn_of_templates(tokenizers)
+    _warn_of_overlap(inputs)
     return inputs
 
 
@@ -196,15 +197,13 @@ def _domain_prompts(
     return _DomainPrompts(encoded["train"], encoded["test"], dropped, fingerprints)
 
 
-def _in_train(name: str, domain: _DomainPrompts) -> int:
-    """The number of test prompts that are also trained on; warns about them."""
-    both = in_both(domain.test, domain.train)
-    if both:
-        say(
-            f"warning: {name}/test: {len(both):,} of {len(domain.test):,} prompts are also in "
-            f"{name}/train, the first is {both[0]!r}: its scores are not held out"
-        )
-    return len(both)
+def _warn_of_overlap(inputs: RunInputs) -> None:
+    for name, both in inputs.in_train.items():
+        if both:
+            say(
+                f"warning: {name}/test: {len(both):,} of {len(inputs.test[name]):,} prompts are "
+                f"also in {name}/train, the first is {both[0]!r}: its scores are not held out"
+            )
 
 
 def _rows(

@@ -58,7 +58,7 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
     domain: JsonObject = {
         "prompts": len(after.by_prompt),
         "samples": after.samples,
-        "test_prompts_in_train": inputs.in_train[name],
+        "test_prompts_in_train": len(inputs.in_train[name]),
         "rows": {who: _row(evaluation) for who, evaluation in rows.items()},
     }
     if name in inputs.teachers:

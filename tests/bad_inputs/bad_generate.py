@@ -303,8 +303,8 @@ def option_line_break(folder):
     "generate",
     "tokenizer with more ids than the model has embeddings",
     (
-        "--model=student has 50 embeddings, its tokenizer 102 ids: expected at least as "
-        "many embeddings as ids"
+        "--model=student has 50 embeddings, its tokenizer has 102 ids: expected at least "
+        "as many embeddings as ids"
     ),
 )
 def more_ids(folder):

@@ -110,7 +110,7 @@ def test_other_templates_and_test_prompts_that_are_trained_on_are_warned_of(
         **{"domains.math.teacher": str(base_copy), "domains.math.test": "tiny:math/train"}
     )
     inputs = prepare(config, str(tmp_path / "run"))
-    assert inputs.in_train == {"math": len(inputs.test["math"])}
+    assert len(inputs.in_train["math"]) == len(inputs.test["math"])
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert any("teacher of math" in w and "renders '\\n<|assistant|>'" in w for w in warnings)
     first = inputs.test["math"][0].source.prompt_id
@@ -119,7 +119,7 @@ def test_other_templates_and_test_prompts_that_are_trained_on_are_warned_of(
 
 def test_a_usual_run_is_not_warned(tmp_path, capsys):
     inputs = prepare(small(), str(tmp_path / "run"))
-    assert inputs.in_train == {"math": 0}
+    assert inputs.in_train == {"math": []}
     assert "warning" not in capsys.readouterr().err
 
 
