@@ -1,13 +1,15 @@
 # `make train` runs the embedded example and `make test` runs the tests. Both set up .venv first.
 
 PYTHON ?= python3
+SEED ?= 1
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help train test lint clean
+.PHONY: help train test torture lint clean
 
 help:
 	@echo "make train   distil the embedded student on a CPU in minutes; writes runs/math_tiny"
 	@echo "make test    run the tests; make test ARGS=\"-m slow\" runs the long ones"
+	@echo "make torture kill a run 20 times and compare it, to the bit; make torture SEED=2"
 	@echo "make lint    check the code and its format with ruff"
 	@echo "make clean   remove .venv and caches; keep runs/"
 
@@ -20,6 +22,10 @@ test: .venv/installed-tests
 	@echo "== running the tests: pytest $(ARGS)"
 	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 	@echo "== tests passed; long ones: make test ARGS=\"-m slow\""
+
+torture: .venv/installed-tests
+	@echo "== killing a run 20 times: python -m tests.torture --seed=$(SEED) $(ARGS)"
+	@JAX_PLATFORMS=cpu .venv/bin/python -m tests.torture --seed=$(SEED) $(ARGS)
 
 lint: .venv/installed-tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 
 # Fields that begin with these differ from run to run: clock times, and counts of the process.
 CLOCK = ("seconds", "training_seconds", "tokens_per_second", "compilations")
+SHOWN = 3  # fields of a line that are named
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
 
 
@@ -45,7 +46,8 @@ def _different_lines(name: str, a: list[object], b: list[object]) -> Iterator[st
     for number, (x, y) in enumerate(zip(a, b, strict=False), 1):
         if x != y:
             fields = sorted(k for k in {*x, *y} if x.get(k) != y.get(k))
-            yield f"{name}: line {number}, fields {', '.join(fields)}"
+            more = f" and {len(fields) - SHOWN} more" if len(fields) > SHOWN else ""
+            yield f"{name}: line {number}, fields {', '.join(fields[:SHOWN])}{more}"
 
 
 def _different_checkpoint(a: Path, b: Path) -> Iterator[str]:

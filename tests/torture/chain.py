@@ -111,5 +111,5 @@ def run_chain(
         chain.run.close()
     for outcome in outcomes:
         outcome.equal = not different
-        outcome.wrong += different[:3]
+        outcome.wrong += different[:1]
     return outcomes
