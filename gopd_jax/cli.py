@@ -6,18 +6,23 @@ a command imports the rooms it needs after its options are parsed, so that `--he
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import math
+from pathlib import Path
+import signal
+import sys
+import threading
+from types import FrameType
 from typing import Any, NoReturn
 
 import pydantic
 
-from gopd_jax.runtime.errors import NonFiniteError
+from gopd_jax.runtime.errors import NonFiniteError, Stopped
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.schema import one_line
 
-DONE, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 2, 3, 130
-STOPPED = "stopped by Ctrl-C"
+DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,8 +35,17 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def format_help(self) -> str:
+        return as_started(super().format_help())
+
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}; see --help\n")
+        self.exit(BAD_INPUT, f"error: {' '.join(message.split())}; see --help\n")
+
+
+def as_started(text: str) -> str:
+    """The text with commands spelled `gopd NAME` if this process was started that way."""
+    is_gopd = Path(sys.argv[0]).name == "gopd"
+    return text.replace("python -m gopd_jax.", "gopd ") if is_gopd else text
 
 
 def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -44,6 +58,22 @@ def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
             value = least - 1
         if not least <= value <= most:
             expected = f"expected an integer in [{least}, {most}]"
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
+        return value
+
+    return parse
+
+
+def number(least: float = -math.inf) -> Callable[[str], float]:
+    """The argparse type of a finite number >= `least`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= least):
+            expected = "expected a finite number" + (f" >= {least:g}" if least > -math.inf else "")
             raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
         return value
 
@@ -64,7 +94,7 @@ def positive_number(text: str) -> float:
 def run(
     command: Callable[..., object],
     *args: Any,
-    stopped: str = STOPPED,
+    stopped: str = "",
     bad_input: tuple[type[Exception], ...] = (ValueError, OSError),
 ) -> int:
     """Calls `command(*args)` and turns its outcome into an exit status.
@@ -72,16 +102,18 @@ def run(
     Args:
         command: does the work; its result is ignored.
         args: passed on to `command`, usually the parsed options.
-        stopped: the sentence that Ctrl-C is answered with.
+        stopped: what follows "stopped by SIGTERM" or "stopped by Ctrl-C" when one of them ends the
+            command where it stands.
         bad_input: exceptions that say what is wrong with the input. They become one line on
             stderr; any other exception is a defect of the program and keeps its traceback.
 
     Returns:
         0 when the work is done, 2 for bad input, 3 for numbers that are not finite, 130 after
-        Ctrl-C.
+        Ctrl-C, 143 after SIGTERM.
     """
     try:
-        command(*args)
+        with _raising_on_sigterm():
+            command(*args)
     except bad_input as error:
         say(f"error: {_one_line(error)}")
         return BAD_INPUT
@@ -89,9 +121,32 @@ def run(
         say(f"error: {_one_line(error)}")
         return NON_FINITE
     except KeyboardInterrupt:
-        say(stopped)
-        return INTERRUPTED
+        return _say_stopped(Stopped(signal.SIGINT), stopped)
+    except Stopped as error:
+        return _say_stopped(error, stopped)
     return DONE
+
+
+def _say_stopped(error: Stopped, otherwise: str) -> int:
+    say(str(error if error.message else Stopped(error.number, otherwise)))
+    return SIGNALLED + error.number
+
+
+@contextlib.contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Within this context SIGTERM raises `Stopped`, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals arrive in the main thread
+        return
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 def _one_line(error: Exception) -> str:

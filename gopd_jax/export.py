@@ -6,6 +6,7 @@ python -m gopd_jax.export --workdir=runs/math --out=exported/math --step=200 --d
 """
 
 import argparse
+from pathlib import Path
 import sys
 
 from absl import logging
@@ -47,8 +48,16 @@ def export(workdir: str, out: str, step: int | None = None, dtype: str = "bfloat
     from gopd_jax.runtime.mesh import make_mesh, with_shardings
     from gopd_jax.runtime.run_folder import read_run
 
-    student = read_run(workdir)["config"]["student"]
+    student = read_run(workdir)["config"].get("student")
+    if not isinstance(student, str):
+        raise ValueError(
+            f"{workdir}/run.json is damaged: expected a text as 'student' of its config, not "
+            f"{student!r}"
+        )
     check_free(out)  # before restoring, which can take minutes
+    checkpoints = Path(workdir).resolve() / "checkpoints"
+    if checkpoints in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise ValueError(f"--out={out} is among the checkpoints of the run: expected another place")
     config = load_config(student)
     abstract = with_shardings(abstract_params(config), param_shardings(config, make_mesh()))
     step, params = restore_params(workdir, step, abstract)

@@ -6,16 +6,17 @@ the settings and starts of the command. Does not draw. Of a record it reads only
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import io
 import json
 import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
 
 from gopd_jax.runtime import provenance
-from gopd_jax.runtime.files import replace_json
+from gopd_jax.runtime.files import append, replace_json
 from gopd_jax.runtime.processes import agree
 from gopd_jax.types import Request, SampleKey
 
@@ -54,11 +55,12 @@ class SamplesFile:
         self.writes = jax.process_index() == 0
         self._summary, self._settings, self._seen = summary, settings, seen
         self._starts: list[dict[str, Any]] = []
-        self._file: TextIO | None = None
+        self._file: io.FileIO | None = None
         complete, missing = False, {r.key for r in requests}
-        if self.writes and path.exists():
+        if self.writes and (path.exists() or summary.exists()):
             complete, self._starts = self._read_summary(may_change)
-            self._read_samples(missing)
+            if path.exists():
+                self._read_samples(missing)
         still_missing = agree(np.array([r.key in missing for r in requests]))
         self.missing = [r for r, m in zip(requests, still_missing, strict=True) if m]
         self.complete = complete and not self.missing
@@ -69,13 +71,16 @@ class SamplesFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._starts.append(provenance.record())
             self.write_summary(summary)
-            self._file = self.path.open("a")
+            self._file = open(self.path, "ab", buffering=0)
 
     def write(self, record: Record) -> None:
-        """Appends the record of one sample; it is on disk when this returns."""
+        """Appends the record of one sample; it is on disk when this returns.
+
+        Raises:
+            OSError: it cannot be written; the file ends with the record before.
+        """
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            append(self._file, f"{json.dumps(record)}\n".encode(), self.path)
             self._seen(record)
 
     def write_summary(self, content: Record) -> None:
@@ -96,10 +101,12 @@ class SamplesFile:
         try:
             old = json.loads(self._summary.read_text())
             complete, starts, settings = old["complete"], old["starts"], old["settings"]
+            if not isinstance(starts, list) or not isinstance(settings, dict):
+                raise TypeError("starts or settings of another type")
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise ValueError(
-                f"--out={self.path} exists, but its settings cannot be read from {self._summary} "
-                f"({e!r}): expected the samples of this command, or another --out"
+                f"--out={self.path} is taken, and its settings cannot be read from "
+                f"{self._summary} ({e!r}): expected the samples of this command, or another --out"
             ) from e
         differing = [
             f"{name} is {value!r}, was {settings.get(name)!r}"

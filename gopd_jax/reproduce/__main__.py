@@ -26,7 +26,8 @@ intervals over seeds, the paper's numbers, and which claims held) and pictures. 
 again continues where it was stopped. 5 seeds take an hour and a half on 2 CPU cores. Everything
 runs on the CPU unless JAX_PLATFORMS says otherwise.
 
-Exit status: 0 done, 2 with one line on what is wrong, 130 stopped by Ctrl-C.
+Exit status: 0 done, 2 with one line on what is wrong, 130 stopped by
+Ctrl-C, 143 by SIGTERM.
 """
 
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(
         _reproduce,
         parser.parse_args(argv),
-        stopped="stopped; the same command continues from there",
+        stopped="; the same command continues from there",
         bad_input=(ValueError, OSError, RuntimeError),
     )
 

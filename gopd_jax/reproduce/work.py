@@ -73,6 +73,5 @@ def _make(arm: Arm, seed: int, out: str, size: Size) -> None:
         extrapolate(student, teachers, dict(arm.settings)["alpha"], folder, "float32")
         return
     workdir = str(Path(folder).parent)
-    if train(to_config(arm, seed, out, size), workdir) is None:
-        raise KeyboardInterrupt  # stopped by SIGTERM and saved; the next start continues
+    train(to_config(arm, seed, out, size), workdir)
     export(workdir, folder, dtype="float32")

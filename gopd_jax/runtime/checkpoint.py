@@ -51,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str, keep: int):
         self._folder, self._keep = _folder(workdir), keep
-        absl_logging.get_absl_handler().addFilter(_says_no_error_twice)
+        absl_logging.get_absl_logger().addFilter(_says_no_error_twice)
         options = ocp.CheckpointManagerOptions(
             # When a step is saved, the manifest of the one before it is written, and that one is
             # among the last two.
@@ -80,6 +80,11 @@ class Checkpoints:
         except WRITE_ERRORS as e:
             raise self._failure(step, e) from e
         self._add_manifest(step)
+
+    def check(self) -> None:
+        """Raises OSError, as `save` does, if the last save is known to have failed."""
+        if self._manifest is not None and self._manifest.done():
+            self._finish()
 
     def restore(self, abstract_state: TrainState) -> Restored | None:
         """The latest intact checkpoint, each array with the sharding `abstract_state` gives it.
@@ -211,7 +216,8 @@ def restore_params(workdir: str, step: int | None, abstract_params: Params) -> t
         steps = sorted(manager.all_steps()) if folder.exists() else []
         if not steps or (step is not None and step not in steps):
             which = "" if step is None else f" of step {step}"
-            raise ValueError(f"{workdir!r} has no checkpoint{which}; there are: {steps}")
+            expected = f"one of {steps}" if steps else "a run that has saved one"
+            raise ValueError(f"{workdir!r} has no checkpoint{which}: expected {expected}")
         restore = ocp.args.PyTreeRestore(
             item={"params": abstract_params},
             restore_args={"params": ocp.checkpoint_utils.construct_restore_args(abstract_params)},

@@ -3,11 +3,13 @@
 Uses no pyplot: a `Figure` of its own needs neither a display nor a choice of backend.
 """
 
+import io
 import os
 
-from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from gopd_jax.runtime.files import replace_bytes
 
 COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#6d597a", "#b08900")
 
@@ -40,5 +42,6 @@ def finish(axis: Axes, title: str, x_label: str = "") -> None:
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes the figure as PNG, to a local path or gs://."""
-    with epath.Path(path).open("wb") as file:
-        figure.savefig(file, dpi=110, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    replace_bytes(path, content.getvalue())

@@ -4,14 +4,21 @@ In: plain numbers and records by step. Out: metrics.jsonl, samples.jsonl and ten
 run's folder.
 """
 
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
+import os
+import time
 
 from etils import epath
 import jax
 import jax.monitoring
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import directory_check
+from tensorboardX.summary import scalar
 
-from gopd_jax.runtime.files import JsonObject, replace_text
+from gopd_jax.runtime.files import JsonObject, append, cannot_write, replace_text
 
 _compilations = 0
 
@@ -43,7 +50,8 @@ class JsonLines:
         self._lines = self._kept(last_step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self._path, "".join(self._lines))
-        self._file = None if self._remote else self._path.open("a")
+        # Unbuffered: a line that does not fit on the disk is known at once, and can be taken back.
+        self._file = None if self._remote else open(self._path, "ab", buffering=0)
 
     def _kept(self, last_step: int) -> list[str]:
         if not self._path.exists():
@@ -65,12 +73,16 @@ class JsonLines:
         return [json.loads(line) for line in self._lines]
 
     def write(self, record: JsonObject) -> None:
+        """Appends a record.
+
+        Raises:
+            OSError: the disk is full, or the like; the file ends with the record before.
+        """
         line = json.dumps(record) + "\n"
         if self._file is None:
             self._lines.append(line)
         else:
-            self._file.write(line)
-            self._file.flush()
+            append(self._file, line.encode(), self._path)
 
     def flush(self) -> None:
         if self._file is None:
@@ -82,6 +94,49 @@ class JsonLines:
             self._file.close()
 
 
+class Board:
+    """The scalars of a run for TensorBoard; written at once, without a thread that could fail.
+
+    Args:
+        folder: gets a file of events.
+        first_step: events of this and later steps that are in the folder already are not shown.
+    """
+
+    def __init__(self, folder: str, first_step: int):
+        self._folder = folder
+        with self._errors():
+            directory_check(folder)
+            # The writer names its file by the clock, which may be set back between two starts.
+            number = len(list(epath.Path(folder).glob("*")))
+            self._writer = EventsWriter(os.path.join(folder, "events"), f".{number}")
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(session_log=start, step=first_step))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._write(Event(summary=scalar(name, value), step=step))
+
+    def flush(self) -> None:
+        with self._errors():
+            self._writer.flush()
+
+    def close(self) -> None:
+        with self._errors():
+            self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with self._errors():
+            self._writer.write_event(event)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise cannot_write(self._folder, e) from e
+
+
 class RunLog:
     """The three logs of a run; does nothing on hosts other than the first."""
 
@@ -91,17 +146,14 @@ class RunLog:
             folder = epath.Path(workdir)
             self._metrics = JsonLines(folder / "metrics.jsonl", last_step)
             self._samples = JsonLines(folder / "samples.jsonl", last_step)
-            self._board = tensorboardX.SummaryWriter(
-                str(folder / "tensorboard"), purge_step=last_step + 1
-            )
+            self._board = Board(str(folder / "tensorboard"), last_step + 1)
 
     def metrics(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Writes the metrics of a step; lists (numbers by position) go to metrics.jsonl alone."""
         if self._on:
             self._metrics.write({"step": step} | values)
-            for name, value in values.items():
-                if not isinstance(value, list):
-                    self._board.add_scalar(name, value, step)
+            scalars = {k: v for k, v in values.items() if not isinstance(v, list)}
+            self._board.scalars(step, scalars)
 
     def sample(self, step: int, record: JsonObject) -> None:
         if self._on:

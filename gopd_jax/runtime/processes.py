@@ -1,10 +1,6 @@
-"""Starting, agreeing and stopping: one process on a laptop, one per host on a slice or cluster."""
+"""Starting and agreeing: one process on a laptop, one per host on a slice or cluster."""
 
-from collections.abc import Iterator
-import contextlib
 import os
-import signal
-import threading
 
 import jax
 from jax.experimental import multihost_utils
@@ -18,6 +14,8 @@ def start_processes() -> None:
     Must be called before JAX is used.
     """
     if os.environ.get("GOPD_DISTRIBUTED") == "1":
+        # JAX would take SIGTERM for itself; `stopping` answers it.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize()
 
 
@@ -36,20 +34,3 @@ def fetch(x: jax.Array) -> np.ndarray:
     return np.asarray(
         x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
     )
-
-
-@contextlib.contextmanager
-def until_sigterm() -> Iterator[threading.Event]:
-    """An event that a SIGTERM sets, so that the current step can be finished and saved.
-
-    The previous handler is restored at the end.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    old = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, old)

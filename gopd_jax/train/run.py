@@ -7,35 +7,52 @@ evaluations.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json and 
 import contextlib
 import dataclasses
 
+import jax.numpy as jnp
+
 from gopd_jax.config import Config
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh
-from gopd_jax.runtime.processes import agree, until_sigterm
+from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
+from gopd_jax.runtime.run_folder import one_process
+from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.train import curves, summary
+from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.evaluations import Evaluations, Evaluator
+from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
+from gopd_jax.train.memory import devices_for
 from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
-from gopd_jax.train.prepare import make_stream, prepare
+from gopd_jax.train.prepare import RunInputs, make_stream, prepare
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
 from gopd_jax.train.verification import BackgroundVerifier
+from gopd_jax.types import TrainState
 
 
-def run(config: Config, workdir: str) -> summary.Summary | None:
-    """Runs a config to its end, from wherever `workdir` stands.
+def run(config: Config, workdir: str) -> summary.Summary:
+    """Runs a config to its end, from wherever `workdir` stands; returns the summary.
 
-    Returns the summary, or None after a SIGTERM. Raises ValueError before any work, with one
-    sentence on what is wrong and what was expected.
+    Raises:
+        ValueError: before any work, with one sentence on what is wrong and what was expected.
+        Stopped: after SIGTERM or Ctrl-C; the last finished step is saved.
+        NonFiniteError: a number that decides the run is not finite; what was saved is as it was.
+        OSError: a file of the run cannot be written; what was saved is as it was.
     """
-    # ---- Whatever can be wrong is found here.
-    programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
-    dtype = compute_dtype(config.compute_dtype)
-    inputs = prepare(config, workdir)
-    learner = make_learner(config, inputs.models[config.student], programs, dtype)
+    with undone_if_refused(workdir):
+        programs, dtype = devices_for(config, workdir)
+        inputs = prepare(config, workdir)
+        with one_process(workdir):
+            return _run(config, workdir, inputs, programs, dtype)
+
+
+def _run(
+    config: Config, workdir: str, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+) -> summary.Summary:
+    # ---- Whatever else can be wrong is found here.
+    learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     resumed = start_or_resume(workdir, host.identity, provenance.record())
@@ -48,7 +65,7 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
     teachers, reference = load_frozen(inputs, programs, dtype)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:
-        first, state = saved.step, saved.state
+        first, state = saved.step, check_saved(saved.state, saved.step)
         host.restore(workdir, saved.host)
     else:
         first, state = 0, learner.start(load_student(config, inputs, programs))
@@ -61,32 +78,55 @@ def run(config: Config, workdir: str) -> summary.Summary | None:
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
-        stop = stack.enter_context(until_sigterm())
         evaluations = Evaluations(workdir, first)
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
-
-        # ---- Where student and teachers stand.
-        evaluator.student(state.params, first)
-        evaluator.teachers(teachers)
-
-        # ---- rollout -> score -> update; evaluate and save on the way.
-        with Bar("train", config.steps, "steps", first) as bar:
-            for step in range(first + 1, config.steps + 1):
-                state, record, note = trainer.step(state, next(host.stream), step, log)
-                host.seconds += record.seconds
-                stopping = agree(stop.is_set()) and step < config.steps
-                if stopping or step == config.steps or step % config.checkpoint.every == 0:
-                    note = log.write_last() or note
-                    checkpoints.save(step, state, host.to_json())
-                bar.advance(1, note)
-                if stopping:
-                    say(summary.stopped(step, config.steps))
-                    return None
-                evaluator.student(state.params, step)
+        with stop_points():
+            _train(trainer, evaluator, state, first, host, checkpoints, log)
 
     # ---- What came of it.
     result = summary.write(workdir, config, inputs, evaluations, host.seconds)
     curves.draw(workdir, config)
     say(f"{summary.table(result)}\n{summary.closing(workdir)}")
     return result
+
+
+def _train(
+    trainer: Trainer,
+    evaluator: Evaluator,
+    state: TrainState,
+    first: int,
+    host: HostState,
+    checkpoints: Checkpoints,
+    log: StepLog,
+) -> None:
+    """rollout -> score -> update, from the step after `first` to the last; evaluates and saves.
+
+    Raises:
+        Stopped: a signal has asked for it; the last finished step is saved.
+    """
+    steps, every = trainer.config.steps, trainer.config.checkpoint.every
+    done = saved = first
+    now = host.to_json()
+    try:
+        # Where student and teachers stand.
+        evaluator.student(state.params, first)
+        evaluator.teachers(trainer.teachers)
+
+        with Bar("train", steps, "steps", first) as bar:
+            for step in range(first + 1, steps + 1):
+                state, record, note = trainer.step(state, next(host.stream), step, log)
+                host.seconds += record.seconds
+                done, now = step, host.to_json()
+                if step == steps or step % every == 0:
+                    note = log.write_last() or note
+                    checkpoints.save(step, check_to_save(state, step), now)
+                    saved = step
+                checkpoints.check()
+                bar.advance(1, note)
+                evaluator.student(state.params, step)
+    except Stopped as stop:
+        if done > saved:
+            log.write_last()
+            checkpoints.save(done, check_to_save(state, done), now)
+        raise Stopped(stop.number, summary.stopped(done, steps)) from None

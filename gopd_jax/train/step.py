@@ -18,6 +18,7 @@ from gopd_jax.learner.sources import given_answers, in_order, outside_advantages
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
+from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
 from gopd_jax.train.prepare import RunInputs
@@ -53,6 +54,7 @@ class Trainer:
             progress bar.
 
         Raises:
+            Stopped: a signal has asked for it, before the update; the state is as it was.
             NonFiniteError: a number of the step is NaN or infinite. The state is as it was, and the
                 rollouts are written beside the run.
         """
@@ -66,7 +68,7 @@ class Trainer:
         # The teachers of sft have answered already; they score nothing.
         teachers = self.teachers if self.config.method == "gopd" else {}
         scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
-        jax.block_until_ready(scored)
+        stop_point()
         record.lap("score")
 
         for packed, batch in zip(updates, scored, strict=True):

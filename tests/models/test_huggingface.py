@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 
+from full_disk import full_at
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -313,6 +314,12 @@ def test_refuses_to_overwrite(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="will not overwrite"):
         _save(tmp_path / "file")
+
+
+def test_a_full_disk_leaves_nothing_behind_and_is_named(tmp_path):
+    with full_at(5_000), pytest.raises(OSError, match="model cannot be written .*too large"):
+        _save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_leaves_nothing_behind(tmp_path):

@@ -1,9 +1,9 @@
 """Checkpoints that are damaged, cannot be written, or lack their manifest."""
 
 from pathlib import Path
-import resource
 import shutil
 
+from full_disk import full_at
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,13 +215,11 @@ def test_a_run_that_ends_before_it_restores_deletes_nothing(workdir):
 @pytest.fixture
 def full_disk():
     """Files larger than 20 kB cannot be written, by TensorStore either."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_at(20_000):
+        yield
 
 
-@pytest.mark.parametrize("notice", ["the next save", "the end"])
+@pytest.mark.parametrize("notice", ["the next save", "a check", "the end"])
 def test_a_full_disk_is_one_sentence_and_harms_nothing(workdir, notice, request):
     before = contents(workdir / "checkpoints")
     checkpoints = Checkpoints(str(workdir), keep=1)
@@ -231,6 +229,9 @@ def test_a_full_disk_is_one_sentence_and_harms_nothing(workdir, notice, request)
     with pytest.raises(OSError, match="step 6 cannot be written.*resumes from step 4") as error:
         if notice == "the next save":
             checkpoints.save(8, state(8), {"next": 8})
+        elif notice == "a check":
+            while True:  # it is known soon, without waiting for it
+                checkpoints.check()
         else:
             checkpoints.close()
     assert "\n" not in str(error.value)

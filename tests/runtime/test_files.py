@@ -3,6 +3,7 @@
 import json
 
 from etils import epath
+from full_disk import full_at
 import pytest
 
 from gopd_jax.runtime.files import replace_json, replace_text
@@ -23,12 +24,21 @@ def test_a_kill_while_writing_leaves_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     replace_text(path, "old")
 
-    def half(self, text, *args, **kwargs):
-        with open(self, "w") as file:
-            file.write(text[: len(text) // 2])
+    def half(self, content):
+        with open(self, "wb") as file:
+            file.write(content[: len(content) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(epath.Path(path)), "write_text", half)
+    monkeypatch.setattr(type(epath.Path(path)), "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         replace_text(path, "new content")
     assert path.read_text() == "old"
+
+
+def test_a_full_disk_leaves_the_old_content_and_names_the_file(tmp_path):
+    path = tmp_path / "run.json"
+    replace_text(path, "old")
+    expected = r"run.json cannot be written \(File too large\); what it held is kept"
+    with full_at(50), pytest.raises(OSError, match=expected):
+        replace_text(path, "new" * 100)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -1,7 +1,9 @@
 """Logs that survive a kill and a resume."""
 
 import json
+import time
 
+from full_disk import full_at
 import pytest
 
 from gopd_jax.runtime import metrics
@@ -95,3 +97,37 @@ def test_the_logs_of_a_run(tmp_path):
     assert json.loads((tmp_path / "samples.jsonl").read_text()) == {"step": 1, "response": "42"}
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"reward" in events.read_bytes() and b"tokens_by_position" not in events.read_bytes()
+
+
+def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(path):
+    write(path, 0, 1, 2)
+    before = path.read_bytes()
+    lines = JsonLines(path, 2)
+    expected = "metrics.jsonl cannot be written .File too large.; what it held is kept"
+    with full_at(len(before) + 5), pytest.raises(OSError, match=expected):
+        lines.write({"step": 3})
+    assert path.read_bytes() == before
+    lines.write({"step": 3})  # there is room again
+    lines.close()
+    assert steps_of(path) == [1, 2, 3]
+
+
+def test_tensorboard_on_a_full_disk_ends_the_run(tmp_path):
+    """And does not wait for a thread that has ended."""
+    log = RunLog(str(tmp_path), 0)
+    with full_at(2000), pytest.raises(OSError, match="cannot be written .File too large"):
+        for step in range(1, 1000):
+            log.metrics(step, {"reward": 0.5})
+            log.flush()
+    assert steps_of(tmp_path / "metrics.jsonl") == list(range(1, step + 1))
+
+
+def test_two_starts_within_a_second_keep_both_files_of_events(tmp_path, monkeypatch):
+    """A clock that was set back must not make a start overwrite the events of another."""
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    for start in range(3):
+        log = RunLog(str(tmp_path), start)
+        log.metrics(start + 1, {f"reward_{start}": 0.5})
+        log.close()
+    events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").iterdir())
+    assert all(f"reward_{start}".encode() in events for start in range(3))

@@ -1,10 +1,15 @@
 """run.json: what is written is read back, and folders of other formats are refused."""
 
+import errno
+import fcntl
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from gopd_jax.runtime.run_folder import FORMAT, holds_run, read_run, write_run
+from gopd_jax.runtime.run_folder import FORMAT, holds_run, one_process, read_run, write_run
 
 RUN = {"config": {"seed": 3}, "fingerprints": {"weights": {"student": "ab"}}, "starts": []}
 
@@ -78,3 +83,41 @@ def test_checkpoints_without_run_json_are_not_a_new_run(tmp_path):
         holds_run(str(tmp_path))
     write_run(str(tmp_path), RUN)
     assert holds_run(str(tmp_path))
+
+
+HOLDER = """
+import sys, time
+from gopd_jax.runtime.run_folder import one_process
+
+with one_process(sys.argv[1]):
+    print("holds it", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_works_in_a_folder(tmp_path):
+    """The lock ends with its process, also by a kill; nothing has to be cleaned up."""
+    workdir = str(tmp_path / "run")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, workdir], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "holds it\n"
+    expected = rf"process {holder.pid} of .* is training there; expected a folder that no other"
+    with pytest.raises(ValueError, match=expected), one_process(workdir):
+        raise AssertionError("two at once")
+    holder.kill()
+    holder.wait()
+    with one_process(workdir), pytest.raises(ValueError, match=f"process {os.getpid()} of"):
+        with one_process(workdir):  # in one process, too
+            raise AssertionError("two at once")
+    with one_process(workdir):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with one_process(str(tmp_path)):
+        assert "has no locks (No locks available): start one training" in capsys.readouterr().err

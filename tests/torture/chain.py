@@ -10,7 +10,7 @@ import time
 
 from tests.same_run import differences
 from tests.torture.phases import at_moment
-from tests.torture.plan import ENDS, STEPS, Strike
+from tests.torture.plan import ENDS, STEPS, STOPS, Strike
 from tests.torture.struck_run import Failed, StruckRun, seconds_until_gone
 
 
@@ -69,7 +69,7 @@ class Chain:
         moment, below = run.strike(strike)
         if expected := ENDS.get(strike.signal):
             outcome.status = run.wait()
-            if outcome.status not in expected:
+            if outcome.status not in expected or (outcome.status == 0 and not self.complete):
                 outcome.wrong.append(f"exit status {outcome.status}")
         if below:
             outcome.gone_s = seconds_until_gone(below)
@@ -80,6 +80,9 @@ class Chain:
         if expected and not self.complete:
             self.run = self._start()
             outcome.resumed = self.run.wait_for("restored").step
+            done = max(e.step for e in run.phases.events if e.phase in ("between", "restored"))
+            if strike.signal in STOPS and outcome.resumed != done:
+                outcome.wrong.append(f"step {done} was finished and is not saved")
         return outcome
 
     def finish(self) -> None:

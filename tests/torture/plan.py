@@ -14,8 +14,8 @@ WINDOWS = ((2, 3, 4), (5, 6, 7), (8, 9, 10), (11, 12))
 PHASES = ("rollout", "score", "update", "save", "evaluation")
 KILL_ALL, KILL_MAIN, KILL_WORKERS = "kill -9 group", "kill -9 main", "kill -9 workers"
 SIGNALS = (KILL_ALL, KILL_MAIN, KILL_WORKERS, "SIGTERM", "SIGINT", "SIGSTOP")
-# Exit statuses of a run that a signal ends; a run goes on after the others. 0: it has finished the
-# step, or all steps.
+STOPS = ("SIGTERM", "SIGINT")  # answered by saving the last finished step
+# Exit statuses of a run that a signal ends; a run goes on after the others. 0: all steps are done.
 ENDS = {KILL_ALL: (-9,), KILL_MAIN: (-9,), "SIGTERM": (143, 0), "SIGINT": (130, 0)}
 # Of the usual duration of a phase; its end is left out, because durations vary.
 FRACTION = (0.05, 0.6)

@@ -21,10 +21,15 @@ import numpy as np
 import pytest
 
 from gopd_jax import tiny
+from gopd_jax.learner.learner import Learner
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params
+from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime import checkpoint
 from gopd_jax.runtime.checkpoint import restore_params
+from gopd_jax.runtime.errors import Stopped
+from gopd_jax.train.evaluations import Evaluator
+from gopd_jax.train.keys import training_key
 from gopd_jax.train.run import run
 
 
@@ -106,19 +111,58 @@ def test_kill_and_resume_equals_uninterrupted(uninterrupted, tmp_path, lines):
     assert_same_run(workdir, uninterrupted, lines)
 
 
-def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path, lines):
+def test_sigterm_saves_what_was_finished(uninterrupted, tmp_path, lines):
     workdir = tmp_path / "run"
     process = start(workdir)
     wait_for(process, lambda: len(read_lines(workdir / "metrics.jsonl")) >= 2)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
-    assert "stopped by SIGTERM after step" in out, out
+    assert process.returncode == 143, out
+    assert "stopped by SIGTERM after step" in out and "Traceback" not in out, out
     saved = max(int(p) for p in os.listdir(workdir / "checkpoints") if p.isdigit())
     assert len(read_lines(workdir / "metrics.jsonl")) == saved  # nothing done was lost
     out, _ = start(workdir).communicate(timeout=400)
     assert f"at step {saved} of 6" in out, out
     assert_same_run(workdir, uninterrupted, lines)
+
+
+def striking(function, number: int, at: Callable[..., bool]):
+    """`function`, which first sends the process a signal where `at` is true of its arguments."""
+
+    def with_signal(*args, **kwargs):
+        if at(*args, **kwargs):
+            os.kill(os.getpid(), number)
+        return function(*args, **kwargs)
+
+    return with_signal
+
+
+def test_signals_in_rollout_score_and_evaluation(unfinished, uninterrupted, lines, monkeypatch):
+    """Each ends the run before the phase does; what was finished is saved, and costs no bit."""
+    shutil.rmtree(unfinished / "checkpoints/6")
+
+    def steps():
+        return sorted(int(p) for p in os.listdir(unfinished / "checkpoints") if p.isdigit())
+
+    def stopped(owner, name, number, at, message):
+        with monkeypatch.context() as patch, pytest.raises(Stopped, match=message):
+            patch.setattr(owner, name, striking(getattr(owner, name), number, at))
+            run(small(), str(unfinished))
+        assert not (unfinished / "summary.json").exists()
+
+    def rollout_of_step_6(_, weights, requests, key, rule):
+        return np.array_equal(jax.random.key_data(key), jax.random.key_data(training_key(0, 6)))
+
+    by_sigterm = r"stopped by SIGTERM after step 5 of 6, which is saved; rollouts and evaluations"
+    stopped(RolloutEngine, "__call__", signal.SIGTERM, rollout_of_step_6, by_sigterm)
+    assert steps() == [4, 5] and len(read_lines(unfinished / "metrics.jsonl")) == 5
+    by_ctrl_c = "stopped by Ctrl-C after step 5 of 6, which is saved"
+    stopped(Learner, "score", signal.SIGINT, lambda *_: True, by_ctrl_c)
+    assert steps() == [4, 5]
+    stopped(Evaluator, "student", signal.SIGTERM, lambda _, params, step: step == 6, "step 6 of 6")
+    assert steps()[-1] == 6
+    run(small(), str(unfinished))
+    assert_same_run(unfinished, uninterrupted, lines)
 
 
 def test_an_evaluation_cut_short_is_made_up_for(uninterrupted, tmp_path, lines):
@@ -189,6 +233,14 @@ def full_disk():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     return fails
+
+
+def test_a_clock_that_was_set_back_changes_nothing(unfinished, uninterrupted, lines, monkeypatch):
+    shutil.rmtree(unfinished / "checkpoints/6")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 1e7)
+    run(small(), str(unfinished))
+    assert_same_run(unfinished, uninterrupted, lines)
 
 
 def test_run_json_and_summary_damaged_or_lost(unfinished):
