@@ -26,6 +26,7 @@ from gopd_jax.models.huggingface import weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.trackers import check_installed
 from gopd_jax.train.checks import (
     check_models,
     check_prompts,
@@ -58,6 +59,12 @@ class RunInputs:
     dropped: dict[str, FilterReport]
     fingerprints: JsonObject
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of prompts, by "DOMAIN/train" and "DOMAIN/test"."""
+        sides = {"train": self.train, "test": self.test}
+        return {f"{n}/{side}": len(p) for side, by in sides.items() for n, p in by.items()}
+
 
 def prepare(config: Config, workdir: str) -> RunInputs:
     """Reads and checks everything that the run needs, short of parameters.
@@ -68,6 +75,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             what was expected.
     """
     check_writable(workdir)
+    check_installed(config.log.trackers)
     roles = _roles(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout

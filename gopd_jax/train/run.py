@@ -17,6 +17,7 @@ from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.run_folder import one_process
 from gopd_jax.runtime.stopping import stop_points
+from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
@@ -38,22 +39,25 @@ def run(config: Config, workdir: str) -> summary.Summary:
         OSError: a file of the run cannot be written; what was saved is as it was.
     """
     inputs = prepare(config, workdir)
-    with one_process(workdir):
-        return _run(config, workdir, inputs)
+    with one_process(workdir), Trackers(workdir, config.log.trackers) as trackers:
+        return _run(config, workdir, inputs, trackers)
 
 
-def _run(config: Config, workdir: str, inputs: RunInputs) -> summary.Summary:
+def _run(config: Config, workdir: str, inputs: RunInputs, trackers: Trackers) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
     dtype = compute_dtype(config.compute_dtype)
     learner = make_learner(config, inputs.models[config.student], programs, dtype)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
-    resumed = start_or_resume(workdir, host.identity, provenance.record())
+    start = provenance.record() | {"prompts": inputs.counts}
+    resumed = start_or_resume(workdir, host.identity, start)
     if (finished := summary.read(workdir)) is not None:
         say(f"{summary.table(finished)}\n{summary.complete(workdir)}")
         return finished
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
+    shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
+    trackers.start(config.name, shown)
 
     # ---- Models, at the start or where the last run stopped.
     teachers, reference = load_frozen(inputs, programs, dtype)
@@ -67,7 +71,7 @@ def _run(config: Config, workdir: str, inputs: RunInputs) -> summary.Summary:
         say(summary.resumed(workdir, first, config.steps))
 
     with contextlib.ExitStack() as stack:
-        log = StepLog(workdir, first, config, inputs.tokenizer, learner.schedule)
+        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, learner.schedule)
         stack.enter_context(contextlib.closing(log))
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
@@ -81,7 +85,7 @@ def _run(config: Config, workdir: str, inputs: RunInputs) -> summary.Summary:
     # ---- What came of it.
     result = summary.write(workdir, config, inputs, evaluations, host.seconds)
     curves.draw(workdir, config)
-    say(f"{summary.table(result)}\n{summary.closing(workdir)}")
+    say(f"{summary.table(result)}\n{summary.closing(workdir, trackers.tensorboard)}")
     return result
 
 
@@ -104,8 +108,8 @@ def _train(
     now = host.to_json()
     try:
         # Where student and teachers stand.
-        evaluator.student(state.params, first)
-        evaluator.teachers(trainer.teachers)
+        log.scores("student", first, evaluator.student(state.params, first))
+        log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
 
         with Bar("train", steps, "steps", first) as bar:
             for step in range(first + 1, steps + 1):
@@ -118,7 +122,7 @@ def _train(
                     saved = step
                 checkpoints.check()
                 bar.advance(1, note)
-                evaluator.student(state.params, step)
+                log.scores("student", step, evaluator.student(state.params, step))
     except Stopped as stop:
         if done > saved:
             log.write_last()
