@@ -79,6 +79,7 @@ class Trackio:
     def __init__(self, run: TrackedRun):
         import trackio
 
+        self._end = trackio.finish  # `Run.finish` would be called once more as Python ends
         with contextlib.redirect_stdout(sys.stderr):  # where all that training says goes
             self._run = trackio.init(
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT),
@@ -93,7 +94,7 @@ class Trackio:
 
     def close(self, failed: bool) -> None:
         with contextlib.redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._end()
 
 
 SERVICES: dict[str, Callable[[TrackedRun], Tracker]] = {

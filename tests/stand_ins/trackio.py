@@ -7,10 +7,6 @@ class Run:
     def log(self, metrics, step=None):
         calls.append(("log", step, metrics))
 
-    def finish(self):
-        print("* Run finished.")
-        calls.append(("finish",))
-
 
 def init(
     project,
@@ -27,3 +23,8 @@ def init(
     calls.append(("init", {"project": project, "name": name, "resume": resume}))
     calls.append(("config", config))
     return Run()
+
+
+def finish():
+    print("* Run finished.")
+    calls.append(("finish",))
