@@ -4,7 +4,7 @@ In: plain numbers and records by step. Out: metrics.jsonl and samples.jsonl in t
 numbers also go to the trackers of the run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 
 from etils import epath
@@ -96,9 +96,16 @@ class RunLog:
         workdir: the run's folder.
         last_step: step that the run resumes from; what is logged of later steps is dropped.
         trackers: shown the same numbers; those that lack earlier steps are given them.
+        scores: of earlier evaluations, as arguments of `scores`.
     """
 
-    def __init__(self, workdir: str, last_step: int, trackers: Trackers):
+    def __init__(
+        self,
+        workdir: str,
+        last_step: int,
+        trackers: Trackers,
+        scores: Sequence[tuple[str, int, Mapping[str, float]]] = (),
+    ):
         self._on = jax.process_index() == 0
         self._trackers = trackers
         self._board = None
@@ -108,9 +115,10 @@ class RunLog:
             self._samples = JsonLines(folder / "samples.jsonl", last_step)
             if trackers.tensorboard:
                 self._board = Board(str(folder / "tensorboard"), last_step + 1)
-            for record in self._metrics.records():
-                values = {name: value for name, value in record.items() if name != "step"}
-                trackers.scalars("metrics", record["step"], _scalars(values))
+            earlier = [("metrics", r["step"], _scalars(r)) for r in self._metrics.records()]
+            earlier += [(_scores_of(model), step, values) for model, step, values in scores]
+            for kind, step, values in sorted(earlier, key=lambda item: item[1]):
+                trackers.scalars(kind, step, values)
 
     def metrics(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Writes the metrics of a step; lists (numbers by position) go to metrics.jsonl alone."""
@@ -121,7 +129,7 @@ class RunLog:
     def scores(self, model: str, step: int, values: Mapping[str, float]) -> None:
         """Shows the scores of a model to the trackers; the record of them is evaluations.jsonl."""
         if self._on and values:
-            self._show(f"scores of {model}", step, values)
+            self._show(_scores_of(model), step, values)
 
     def sample(self, step: int, record: JsonObject) -> None:
         if self._on:
@@ -149,5 +157,11 @@ class RunLog:
         self._trackers.scalars(kind, step, values)
 
 
-def _scalars(values: Mapping[str, float | list[float]]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if not isinstance(value, list)}
+def _scalars(record: Mapping[str, float | list[float]]) -> dict[str, float]:
+    """The plain numbers of a line of metrics.jsonl, without its step."""
+    lists = {name for name, value in record.items() if isinstance(value, list)}
+    return {name: record[name] for name in record if name not in lists | {"step"}}
+
+
+def _scores_of(model: str) -> str:
+    return f"scores of {model}"

@@ -1,8 +1,9 @@
 """Trackers: services that show the numbers of a run beside metrics.jsonl, which is the record.
 
 In: the scalars of each step. Out: a run of Weights & Biases or of Trackio, and trackers.json in the
-run's folder: the id of that run, and how far it was given the numbers. TensorBoard needs neither
-and has a module of its own.
+run's folder: the id of that run, how far it was given the numbers, and whether it was closed. A
+tracker that was not closed, as after a kill, has lost what it held in memory. TensorBoard needs
+none of this and has a module of its own.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -45,6 +46,9 @@ class Tracker(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the values of a step; steps never decrease within a start of the run."""
 
+    def held(self) -> int | None:
+        """Last step that the tracker holds of earlier starts, -1 for none; None if not known."""
+
     def close(self, failed: bool) -> None:
         """Ends the run, or this start of it; `failed` if it was stopped or has failed."""
 
@@ -69,6 +73,9 @@ class WeightsAndBiases:
         # A step that the server has is dropped; a resumed run may give the scores of such a step.
         self._run.log(dict(values), step=max(step, self._run.step))
 
+    def held(self) -> int | None:
+        return self._run.step - 1  # offline, each start has a folder of its own, which begins at 0
+
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
 
@@ -91,6 +98,10 @@ class Trackio:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
+
+    def held(self) -> int | None:
+        following = getattr(self._run, "_next_step", None)  # nothing public says it
+        return None if following is None else following - 1
 
     def close(self, failed: bool) -> None:
         with contextlib.redirect_stdout(sys.stderr):
@@ -136,7 +147,7 @@ class Trackers:
         self._started: dict[str, Tracker] = {}
         self._file = epath.Path(workdir) / "trackers.json"
         self._states: dict[str, JsonObject] = {}  # by tracker: what trackers.json says of it
-        self._given_before: dict[tuple[str, str], int] = {}  # by tracker and kind: the last step
+        self._given_before: dict[tuple[str, str], int] = {}  # last step, by tracker and kind
 
     def start(self, name: str, config: JsonObject) -> None:
         """Begins or continues the run in each tracker.
@@ -152,8 +163,8 @@ class Trackers:
             return
         self._states = read_json(self._file) if self._file.exists() else {}
         for tracker in self._names:
-            state = self._states.setdefault(tracker, {"id": secrets.token_hex(4), "given": {}})
-            self._given_before |= {(tracker, kind): n for kind, n in state["given"].items()}
+            new = {"id": secrets.token_hex(4), "closed": True, "given": {}}
+            state = self._states.setdefault(tracker, new)
             folder = "" if "://" in self._workdir else os.path.abspath(self._workdir)
             run = TrackedRun(name, state["id"], folder, config)
             try:
@@ -163,10 +174,14 @@ class Trackers:
                     f"config.log.trackers: {tracker} cannot be started ({_reason(e)}); expected "
                     f"{HELP[tracker]}"
                 ) from e
+            held = None if state["closed"] else self._started[tracker].held()
+            for kind, step in state["given"].items():
+                self._given_before[tracker, kind] = step if held is None else min(step, held)
+            state["closed"] = False
         self.flush()
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Shows values of a step to each tracker that an earlier start has not given them.
+        """Shows values of a step to each tracker that does not hold them from an earlier start.
 
         Args:
             kind: of values, such as "metrics"; within each, steps increase.
@@ -200,14 +215,17 @@ class Trackers:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name, tracker in self._started.items():
-            self._end(name, tracker, failed=error is not None)
+            self._states[name]["closed"] = self._end(name, tracker, failed=error is not None)
+        self.flush()
         self._started = {}
 
-    def _end(self, name: str, tracker: Tracker, failed: bool) -> None:
+    def _end(self, name: str, tracker: Tracker, failed: bool) -> bool:
         try:
             tracker.close(failed)
         except Exception as e:
             say(f"warning: {name} could not be closed ({_reason(e)}); metrics.jsonl is complete")
+            return False
+        return True
 
 
 def _is_installed(name: str) -> bool:

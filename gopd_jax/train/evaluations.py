@@ -42,6 +42,13 @@ class Evaluations:
     def get(self, model: str, domain: str, step: int) -> Evaluation:
         return self._results[model, domain, step]
 
+    def scores(self) -> list[tuple[str, int, dict[str, float]]]:
+        """Model, step and score of each result, the score as trackers show it."""
+        return [
+            (model, step, {score_name(model, domain): result.mean})
+            for (model, domain, step), result in self._results.items()
+        ]
+
     def add(self, model: str, domain: str, step: int, result: Evaluation) -> None:
         self._results[model, domain, step] = result
         if jax.process_index() == 0:
@@ -121,4 +128,9 @@ class Evaluator:
                     name=name,
                 )
             self._results.add(who, domain, step, result)
-        return {f"score_{who}/{d}": self._results.get(who, d, step).mean for d in domains}
+        return {score_name(who, d): self._results.get(who, d, step).mean for d in domains}
+
+
+def score_name(model: str, domain: str) -> str:
+    """Name of a score among the metrics that trackers show."""
+    return f"score_{model}/{domain}"

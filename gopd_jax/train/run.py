@@ -71,12 +71,13 @@ def _run(config: Config, workdir: str, inputs: RunInputs, trackers: Trackers) ->
         say(summary.resumed(workdir, first, config.steps))
 
     with contextlib.ExitStack() as stack:
-        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, learner.schedule)
+        evaluations = Evaluations(workdir, first)
+        schedule, earlier = learner.schedule, evaluations.scores()
+        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, schedule, earlier)
         stack.enter_context(contextlib.closing(log))
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
-        evaluations = Evaluations(workdir, first)
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
         with stop_points():

@@ -84,6 +84,7 @@ class StepLog:
         last_step: step of the checkpoint that the run resumes from; later lines are dropped.
         trackers: started; they are shown the metrics too.
         schedule: learning rate by update.
+        scores: model, step and scores of each evaluation of earlier starts.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class StepLog:
         config: Config,
         tokenizer: ChatTokenizer,
         schedule: optax.Schedule,
+        scores: Sequence[tuple[str, int, Mapping[str, float]]],
     ):
         self._config, self._tokenizer, self._schedule = config, tokenizer, schedule
         self._workdir = workdir
-        self._log = RunLog(workdir, last_step, trackers)
+        self._log = RunLog(workdir, last_step, trackers, scores)
         self._last: StepRecord | None = None
 
     def keep(self, record: StepRecord) -> None:

@@ -70,7 +70,6 @@ def test_a_run_is_shown_from_start_to_end(services, tmp_path, capsys):
 def test_a_resumed_run_continues_and_repeats_no_step(services, tmp_path):
     """Of steps after the checkpoint, the numbers are the same to the bit."""
     start(tmp_path, [1, 2, 3, 4, 5], scores=[4])
-    services["wandb"].resumed_step = 5
     start(tmp_path, [4, 5, 6, 7], last_step=3, scores=[4, 6])
     for module in services.values():
         assert steps_of(module) == [1, 2, 3, 4, 5, 6, 7]
@@ -82,7 +81,6 @@ def test_a_resumed_run_continues_and_repeats_no_step(services, tmp_path):
 def test_scores_of_a_step_that_a_server_has_are_not_dropped(services, tmp_path):
     """The run was stopped in the evaluation after its last step."""
     start(tmp_path, [1, 2])
-    services["wandb"].resumed_step = 3
     with Trackers(str(tmp_path), ["wandb"]) as trackers:
         trackers.start("mine", CONFIG)
         RunLog(str(tmp_path), 2, trackers).scores("student", 2, {"score_student/math": 0.5})
@@ -107,6 +105,41 @@ def test_a_tracker_that_fails_is_named_once_and_caught_up_later(services, tmp_pa
     services["wandb"].fail_at = None
     start(tmp_path, [4], last_step=3)
     assert steps_of(services["wandb"]) == [1, 2, 3, 4]
+
+
+def test_after_a_kill_a_tracker_is_given_what_it_has_lost(services, tmp_path):
+    """What a library still held in memory was given, but nobody has it."""
+    start(tmp_path, [1, 2, 3, 4, 5], scores=[2])
+    file = tmp_path / "trackers.json"
+    file.write_text(file.read_text().replace('"closed": true', '"closed": false'))
+    (id,) = services["wandb"].server
+    (name,) = services["trackio"].held
+    services["wandb"].server[id] = 3  # it has steps 1 and 2
+    services["trackio"].held[name] = 4
+    for module in services.values():
+        module.calls.clear()
+    start(tmp_path, [6], last_step=5)
+    assert steps_of(services["wandb"]) == [3, 4, 5, 6]
+    assert steps_of(services["trackio"]) == [5, 6]
+
+
+def test_after_a_kill_offline_the_new_folder_has_every_step(services, tmp_path):
+    services["wandb"].offline = True
+    start(tmp_path, [1, 2], names=["wandb"], scores=[2])
+    start(tmp_path, [3], last_step=2, names=["wandb"])
+    assert steps_of(services["wandb"]) == [1, 2, 3]  # disjoint folders after an orderly end
+    file = tmp_path / "trackers.json"
+    file.write_text(file.read_text().replace('"closed": true', '"closed": false'))
+    services["wandb"].calls.clear()
+    with Trackers(str(tmp_path), ["wandb"]) as trackers:
+        trackers.start("mine", CONFIG)
+        RunLog(str(tmp_path), 3, trackers, [("student", 2, {"score_student/math": 0.5})])
+    assert [(step, list(data)) for step, data in logged(services["wandb"])] == [
+        (1, ["reward"]),
+        (2, ["reward"]),
+        (2, ["score_student/math"]),
+        (3, ["reward"]),
+    ]
 
 
 def test_a_tracker_is_told_that_the_run_failed(services, tmp_path):
