@@ -168,13 +168,13 @@ class Trackers:
             folder = "" if "://" in self._workdir else os.path.abspath(self._workdir)
             run = TrackedRun(name, state["id"], folder, config)
             try:
-                self._started[tracker] = SERVICES[tracker](run)
+                self._started[tracker] = started = SERVICES[tracker](run)
+                held = None if state["closed"] else started.held()
             except Exception as e:  # of the library, whatever it is
                 raise ValueError(
                     f"config.log.trackers: {tracker} cannot be started ({_reason(e)}); expected "
                     f"{HELP[tracker]}"
                 ) from e
-            held = None if state["closed"] else self._started[tracker].held()
             for kind, step in state["given"].items():
                 self._given_before[tracker, kind] = step if held is None else min(step, held)
             state["closed"] = False
@@ -216,7 +216,8 @@ class Trackers:
     ) -> None:
         for name, tracker in self._started.items():
             self._states[name]["closed"] = self._end(name, tracker, failed=error is not None)
-        self.flush()
+        with contextlib.suppress(OSError):  # the next start then asks the trackers what they hold
+            self.flush()
         self._started = {}
 
     def _end(self, name: str, tracker: Tracker, failed: bool) -> bool:
