@@ -6,23 +6,31 @@ The teacher stays frozen: one that follows the student collapses.
 
 tiny (default): the embedded base, shown the answer. It was never taught to read a hint: this shows
     the mechanism, not a gain.
-        python -m gopd_jax.train --config=configs/self_distillation.py
+        python -m gopd_jax.train --config=self_distillation
     Hardware: 2 CPU cores. Time: 2 minutes.
 
 qwen3_4b: Qwen3-4B, shown the reference solution in DeepMath's own format (field r1_solution_1),
     lambda = 1. Not in the paper.
-        python -m gopd_jax.train --config=configs/self_distillation.py:qwen3_4b \
+        python -m gopd_jax.train --config=self_distillation:qwen3_4b \
             --workdir=gs://BUCKET/self
     Expected: not measured by us. Others saw gains on shared rules and losses on AIME.
 """
 
 from gopd_jax import tiny
-from gopd_jax.presets import choose, embedded, paper
+from gopd_jax.presets import Preset, choose, embedded, paper
+
+PRESETS = {
+    "tiny": Preset(
+        "the embedded world: shows the mechanism, 2 minutes on 2 CPU cores", lambda: _tiny()
+    ),
+    "qwen3_4b": Preset(
+        "Qwen3-4B, shown the solutions of DeepMath; not in the paper", lambda: _paper()
+    ),
+}
 
 
 def get_config(preset: str = "tiny"):
-    presets = {"tiny": _tiny, "qwen3_4b": _paper}
-    return choose("self_distillation", preset, presets)
+    return choose("self_distillation", preset, PRESETS)
 
 
 def _tiny():

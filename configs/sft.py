@@ -5,26 +5,36 @@ student, and raises their likelihood. With --config.domains.NAME.teacher= (empty
 those of the data set (field "response").
 
 tiny (default): the embedded world, both teachers. tiny_math: the math teacher alone.
-        python -m gopd_jax.train --config=configs/sft.py
+        python -m gopd_jax.train --config=sft
     Hardware: 2 CPU cores. Time: as configs/multi_teacher.py. Expected: see docs/results.md.
 
 qwen3_4b: the paper's baseline (arXiv 2602.12125, Table 2): learning rate 1e-5, 5% warm-up, 50 steps
     of 1024 answers.
-        python -m gopd_jax.train --config=configs/sft.py:qwen3_4b --workdir=gs://BUCKET/sft \
+        python -m gopd_jax.train --config=sft:qwen3_4b --workdir=gs://BUCKET/sft \
             --config.domains.math.teacher=FOLDER --config.domains.code.teacher=FOLDER
     Expected (paper, math / code): 44.3 / 60.8.
 """
 
-from gopd_jax.presets import choose, embedded, paper
+from gopd_jax.presets import Preset, choose, embedded, paper
+
+PRESETS = {
+    "tiny": Preset(
+        "the embedded world: math and code, 10 minutes on 2 CPU cores",
+        lambda: _tiny({"math": "math_teacher", "code": "code_teacher"}),
+    ),
+    "tiny_math": Preset(
+        "the embedded world: math alone",
+        lambda: _tiny({"math": "math_teacher"}),
+    ),
+    "qwen3_4b": Preset(
+        "the paper's baseline: Qwen3-4B learns the answers of both teachers",
+        lambda: _paper(),
+    ),
+}
 
 
 def get_config(preset: str = "tiny"):
-    presets = {
-        "tiny": lambda: _tiny({"math": "math_teacher", "code": "code_teacher"}),
-        "tiny_math": lambda: _tiny({"math": "math_teacher"}),
-        "qwen3_4b": _paper,
-    }
-    return choose("sft", preset, presets)
+    return choose("sft", preset, PRESETS)
 
 
 def _tiny(teachers: dict[str, str]):

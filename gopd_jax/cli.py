@@ -9,7 +9,9 @@ import argparse
 from collections.abc import Callable, Iterator
 import contextlib
 import math
+from pathlib import Path
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, NoReturn
@@ -33,8 +35,17 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def format_help(self) -> str:
+        return as_started(super().format_help())
+
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}; see --help\n")
+        self.exit(BAD_INPUT, f"error: {' '.join(message.split())}; see --help\n")
+
+
+def as_started(text: str) -> str:
+    """The text with commands spelled `gopd NAME` if this process was started that way."""
+    is_gopd = Path(sys.argv[0]).name == "gopd"
+    return text.replace("python -m gopd_jax.", "gopd ") if is_gopd else text
 
 
 def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -47,6 +58,22 @@ def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
             value = least - 1
         if not least <= value <= most:
             expected = f"expected an integer in [{least}, {most}]"
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
+        return value
+
+    return parse
+
+
+def number(least: float = -math.inf) -> Callable[[str], float]:
+    """The argparse type of a finite number >= `least`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= least):
+            expected = "expected a finite number" + (f" >= {least:g}" if least > -math.inf else "")
             raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
         return value
 

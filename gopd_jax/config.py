@@ -7,6 +7,7 @@ reference of all of them, which is docs/configuration.md.
 """
 
 import dataclasses
+import os
 from typing import Annotated, Any, Literal
 
 import ml_collections
@@ -62,6 +63,10 @@ class Config:
             raise ValueError(
                 "config.name and config.student must be set: a name, and a Hugging Face folder or "
                 "hub id"
+            )
+        if os.path.isabs(self.name) or ".." in self.name.split("/") or "\0" in self.name:
+            raise ValueError(
+                f"config.name={self.name!r}: expected a name, which is the folder below runs/"
             )
         self._check_domains()
         self._check_counts()

@@ -7,6 +7,7 @@ python -m gopd_jax.expo --student=base --teacher=math_teacher --alpha=0.5 --out=
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import math
 import sys
 
@@ -60,14 +61,20 @@ def extrapolate(
         raise ValueError(f"--alpha={alpha}: expected a finite number, such as 0.25 or 0.5")
     check_free(out)
     config = load_config(student)
+    ours = dataclasses.asdict(config)
     for path in teachers:
-        if (other := load_config(path)) != config:
+        theirs = dataclasses.asdict(load_config(path))
+        differing = [name for name in ours if ours[name] != theirs[name]]
+        if differing:
             raise ValueError(
-                f"--teacher={path} is another architecture ({other}) than "
-                f"--student={student} ({config})"
+                f"--teacher={path} is another architecture than --student={student}: "
+                + "; ".join(f"{n}={theirs[n]!r}, expected {ours[n]!r}" for n in differing)
             )
     roles = {"student": student} | {f"teacher {path}": path for path in teachers}
-    check_same_vocabulary({role: ChatTokenizer.load(path) for role, path in roles.items()})
+    tokenizers = {role: ChatTokenizer.load(path) for role, path in roles.items()}
+    check_same_vocabulary(tokenizers)
+    for role, path in roles.items():
+        tokenizers[role].check_fits(f"{role.split()[0]} {path!r}", config.vocab_size)
     shardings = param_shardings(config, make_mesh())
 
     def load(path: str) -> Params:

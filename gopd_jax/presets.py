@@ -9,6 +9,7 @@ already (`gopd_jax.config`) and are written out all the same, so that they can b
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 
 from ml_collections import ConfigDict
 
@@ -30,13 +31,21 @@ PAPER_DATA = {
 }
 
 
-def choose(file: str, preset: str, presets: Mapping[str, Callable[[], ConfigDict]]) -> ConfigDict:
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A preset of a config file: one line for `train --help`, and what makes the config."""
+
+    about: str
+    make: Callable[[], ConfigDict]
+
+
+def choose(file: str, preset: str, presets: Mapping[str, Preset]) -> ConfigDict:
     """The preset of a config file, with the name FILE_PRESET.
 
     Args:
         file: name of the config file, without path and ending.
         preset: name of the preset.
-        presets: what makes each preset of the file.
+        presets: the presets of the file; the first is the default.
 
     Raises:
         ValueError: there is no such preset; names the choices.
@@ -45,7 +54,7 @@ def choose(file: str, preset: str, presets: Mapping[str, Callable[[], ConfigDict
         raise ValueError(
             f"configs/{file}.py:{preset}: no such preset; expected one of {sorted(presets)}"
         )
-    config = presets[preset]()
+    config = presets[preset].make()
     config.name = f"{file}_{preset}"
     return config
 

@@ -20,6 +20,7 @@ COMMANDS += ["export", "expo"]
 def make_parser():
     parser = cli.Parser(prog="command")
     parser.add_argument("--count", type=cli.integer(1, 5), default=1)
+    parser.add_argument("--share", type=cli.number(0), default=0.0)
     parser.add_argument("--seconds", type=cli.positive_number, default=1.0)
     return parser
 
@@ -34,6 +35,9 @@ def make_parser():
         (["--seconds=inf"], "argument --seconds: invalid value 'inf': expected a finite number"),
         (["--seconds=nan"], "argument --seconds: invalid value 'nan': expected a finite number"),
         (["--seconds=x"], "argument --seconds: invalid value 'x': expected a finite number"),
+        (["--share=-1"], "argument --share: invalid value '-1': expected a finite number >= 0"),
+        (["--share=nan"], "argument --share: invalid value 'nan': expected a finite number >= 0"),
+        (["--co\nun=1"], "unrecognized arguments: --co un=1"),
         (["--coun=1"], "unrecognized arguments: --coun=1"),
         (["rest"], "unrecognized arguments: rest"),
     ],
@@ -47,8 +51,8 @@ def test_a_wrong_option_is_one_line_and_exit_status_2(capsys, arguments, message
 
 
 def test_options_within_their_bounds():
-    args = make_parser().parse_args(["--count=5", "--seconds=0.5"])
-    assert vars(args) == {"count": 5, "seconds": 0.5}
+    args = make_parser().parse_args(["--count=5", "--seconds=0.5", "--share=0.25"])
+    assert vars(args) == {"count": 5, "seconds": 0.5, "share": 0.25}
 
 
 def fails(error):

@@ -52,12 +52,13 @@ def benchmark(args: argparse.Namespace) -> None:
         _show(compile_for_topology(args, model))
         return
     if args.workload == "chat":
-        prompts = chat_prompts(args.model, args.prompt_file, args.prompts)
+        prompts, ids = chat_prompts(args.model, args.prompt_file, args.prompts, model.vocab_size)
     else:
-        prompts = random_prompts(args.prompts, args.prompt_tokens, model.vocab_size)
+        ids = model.vocab_size
+        prompts = random_prompts(args.prompts, args.prompt_tokens, ids)
     requests = to_requests(prompts, args.samples, args.max_new)
     mesh = make_mesh(data=args.data, tensor=args.tensor)
-    engine = make_engine(args, model, mesh, max(map(len, prompts)))
+    engine = make_engine(args, model, mesh, max(map(len, prompts)), ids)
     shardings = param_shardings(model, mesh)
     if args.random_weights:
         init = jax.jit(lambda key: init_params(model, key), out_shardings=shardings)
@@ -78,7 +79,7 @@ def benchmark(args: argparse.Namespace) -> None:
     summary |= {"record": "median"} | _engine_figures(engine)
     summary["settings"] = settings_in_effect(args)
     if args.score:
-        summary |= logprob_gap(model, params, rollouts, rule, engine.dtype)
+        summary |= logprob_gap(model, params, rollouts, rule, engine.dtype, ids)
     for program in engine.programs.programs:
         _show({"record": "program"} | dataclasses.asdict(program))
     _show(summary)
@@ -140,6 +141,7 @@ def logprob_gap(
     rollouts: Sequence[Rollout],
     rule: SamplingRule,
     dtype: DTypeLike,
+    num_ids: int | None = None,
 ) -> dict[str, float]:
     """How far the sampler's log-probs are from those of the learner's scorer.
 
@@ -149,6 +151,7 @@ def logprob_gap(
         rollouts: those of one run.
         rule: the distribution that they were drawn from.
         dtype: compute dtype.
+        num_ids: number of ids that they were drawn from; None stands for the whole vocabulary.
 
     Returns:
         Mean and maximum of the absolute difference over all tokens, in nats.
@@ -159,7 +162,8 @@ def logprob_gap(
     @jax.jit
     def score(params, tokens_RS, positions_RS, segments_RS, targets_RS):
         hidden_RSD = decoder.apply({"params": params}, tokens_RS, positions_RS, segments_RS)
-        return token_logprobs(hidden_RSD, output_head(params), targets_RS, rule=rule)[0]
+        head_VD = output_head(params)
+        return token_logprobs(hidden_RSD, head_VD, targets_RS, rule=rule, num_ids=num_ids)[0]
 
     gaps = []
     for first in range(0, len(rollouts), SCORE_ROWS):

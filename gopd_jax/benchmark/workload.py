@@ -6,13 +6,14 @@ Does not measure anything.
 
 import argparse
 from collections.abc import Sequence
-import json
+import os
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from gopd_jax.data.rows import json_line
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.generate.options import engine_options
 from gopd_jax.models.config import ModelConfig
@@ -52,22 +53,43 @@ def random_prompts(count: int, tokens: int, vocab_size: int) -> list[np.ndarray]
     ]
 
 
-def chat_prompts(model: str, file: str, count: int) -> list[np.ndarray]:
+def chat_prompts(
+    model: str, file: str, count: int, vocab_size: int
+) -> tuple[list[np.ndarray], int]:
     """The first questions of a JSON-lines file, in the chat template of a model.
 
     Args:
         model: folder or hub id.
         file: each row has a "question".
         count: number of prompts.
+        vocab_size: number of the model's embeddings.
+
+    Returns:
+        The prompts, and the number of ids of the tokenizer.
     """
     tokenizer = ChatTokenizer.load(model)
-    with open(file, encoding="utf-8") as lines:
-        questions = [json.loads(line)["question"] for line in lines][:count]
+    tokenizer.check_fits(f"--model={model}", vocab_size)
+    if not os.path.isfile(file):
+        raise ValueError(f"--prompt-file={file}: no such file, expected JSON lines with a question")
+    with open(file, "rb") as lines:
+        questions = [_question(line, f"{file}:{n}") for n, line in enumerate(lines, start=1)]
+    questions = questions[:count]
     if len(questions) < count:
         raise ValueError(
             f"--prompt-file={file} has {len(questions)} questions: expected --prompts={count}"
         )
-    return tokenizer.encode_prompts([[{"role": "user", "content": q}] for q in questions])
+    chats = [[{"role": "user", "content": q}] for q in questions]
+    return tokenizer.encode_prompts(chats), tokenizer.num_ids
+
+
+def _question(line: bytes, where: str) -> str:
+    try:
+        row = json_line(line)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from e
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+        raise ValueError(f"{where}: expected an object with a text as 'question'")
+    return row["question"]
 
 
 def to_requests(prompts: Sequence[np.ndarray], samples: int, max_tokens: int) -> list[Request]:
@@ -79,16 +101,21 @@ def to_requests(prompts: Sequence[np.ndarray], samples: int, max_tokens: int) ->
 
 
 def make_engine(
-    args: argparse.Namespace, model: ModelConfig, mesh: Mesh, max_prompt_tokens: int
+    args: argparse.Namespace,
+    model: ModelConfig,
+    mesh: Mesh,
+    max_prompt_tokens: int,
+    num_ids: int,
 ) -> RolloutEngine:
-    """The engine that the options describe."""
+    """The engine that the options describe; it draws from the first `num_ids` ids."""
     return RolloutEngine(
         model,
         mesh,
-        stop_ids(model.vocab_size, args.mean),
+        stop_ids(num_ids, args.mean),
         slots=args.slots,
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=args.max_new,
+        num_ids=num_ids,
         dtype=compute_dtype(args.dtype),
         options=engine_options(args),
     )

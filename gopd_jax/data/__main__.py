@@ -5,11 +5,12 @@ python -m gopd_jax.data deepmath.parquet --tokenizer=Qwen/Qwen3-4B --min-difficu
 
 import argparse
 import json
+from pathlib import Path
 import sys
 
 from gopd_jax import cli
 from gopd_jax.data.formats import FORMATS
-from gopd_jax.runtime.files import replace_text
+from gopd_jax.runtime.files import check_output, replace_text
 from gopd_jax.runtime.progress import Bar
 
 EPILOG = f"""
@@ -20,7 +21,8 @@ tiny:math/train. Rows may have any of these formats:
 
 The report shows the number of rows, their formats, how answers are verified, difficulties, repeated
 questions, prompt lengths in tokens, and what a run would leave out and why. A row that cannot be
-read is listed with its file and line.
+read is listed with its file and line. With several sources, such as those of train and test, it
+also shows how many questions two of them share.
 Exit status: 0 done; 2 for a wrong option, data set or tokenizer; 130 after Ctrl-C.
 """
 
@@ -35,8 +37,10 @@ def examine(args: argparse.Namespace) -> None:
     from gopd_jax.data import stats
     from gopd_jax.data.tokenizer import ChatTokenizer
 
+    if args.json:
+        check_output("--json", args.json)
     tokenizer = ChatTokenizer.load(args.tokenizer) if args.tokenizer else None
-    records = []
+    reports = []
     for source in args.sources:
         with Bar(f"read {source}", None, "rows") as bar:
             report = stats.examine(
@@ -50,8 +54,16 @@ def examine(args: argparse.Namespace) -> None:
                 advance=bar.advance,
             )
         print(stats.text(report))
-        records.append(stats.record(report))
+        for earlier in reports:
+            if both := stats.shared(report, earlier):
+                print(
+                    f"  overlap      {len(both):,} questions are also in {earlier.source}, the "
+                    f"first in row {both[0]!r}"
+                )
+        reports.append(report)
     if args.json:
+        records = map(stats.record, reports)
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         replace_text(args.json, "".join(json.dumps(r) + "\n" for r in records))
 
 
@@ -75,10 +87,15 @@ def _parser() -> cli.Parser:
         default=2048,
         help="as data.max_prompt_tokens (default: %(default)s)",
     )
-    add("--min-difficulty", type=float, default=0.0, help="as domains.NAME.min_difficulty")
+    add(
+        "--min-difficulty",
+        type=cli.number(0),
+        default=0.0,
+        help="as domains.NAME.min_difficulty",
+    )
     add(
         "--held-out",
-        type=float,
+        type=cli.number(0),
         default=0.0,
         help="as domains.NAME.held_out: a share below 1, or a number",
     )

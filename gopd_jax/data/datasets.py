@@ -135,12 +135,25 @@ def prepare(
     builder = _builder(source, folder, skipped)
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
-        _build(builder)
+        existed = folder.exists()
+        try:
+            _build(builder)
+        except ValueError:
+            if not existed and "://" not in str(folder):
+                _remove_empty(folder)
+            raise
         # A new builder, because another process may have written the files.
         builder = _builder(source, folder, skipped)
     records = builder.as_data_source(SPLIT)
     bad = json.loads(skipped.read_text()) if skipped else ()
     return DataSource(records, domain, fingerprint, bad)
+
+
+def _remove_empty(folder: epath.Path) -> None:
+    """Removes the empty folders of a build that failed; another build at once loses nothing."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(place)
 
 
 def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> GopdPrompts:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gopd_jax.data.lazy import LazySequence
 from gopd_jax.data.messages import Message, Messages, with_suffix
+from gopd_jax.data.select import question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.types import EncodedPrompt, Prompt
 
@@ -20,11 +21,12 @@ ENCODE_BATCH = 512  # chats per tokenizer call
 
 
 class Identity(NamedTuple):
-    """What identifies an encoded prompt: its id, its domain and its int32 token ids."""
+    """What identifies an encoded prompt: its id, domain, int32 token ids and `question_hash`."""
 
     prompt_id: str
     domain: str
     tokens: np.ndarray
+    question: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def encode_fitting(
                 too_long.append((prompt.prompt_id, len(tokens)))
             else:
                 indices.append(i)
-                kept.append(Identity(prompt.prompt_id, prompt.domain, tokens))
+                kept.append(_identity(prompt, tokens))
     return indices, kept, FilterReport(len(prompts), len(indices), tuple(too_long))
 
 
@@ -122,4 +124,14 @@ def identities(prompts: Sequence[EncodedPrompt]) -> Iterator[Identity]:
         yield from prompts.metadata
     else:
         for prompt in prompts:
-            yield Identity(prompt.source.prompt_id, prompt.source.domain, prompt.tokens)
+            yield _identity(prompt.source, prompt.tokens)
+
+
+def _identity(prompt: Prompt, tokens: np.ndarray) -> Identity:
+    return Identity(prompt.prompt_id, prompt.domain, tokens, question_hash(prompt))
+
+
+def in_both(test: Sequence[EncodedPrompt], train: Sequence[EncodedPrompt]) -> list[str]:
+    """Ids of the test prompts whose question, ignoring white space, is also trained on."""
+    trained = {identity.question for identity in identities(train)}
+    return [identity.prompt_id for identity in identities(test) if identity.question in trained]

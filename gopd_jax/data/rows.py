@@ -87,7 +87,8 @@ def read(source: str, bad: Callable[[str], None] | None = None) -> Iterator[Row]
         else:
             bad(f"{scanned.where}: {scanned.error}")
     if not count:
-        raise ValueError(f"{source}: no rows{'' if bad is None else ' that can be read'}")
+        can = "" if bad is None else " that can be read"
+        raise ValueError(f"{source}: no rows{can}, expected at least one")
 
 
 def scan(source: str) -> Iterator[Scanned]:
@@ -118,6 +119,21 @@ def scan(source: str) -> Iterator[Scanned]:
                 yield Scanned(where, name, error=error)
 
 
+def json_line(line: bytes) -> Any:
+    """The content of a line of JSON, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    try:
+        # Decoded here, because json.loads takes bytes with zeros for UTF-16 or UTF-32.
+        return json.loads(line.decode("utf-8-sig").strip())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"not valid JSON: {error}; expected one object for each line, in UTF-8"
+        ) from error
+
+
 def parse(raw: Any, default_id: str) -> Row:
     """Checks one raw row.
 
@@ -134,7 +150,10 @@ def parse(raw: Any, default_id: str) -> Row:
 def _parse(raw: Any, default_id: str) -> tuple[str, Row]:
     """The name of a row's format, and the row."""
     if not isinstance(raw, dict):
-        raise ValueError(f"a row must be an object, this one is {type(raw).__name__}")
+        raise ValueError(
+            f"a row must be an object, this one is {type(raw).__name__}: expected one object for "
+            "each line"
+        )
     raw = dict(raw)
     prompt_id = formats.text_of(raw.pop("prompt_id", default_id), "prompt_id", convert=False)
     parsed = formats.read(raw)
@@ -174,9 +193,9 @@ def _json_rows(stream: BinaryIO, file: str) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                raw = json.loads(line)
-            except (ValueError, RecursionError) as error:  # ValueError: also invalid UTF-8
-                raw = ValueError(f"not valid JSON: {error}")
+                raw = json_line(line)
+            except ValueError as error:
+                raw = error
             yield f"{file}:{number}", raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         yield f"{file}:{number + 1}", ValueError(f"not a whole gzip file ({error})")

@@ -93,7 +93,7 @@ def hold_out(prompts: Sequence[Prompt], amount: float) -> tuple[Sequence[Prompt]
     if not train or not test:
         raise ValueError(
             f"held_out={amount:g}: of {len(hashes)} prompts {len(train)} are left to train on, "
-            f"{len(test)} held out"
+            f"{len(test)} held out; expected some of each"
         )
     return LazySequence(prompts, train), LazySequence(prompts, test)
 

@@ -64,7 +64,9 @@ def files(source: str) -> list[str]:
             f"{HUB}OWNER/NAME/PATH, or tiny:NAME/SPLIT"
         )
     elif not epath.Path(source).exists():
-        raise ValueError(f"{source!r}: no such file")
+        raise ValueError(f"{source!r}: no such file, expected prompts ending in {endings}")
+    elif epath.Path(source).is_dir():
+        raise ValueError(f"{source!r} is a folder: expected a file, or a folder without {endings}")
     else:
         return [source]
     if not found:

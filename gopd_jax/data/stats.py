@@ -41,6 +41,7 @@ class Report:
     dropped: rows by the reason why a run would leave them out.
     train: prompts left to train on.
     held_out: prompts held out from training.
+    questions: id of the first row with each question, by `question_hash`.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Report:
     dropped: dict[str, int]
     train: int
     held_out: int
+    questions: dict[int, str] = dataclasses.field(repr=False)
 
 
 def examine(
@@ -92,7 +94,9 @@ def examine(
         first = f"; the first: {bad[0]}" if bad else ""
         raise ValueError(f"{source}: no rows that can be read{first}")
     kinds = Counter(guess_reward_kind(prompt.ground_truth) for prompt in prompts)
-    questions = len(set(map(question_hash, prompts)))
+    questions: dict[int, str] = {}
+    for prompt in prompts:
+        questions.setdefault(question_hash(prompt), prompt.prompt_id)
     kept, easy = hard_enough(prompts, min_difficulty)
     train, test = hold_out(kept, held_out) if held_out else (kept, ())
     dropped = Counter(reason for _, reason in easy)
@@ -114,12 +118,13 @@ def examine(
         kinds=dict(kinds),
         bad=tuple(bad),
         unverifiable=_unverifiable(prompts, verify) if verify else None,
-        repeated=len(prompts) - questions,
+        repeated=len(prompts) - len(questions),
         difficulties=_histogram(prompts),
         lengths=lengths,
         dropped=dict(dropped),
         train=sum(p.prompt_id not in too_long for p in train),
         held_out=sum(p.prompt_id not in too_long for p in test),
+        questions=questions,
     )
 
 
@@ -171,12 +176,18 @@ def _too_slow(signum: int, frame: FrameType | None) -> None:
     raise TimeoutError(f"its check took more than {VERIFY_S} s")
 
 
+def shared(report: Report, earlier: Report) -> list[str]:
+    """Ids of the first rows of `report` whose questions are in `earlier` too."""
+    return [name for question, name in report.questions.items() if question in earlier.questions]
+
+
 # ---- Reports as JSON and as text.
 
 
 def record(report: Report) -> dict[str, Any]:
     """Returns the report as plain JSON."""
     values = {f.name: getattr(report, f.name) for f in dataclasses.fields(report)}
+    del values["questions"]
     values["bad"], values["bad_shown"] = len(report.bad), list(report.bad[:SHOWN])
     values["unverifiable"] = None if report.unverifiable is None else len(report.unverifiable)
     values["unverifiable_shown"] = list((report.unverifiable or ())[:SHOWN])

@@ -180,7 +180,7 @@ def _fingerprint(domains: Mapping[str, Sequence[EncodedPrompt]]) -> str:
     for name, prompts in domains.items():
         if len(prompts) == 0:
             raise ValueError(f"domain {name!r} has no prompts")
-        for prompt_id, domain, tokens in identities(prompts):
+        for prompt_id, domain, tokens, _ in identities(prompts):
             if domain != name:
                 raise ValueError(
                     f"prompt {prompt_id!r} given under domain {name!r} says its domain is "

@@ -17,6 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from gopd_jax.data.messages import Messages, with_suffix
+from gopd_jax.runtime.errors import brief
+from gopd_jax.runtime.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,10 @@ class ChatTokenizer:
         tokenizer = _from_pretrained(path)
         if chat_template is not None:
             tokenizer.chat_template = chat_template
+        if not isinstance(tokenizer.chat_template, (str, dict, type(None))):
+            raise ValueError(
+                f"the chat template of {path!r} is {tokenizer.chat_template!r}: expected a text"
+            )
         if not tokenizer.chat_template:
             raise ValueError(
                 f"the tokenizer at {path!r} has no chat template: pass chat_template, or use the "
@@ -76,9 +82,27 @@ class ChatTokenizer:
         if outside:
             raise ValueError(
                 f"stop ids {sorted(outside)} of {path!r} are outside its vocabulary of "
-                f"{len(tokenizer)} ids"
+                f"{len(tokenizer)} ids: expected ids from 0 to {len(tokenizer) - 1}"
             )
         return cls(tokenizer, path, enable_thinking, tuple(sorted(stop_ids)))
+
+    @functools.cached_property
+    def num_ids(self) -> int:
+        """One more than the largest id; a model may have more rows, which stand for no token."""
+        return 1 + max(self.tokenizer.get_vocab().values())
+
+    def check_fits(self, model: str, vocab_size: int) -> None:
+        """Raises ValueError unless a model has an embedding for every id.
+
+        Args:
+            model: what messages call the model.
+            vocab_size: number of its embeddings.
+        """
+        if self.num_ids > vocab_size:
+            raise ValueError(
+                f"{model} has {vocab_size} embeddings, its tokenizer has {self.num_ids} ids: "
+                "expected at least as many embeddings as ids"
+            )
 
     def encode_prompt(self, messages: Messages, suffix: str = "") -> np.ndarray:
         """Encodes one chat.
@@ -93,9 +117,32 @@ class ChatTokenizer:
         return self.encode_prompts([messages], suffix)[0]
 
     def encode_prompts(self, batch: Sequence[Messages], suffix: str = "") -> list[np.ndarray]:
-        """Encodes many chats, as `encode_prompt` does; the tokenizer works on them in parallel."""
+        """Encodes many chats, as `encode_prompt` does; the tokenizer works on them in parallel.
+
+        Raises:
+            ValueError: the chat template fails on a chat, or makes no token of it.
+        """
+        chats = [with_suffix(messages, suffix) for messages in batch]
+        try:
+            encoded = self._encode(chats)
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program of the model's, and may raise anything
+            if len(chats) > 1:  # name the one
+                return [self.encode_prompts([chat])[0] for chat in chats]
+            raise ValueError(
+                f"the chat template of {self.path!r} refuses {str(chats[0])[:80]}: {brief(error)}"
+            ) from error
+        if empty := [chat for chat, ids in zip(chats, encoded, strict=True) if not len(ids)]:
+            raise ValueError(
+                f"the chat template of {self.path!r} makes no token of {str(empty[0])[:80]}: "
+                "expected at least one"
+            )
+        return encoded
+
+    def _encode(self, chats: Sequence[Messages]) -> list[np.ndarray]:
         encoded = self.tokenizer.apply_chat_template(
-            [with_suffix(messages, suffix) for messages in batch],
+            chats,
             add_generation_prompt=True,
             enable_thinking=self.enable_thinking,
             tokenize=True,
@@ -160,9 +207,10 @@ def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
         where = "there is no such folder, and the Hugging Face hub did not provide it"
     try:
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"no tokenizer at {path!r}: {where} ({reason})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers raises many kinds, and tokenizers Exception itself
+        raise ValueError(f"no tokenizer at {path!r}: {where} ({brief(error)})") from error
 
 
 def _generation_stop_ids(path: str) -> list[int]:
@@ -176,12 +224,12 @@ def _generation_stop_ids(path: str) -> list[int]:
         raise ValueError(f"cannot tell whether {path!r} has a {name}: {reason}") from error
     if file is None:
         return []
-    with open(file, encoding="utf-8") as stream:
-        value = json.load(stream).get("eos_token_id")
+    value = read_json(file).get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise ValueError(
-            f"eos_token_id in {name} of {path!r} must be an id or a list of ids, not {value!r}"
+            f"eos_token_id in {name} of {path!r} must be an id or a list of ids, not {value!r}: "
+            "expected ids as the tokenizer numbers them"
         )
     return ids
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
-from gopd_jax.evaluate.statistics import interval
+from gopd_jax.evaluate.statistics import Estimate, difference, interval
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.rollout.engine import RolloutEngine
@@ -46,9 +46,9 @@ class Evaluation:
         return float(np.mean(self.by_prompt))
 
     @property
-    def half_width(self) -> float:
-        """Half the width of the 95% interval of the mean."""
-        return interval(self.by_prompt)[1]
+    def estimate(self) -> Estimate:
+        """The mean with its 95% interval."""
+        return interval(self.by_prompt)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -58,9 +58,9 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
-    """Mean of a - b over the prompts, and the half width of its 95% interval."""
-    return interval(np.asarray(a.by_prompt) - np.asarray(b.by_prompt))
+def paired_difference(a: Evaluation, b: Evaluation) -> Estimate:
+    """Mean of a - b over the prompts, with its 95% interval."""
+    return difference([(a.by_prompt, b.by_prompt)])
 
 
 def evaluate(

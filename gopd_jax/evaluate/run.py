@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gopd_jax.evaluate.table import table
 from gopd_jax.generate.job import Job, PromptSamples, draw, make_job, speed
 from gopd_jax.generate.samples_file import Record, SamplesFile
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
 from gopd_jax.runtime.progress import say
 from gopd_jax.types import Rollout
@@ -46,6 +48,7 @@ def evaluate(args: argparse.Namespace) -> None:
         ValueError: an option, the problems, the model or the output is wrong.
     """
     start_processes()
+    check_output("--out", os.path.join(args.out, "samples.jsonl"))
     other = read_results(args.compare) if args.compare else None
     options = {"reward": args.reward, "samples": args.samples, "suffix": args.prompt_suffix}
     benchmarks = suites.load(args.suite, args.data, **options)
@@ -67,6 +70,7 @@ def evaluate(args: argparse.Namespace) -> None:
     verifier = Verifier(args.verifiers, args.verifier_timeout, VERIFIER_MEMORY_MB)
     with contextlib.closing(file), verifier as verify:
         if not file.complete:
+            _ = job.engine  # whatever is wrong with its options is found before files are written
             file.begin({"complete": False, "skipped": job.skipped})
         if file.missing:
             with Grader(verify, job.tokenizer, benchmarks, file.write) as grader:

@@ -114,7 +114,9 @@ def read_results(folder: str) -> Figures:
     try:
         results = json.loads(path.read_text())
         complete = results["complete"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        if complete:
+            _ = results["model"], [b["by_problem"].items() for b in results["benchmarks"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{path}: expected the results of an evaluation ({e!r})") from e
     if not complete:
         raise ValueError(

@@ -108,15 +108,15 @@ def _source(item: str, suite: str, data: str) -> tuple[str, str]:
         return item, _find_file(item, data)
     if item.endswith(FILE_SUFFIXES) or "/" in item:
         if not item.startswith(HUB) and not epath.Path(item).is_file():
-            raise ValueError(f"--suite={suite}: no such file: {item}")
+            raise ValueError(f"--suite={suite}: no such file: {item}, expected problems")
         file = epath.Path(item).name.removesuffix(".gz")
         known = (name for name, k in KNOWN.items() if file in k.files)
         return next(known, stem(item)), item
     nearest = difflib.get_close_matches(item, [*SUITES, *KNOWN], n=1, cutoff=0.0)[0]
     raise ValueError(
-        f"--suite={suite}: no benchmark {item!r}; nearest: {nearest!r}; expected a suite "
-        f"({', '.join(SUITES)}), a name ({', '.join(KNOWN)}), a file ({', '.join(FILE_SUFFIXES)}) "
-        f"or {HUB}OWNER/NAME/PATH; several with commas"
+        f"--suite={suite}: no benchmark {item!r}; nearest: {nearest!r}; expected some of "
+        f"{', '.join((*SUITES, *KNOWN))}, a file ({', '.join(FILE_SUFFIXES)}) or "
+        f"{HUB}OWNER/NAME/PATH"
     )
 
 

@@ -101,10 +101,9 @@ def front_matter(config: JsonObject) -> str:
 
 
 def interval(row: JsonObject) -> tuple[float, float]:
-    """The 95% interval of a row of a summary, as its two ends."""
-    if "low" in row:
-        return row["low"], row["high"]
-    return row["mean"] - row["half_width"], row["mean"] + row["half_width"]
+    """The 95% interval of a row, as its two ends; earlier summaries hold half of its width."""
+    mean, half_width = row["mean"], row.get("half_width", 0.0)
+    return row.get("low", mean - half_width), row.get("high", mean + half_width)
 
 
 # ---- Sections.

@@ -3,6 +3,8 @@
 In: a run folder with a checkpoint. Out: a model folder with its card. The run is only read.
 """
 
+from pathlib import Path
+
 from gopd_jax.export.card import model_card
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
@@ -27,8 +29,16 @@ def export(workdir: str, out: str, step: int | None = None, dtype: str = "bfloat
     Raises:
         ValueError: there is no such run or step, or `out` is not free.
     """
-    student = read_run(workdir)["config"]["student"]
+    student = read_run(workdir)["config"].get("student")
+    if not isinstance(student, str):
+        raise ValueError(
+            f"{workdir}/run.json is damaged: expected a text as 'student' of its config, not "
+            f"{student!r}"
+        )
     check_free(out)  # before restoring, which can take minutes
+    checkpoints = Path(workdir).resolve() / "checkpoints"
+    if checkpoints in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise ValueError(f"--out={out} is among the checkpoints of the run: expected another place")
     config = load_config(student)
     abstract = with_shardings(abstract_params(config), param_shardings(config, make_mesh()))
     step, params = restore_params(workdir, step, abstract)

@@ -8,22 +8,25 @@ rollout. Does not write files and does not verify.
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import hashlib
 import json
 import time
 from typing import Any
 
 import jax
-from jinja2 import TemplateError
+from jax.sharding import Mesh
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.generate.options import DEFAULT_SLOTS, engine_options, sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import param_shardings
-from gopd_jax.models.huggingface import load_params, weights_fingerprint
+from gopd_jax.models.huggingface import check_tensors, load_params, weights_fingerprint
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.memory import cache_part, weights_part
+from gopd_jax.runtime.memory import check_fits, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.types import EncodedPrompt, Params, Prompt, Request, Rollout
@@ -43,18 +46,24 @@ class Job:
     """A command that was found right, before any weights are read.
 
     model: the model folder or hub id.
+    make_engine: makes the engine; raises ValueError for options that do not go together.
     requests: the samples of one prompt stand together.
     skipped: by prompt id, why a prompt is not drawn.
     settings: every option with the value in effect, and fingerprints of weights and prompts.
     """
 
     model: str
-    engine: RolloutEngine
+    make_engine: Callable[[], RolloutEngine]
     tokenizer: ChatTokenizer
     rule: SamplingRule
     requests: Sequence[Request]
     skipped: dict[str, str]
     settings: dict[str, Any]
+
+    @functools.cached_property
+    def engine(self) -> RolloutEngine:
+        """Made when it is first asked for: it says which kernels it has chosen."""
+        return self.make_engine()
 
 
 def make_job(
@@ -77,41 +86,46 @@ def make_job(
     rule = sampling_rule(args)
     model = load_config(args.model)
     tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
-    ids = len(tokenizer.tokenizer)
-    if ids > model.vocab_size:
-        raise ValueError(
-            f"--model={args.model} has {model.vocab_size} embeddings, its tokenizer {ids} ids: "
-            "expected at least as many embeddings as ids"
-        )
+    tokenizer.check_fits(f"--model={args.model}", model.vocab_size)
     encoded = [EncodedPrompt(p.prompt, _encode(tokenizer, p.prompt)) for p in prompts]
     longest = max(len(e.tokens) for e in encoded)
     max_prompt_tokens, max_tokens = _limits(args, model, longest, default_max_tokens)
     requests, skipped = _requests(prompts, encoded, max_prompt_tokens, max_tokens)
     if not requests:
-        raise ValueError(f"{source}: none of {len(encoded)} prompts is within the limits")
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(
+            f"{source}: none of {len(encoded)} prompts is within the limits; the first, {name!r}, "
+            f"{reason}"
+        )
+    for name, reason in skipped.items():
+        say(f"skipped: prompt {name!r} {reason}")
 
+    check_tensors(args.model, model)
     mesh = make_mesh(tensor=args.tensor)
     slots = args.slots or _slots(len(requests), rows_multiple(mesh))
-    engine = RolloutEngine(
+    make_engine = functools.partial(
+        RolloutEngine,
         model,
         mesh,
         tokenizer.stop_ids,
         slots=slots,
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=max_tokens,
+        num_ids=tokenizer.num_ids,
         dtype=compute_dtype(args.dtype),
         options=engine_options(args),
     )
+    _check_memory(args, model, mesh, slots, max_prompt_tokens + max_tokens)
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
         "max_tokens": max_tokens,
         "max_prompt_tokens": max_prompt_tokens,
         "slots": slots,
         "stop_ids": list(tokenizer.stop_ids),
-        "dtype": np.dtype(engine.dtype).name,
+        "dtype": np.dtype(compute_dtype(args.dtype)).name,
         "model_fingerprint": weights_fingerprint(args.model),
         "prompts_fingerprint": _fingerprint(prompts, encoded),
     }
-    return Job(args.model, engine, tokenizer, rule, requests, skipped, settings)
+    return Job(args.model, make_engine, tokenizer, rule, requests, skipped, settings)
 
 
 def load_weights(engine: RolloutEngine, folder: str) -> Params:
@@ -160,13 +174,29 @@ def speed(drawn: dict[str, Any]) -> str:
     return f"{drawn['tokens_per_second']} tokens/s, compilation included"
 
 
+def _check_memory(
+    args: argparse.Namespace, model: ModelConfig, mesh: Mesh, slots: int, columns: int
+) -> None:
+    """Raises ValueError, with the arithmetic, when a device cannot hold weights and cache."""
+    dtype, options = compute_dtype(args.dtype), engine_options(args)
+    weights = weights_part(model, mesh, dtype, options, f"--model={args.model}")
+    cache = cache_part(
+        model,
+        mesh,
+        slots=slots,
+        max_tokens=columns,
+        dtype=dtype,
+        options=options,
+        setting=f"--slots={slots}",
+    )
+    check_fits([weights, cache], mesh, device_memory(mesh))
+
+
 def _encode(tokenizer: ChatTokenizer, prompt: Prompt) -> np.ndarray:
     try:
         return tokenizer.encode_prompt(prompt.messages)
-    except TemplateError as e:
-        raise ValueError(
-            f"prompt {prompt.prompt_id!r}: the chat template of {tokenizer.path!r} refuses it ({e})"
-        ) from e
+    except ValueError as e:
+        raise ValueError(f"prompt {prompt.prompt_id!r}: {e}") from e
 
 
 def _limits(
@@ -211,7 +241,6 @@ def _requests(
             requests.extend(Request(e, i, limit) for i in range(p.samples))
             continue
         skipped[p.prompt.prompt_id] = reason
-        say(f"skipped: prompt {p.prompt.prompt_id!r} {reason}")
     return requests, skipped
 
 

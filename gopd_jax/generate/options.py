@@ -6,7 +6,7 @@ they parse to. Imports nothing but settings, so that `--help` answers at once.
 
 import argparse
 
-from gopd_jax.cli import Parser, integer
+from gopd_jax.cli import Parser, integer, number
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
@@ -56,7 +56,7 @@ def add_sampling_options(parser: Parser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--temperature",
-        type=float,
+        type=number(),
         default=1.0,
         metavar="T",
         help="0 is greedy (default: %(default)s)",
@@ -70,14 +70,14 @@ def add_sampling_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--top-p",
-        type=float,
+        type=number(),
         default=1.0,
         metavar="P",
         help="only the most likely tokens that reach P (default: 1, all)",
     )
     group.add_argument(
         "--stop-ids",
-        type=int,
+        type=integer(0),
         nargs="+",
         default=[],
         metavar="ID",

@@ -3,7 +3,6 @@
 Does not apply the chat template and does not look at lengths; `job.make_job` does both.
 """
 
-import json
 from typing import Any
 
 from etils import epath
@@ -28,7 +27,7 @@ def read_prompts(path: str, samples: int = 1) -> list[PromptSamples]:
             prompt id; names the file and the line.
     """
     if not epath.Path(path).is_file():
-        raise ValueError(f"--prompts={path}: no such file")
+        raise ValueError(f"--prompts={path}: no such file, expected JSON lines of prompts")
     prompts: list[PromptSamples] = []
     first_line: dict[str, int] = {}  # by prompt id
     with epath.Path(path).open("rb") as file:
@@ -45,15 +44,12 @@ def read_prompts(path: str, samples: int = 1) -> list[PromptSamples]:
                     f"{path}:{number}: prompt_id {name!r} is already taken by line {first}"
                 )
     if not prompts:
-        raise ValueError(f"--prompts={path}: no rows")
+        raise ValueError(f"--prompts={path}: no rows, expected at least one prompt")
     return prompts
 
 
 def _parse(line: bytes, default_id: str, samples: int) -> PromptSamples:
-    try:
-        raw: Any = json.loads(line.strip())
-    except ValueError as e:
-        raise ValueError(f"not valid JSON: {e}") from e
+    raw: Any = rows.json_line(line)
     if not isinstance(raw, dict) or all(raw.get(key) is None for key in ("messages", "prompt")):
         found = list(raw) if isinstance(raw, dict) else repr(raw)
         raise ValueError(f'found {found}, expected an object with "messages" or "prompt"')

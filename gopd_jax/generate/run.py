@@ -9,6 +9,7 @@ from gopd_jax.generate.job import draw, make_job, speed
 from gopd_jax.generate.options import DEFAULT_MAX_TOKENS
 from gopd_jax.generate.prompts import read_prompts
 from gopd_jax.generate.samples_file import Record, SamplesFile
+from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
 from gopd_jax.runtime.progress import say
 from gopd_jax.types import Rollout
@@ -24,6 +25,7 @@ def generate(args: argparse.Namespace) -> None:
         ValueError: an option, the prompts, the model or the output is wrong.
     """
     start_processes()
+    check_output("--out", args.out)
     prompts = read_prompts(args.prompts, args.samples)
     job = make_job(args, prompts, f"--prompts={args.prompts}", DEFAULT_MAX_TOKENS)
     counts = {"samples": 0, "tokens": 0, "truncated": 0}
@@ -58,6 +60,7 @@ def generate(args: argparse.Namespace) -> None:
         )
     ) as file:
         if not file.complete:
+            _ = job.engine  # whatever is wrong with its options is found before files are written
             file.begin(summary(False, {}))
             drawn = draw(job, file.missing, "generate", take) if file.missing else {}
             file.write_summary(summary(True, drawn))

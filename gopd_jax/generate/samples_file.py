@@ -57,9 +57,10 @@ class SamplesFile:
         self._starts: list[dict[str, Any]] = []
         self._file: io.FileIO | None = None
         complete, missing = False, {r.key for r in requests}
-        if self.writes and path.exists():
+        if self.writes and (path.exists() or summary.exists()):
             complete, self._starts = self._read_summary(may_change)
-            self._read_samples(missing)
+            if path.exists():
+                self._read_samples(missing)
         still_missing = agree(np.array([r.key in missing for r in requests]))
         self.missing = [r for r, m in zip(requests, still_missing, strict=True) if m]
         self.complete = complete and not self.missing
@@ -100,10 +101,12 @@ class SamplesFile:
         try:
             old = json.loads(self._summary.read_text())
             complete, starts, settings = old["complete"], old["starts"], old["settings"]
+            if not isinstance(starts, list) or not isinstance(settings, dict):
+                raise TypeError("starts or settings of another type")
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise ValueError(
-                f"--out={self.path} exists, but its settings cannot be read from {self._summary} "
-                f"({e!r}): expected the samples of this command, or another --out"
+                f"--out={self.path} is taken, and its settings cannot be read from "
+                f"{self._summary} ({e!r}): expected the samples of this command, or another --out"
             ) from e
         differing = [
             f"{name} is {value!r}, was {settings.get(name)!r}"

@@ -61,7 +61,8 @@ class DecodeAttention(Protocol):
 
         Returns:
             The part of this block. For a length of 0, `summed` and `total` are 0 and `largest` is
-            finite and below any score. Columns beyond the length have no influence.
+            finite and below any score. Columns beyond the length have no influence, as long as they
+            hold finite numbers; for which kernels NaN has none, `choose.Row.leaks_on` says.
         """
         ...
 
@@ -81,29 +82,57 @@ def _scores_on_cpu(query_BKGH: jax.Array, keys_BKCH: jax.Array) -> jax.Array:
 
 def xla(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
     """`DecodeAttention` in plain XLA; it reads every column of the block."""
-    return _xla(query_BKGH, block, lengths_B, _scores)
+    return _xla(query_BKGH, block, lengths_B, _scores, _weighted_live)
+
+
+def xla_gpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
+    """`xla` without a mask of the values: on GPUs, a matrix product may copy what is masked first.
+
+    NaN and infinity beyond the length reach the result.
+    """
+    return _xla(query_BKGH, block, lengths_B, _scores, _weighted)
 
 
 def xla_cpu(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:
-    """`xla` for CPUs, where a branch costs nothing: a block that no slot attends to is not read."""
+    """`xla` for CPUs, where a branch costs nothing: a block that no slot attends to is not read.
+
+    NaN and infinity beyond the length reach the result: to mask the values takes as long as to
+    multiply them.
+    """
 
     def nothing(query_BKGH, block, lengths_B):
         empty = jnp.zeros(query_BKGH.shape[:3], jnp.float32)
         return Part(jnp.zeros(query_BKGH.shape, jnp.float32), empty, jnp.full_like(empty, MASKED))
 
-    read = functools.partial(_xla, scores=_scores_on_cpu)
+    read = functools.partial(_xla, scores=_scores_on_cpu, weighted=_weighted)
     return jax.lax.cond(jnp.any(lengths_B > 0), read, nothing, query_BKGH, block, lengths_B)
 
 
-def _xla(query_BKGH, block, lengths_B, scores) -> Part:
+def _weighted(shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.Array) -> jax.Array:
+    del sees_BC
+    return jnp.einsum(
+        "bkgs,bksh->bkgh",
+        shares_BKGC.astype(values_BKCH.dtype),
+        values_BKCH,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _weighted_live(shares_BKGC: jax.Array, values_BKCH: jax.Array, sees_BC: jax.Array) -> jax.Array:
+    """`_weighted` with zeros beyond the length, where a share of 0 times NaN would be NaN."""
+    live = sees_BC[:, None, :, None]
+    return _weighted(shares_BKGC, jnp.where(live, values_BKCH, 0), sees_BC)
+
+
+def _xla(query_BKGH, block, lengths_B, scores, weighted) -> Part:
     keys, values = block.keys, block.values
     if block.key_scales is not None:
         keys, values = keys.astype(query_BKGH.dtype), values.astype(query_BKGH.dtype)
     scores_BKGC = scores(query_BKGH, keys)
     if block.key_scales is not None:
         scores_BKGC = scores_BKGC * block.key_scales[:, :, None]
-    sees = (jnp.arange(keys.shape[2]) < lengths_B[:, None])[:, None, None]
-    scores_BKGC = jnp.where(sees, scores_BKGC, MASKED)
+    sees_BC = jnp.arange(keys.shape[2]) < lengths_B[:, None]
+    scores_BKGC = jnp.where(sees_BC[:, None, None], scores_BKGC, MASKED)
     # At least MASKED / 2, so that exp below gives 0 for a slot that sees no column.
     largest_BKG = jnp.maximum(jnp.max(scores_BKGC, axis=-1), MASKED / 2)
     # Without the barrier, every pass over the scores reads the scales and the mask again.
@@ -113,15 +142,11 @@ def _xla(query_BKGH, block, lengths_B, scores) -> Part:
     root = query_BKGH.shape[-1] ** -0.5
     shares_BKGC = jnp.exp((scores_BKGC - largest_BKG[..., None]) * root)
     total_BKG = jnp.sum(shares_BKGC, axis=-1)
-    if block.value_scales is not None:
-        shares_BKGC = shares_BKGC * block.value_scales[:, :, None]
-    summed_BKGH = jnp.einsum(
-        "bkgs,bksh->bkgh",
-        shares_BKGC.astype(values.dtype),
-        values,
-        preferred_element_type=jnp.float32,
-    )
-    return Part(summed_BKGH, total_BKG, largest_BKG * root)
+    if block.value_scales is not None:  # int8 values are finite, their scales need not be
+        value_scales = jnp.where(sees_BC[:, None], block.value_scales, 0.0)
+        shares_BKGC = shares_BKGC * value_scales[:, :, None]
+        weighted = _weighted
+    return Part(weighted(shares_BKGC, values, sees_BC), total_BKG, largest_BKG * root)
 
 
 def join(parts: Sequence[Part]) -> jax.Array:
@@ -139,7 +164,7 @@ def over_mesh(kernel: DecodeAttention) -> DecodeAttention:
     The partitioner cannot split a Pallas kernel. It splits the plain XLA versions by itself, so
     these are returned as they are.
     """
-    if kernel in (xla, xla_cpu):
+    if kernel in (xla, xla_gpu, xla_cpu):
         return kernel
 
     def run(query_BKGH: jax.Array, block: CacheBlock, lengths_B: jax.Array) -> Part:

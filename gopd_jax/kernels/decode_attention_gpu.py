@@ -15,7 +15,8 @@ def pallas_gpu(
     """`DecodeAttention` by `jax.experimental.pallas.ops.gpu.decode_attention`.
 
     It skips columns beyond a slot's length. The block has to be floating point and to hold a
-    multiple of 128 columns. `interpret` runs the kernel in the Pallas interpreter, on any device.
+    multiple of 128 columns. It adds a mask to the scores, so that NaN in the 128 columns around the
+    length reaches the result. `interpret` runs the kernel in the Pallas interpreter, on any device.
     """
     B, K, G, H = query_BKGH.shape
     C = block.keys.shape[2]

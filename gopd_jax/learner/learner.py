@@ -99,6 +99,8 @@ class Learner:
         updates: optimizer updates of the whole run.
         rule: what the samples are drawn by.
         likelihood: the loss is the negative log-likelihood (SFT).
+        num_ids: number of ids of the tokenizer; the further rows of student, teachers and reference
+            count for nothing. None stands for the whole vocabulary of each.
         dtype: compute dtype.
 
     Raises:
@@ -116,6 +118,7 @@ class Learner:
         updates: int,
         rule: SamplingRule = PLAIN,
         likelihood: bool = False,
+        num_ids: int | None = None,
         dtype: jnp.dtype = jnp.float32,
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
@@ -126,6 +129,7 @@ class Learner:
                 f"{devices}, the devices on the data and fsdp axes"
             )
         self.reward_scales, self.shape = dict(reward_scales), shape
+        self._num_ids = num_ids
         self._domains = list(reward_scales)
         self.micro_batches = micro_batches_needed(
             shape.examples, shape.longest, shape.rows, shape.row_length, len(self._domains)
@@ -150,6 +154,7 @@ class Learner:
             num_domains=len(self._domains),
             rule=rule,
             likelihood=likelihood,
+            num_ids=num_ids,
             devices=devices,
         )
 
@@ -264,7 +269,9 @@ class Learner:
         self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
     ) -> jax.Array:
         decoder = self._decoder(config, remat=False)
-        function = functools.partial(score, model=decoder, devices=self._devices)
+        function = functools.partial(
+            score, model=decoder, num_ids=self._num_ids, devices=self._devices
+        )
         args = (params, batch.replace(behaviour_logprobs=None), active_M)
         run = self.programs.compiled(function, *args, name="score", out=lambda: self._row_sharding)
         stop_point()

@@ -4,6 +4,8 @@ train_step: (state, batch with teacher and reference log-probs) -> (state, metri
 score:      (frozen parameters, batch, active micro-batches) -> log-probs
 """
 
+import functools
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,7 @@ def train_step(
     num_domains: int,
     rule: SamplingRule = PLAIN,
     likelihood: bool = False,
+    num_ids: int | None = None,
     devices: int = 1,
 ) -> tuple[TrainState, StepMetrics, TokenValues]:
     """One optimizer update from one packed batch.
@@ -75,20 +78,22 @@ def train_step(
         rule: what the samples were drawn by. It enters only `sampler_gap`; the loss is that of the
             plain distribution.
         likelihood: the loss is the negative log-likelihood (SFT); see `objective.loss`.
+        num_ids: number of ids of the tokenizer; see `heads.token_logprobs`.
         devices: number of devices that the rows are spread over.
 
     Returns:
         The new state, the metrics, and the values of each token.
     """
+    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids, devices=devices)
 
     def micro_loss(params, micro):
         hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
         head_VD = output_head(params)
-        logprobs, entropy = token_logprobs(hidden_RSD, head_VD, micro.targets, devices=devices)
+        logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets)
         ruled = None
         if rule != PLAIN:
             fixed = jax.lax.stop_gradient((hidden_RSD, head_VD))
-            ruled, _ = token_logprobs(*fixed, micro.targets, rule=rule, devices=devices)
+            ruled, _ = logprobs_of(*fixed, micro.targets, rule=rule)
         loss, details = weighted_loss(
             logprobs, entropy, micro, clipping, num_domains, ruled, likelihood
         )
@@ -155,7 +160,7 @@ def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Arra
         "student log-probs": tokens.logprobs,
         "advantages": tokens.advantages,
     }
-    untrained = micro.weights <= 0
+    untrained = ~(micro.weights > 0)  # also where a weight is NaN
     return {
         name: jnp.all(jnp.isfinite(x) | untrained) for name, x in checked.items() if x is not None
     }
@@ -168,6 +173,7 @@ def score(
     *,
     model: Decoder,
     rule: SamplingRule = PLAIN,
+    num_ids: int | None = None,
     devices: int = 1,
 ) -> jax.Array:
     """Log-probs that a model gives the targets of the active micro-batches.
@@ -179,6 +185,7 @@ def score(
         batch: tokens, positions, segments and targets are read.
         active_M: bool [M].
         rule: log-probs of the distribution that this rule draws from.
+        num_ids: number of ids of the tokenizer; see `heads.token_logprobs`.
         devices: number of devices that the rows are spread over.
 
     Returns:
@@ -188,7 +195,10 @@ def score(
     def forward(tokens, positions, segments, targets):
         hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
         head_VD = output_head(params)
-        return token_logprobs(hidden_RSD, head_VD, targets, rule=rule, devices=devices)[0]
+        logprobs_RS, _ = token_logprobs(
+            hidden_RSD, head_VD, targets, rule=rule, num_ids=num_ids, devices=devices
+        )
+        return logprobs_RS
 
     def body(_, args):
         active, *micro = args

@@ -5,10 +5,13 @@ error that names the first field the block does not implement. Does not read wei
 """
 
 import dataclasses
+import os
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 import transformers
+
+from gopd_jax.runtime.errors import brief
 
 FAMILIES = {
     "qwen3": "Qwen3ForCausalLM",
@@ -99,23 +102,47 @@ def load_config(path: str) -> ModelConfig:
         UnsupportedModel: a ValueError for an architecture or a field value that the block does not
             implement. The message names the field, its value and what is supported.
     """
+    refuse_path(path)
     try:
         # The family is checked first, because transformers has its own error, and its own advice,
         # for an architecture that it does not know.
         found, _ = transformers.PretrainedConfig.get_config_dict(path)
         if not found:
             raise OSError("no config.json there")
+        if not isinstance(found, dict):
+            raise TypeError("config.json is not a JSON object")
         _refuse_family(found.get("model_type"), path)
         raw = transformers.AutoConfig.from_pretrained(path)
     except UnsupportedModel:
         raise
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as e:
-        reason = " ".join(str(e).split()) or repr(e)
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError),
+        StrictDataclassError,
+    ) as e:
+        reason = brief(e)
         raise ValueError(
             f"cannot read a model config from {path!r}: expected a Hugging Face folder with "
             f"config.json, or a hub id ({reason})"
         ) from e
     return from_hf(raw, path)
+
+
+def refuse_path(path: str | os.PathLike[str]) -> None:
+    """Refuses what is no folder and cannot be a hub id, so that the hub is not asked for it.
+
+    Raises:
+        ValueError: a file, or a path of a folder that does not exist.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return
+    if os.path.exists(name):
+        what = "it is a file"
+    elif not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        what = "there is no such folder"
+    else:
+        return
+    raise ValueError(f"no model at {name!r}: expected a Hugging Face folder or hub id, but {what}")
 
 
 def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelConfig:
@@ -129,6 +156,7 @@ def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelCo
         UnsupportedModel: see `load_config`.
     """
     _refuse_family(raw.model_type, path)
+    _refuse_sizes(raw, path)
     _refuse_unsupported(raw, path)
     rope = _rope_parameters(raw)
     return ModelConfig(
@@ -141,7 +169,7 @@ def from_hf(raw: transformers.PretrainedConfig, path: str = "config") -> ModelCo
         head_size=getattr(raw, "head_dim", None) or raw.hidden_size // raw.num_attention_heads,
         mlp_width=raw.intermediate_size,
         norm_eps=raw.rms_norm_eps,
-        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        rope_theta=_rope_theta(rope, path),
         rope_scaling=_rope_scaling(rope, path),
         tied_embeddings=bool(raw.tie_word_embeddings),
         max_positions=raw.max_position_embeddings,
@@ -197,6 +225,15 @@ def _rope_parameters(raw: transformers.PretrainedConfig) -> dict[str, Any]:
     return dict(rope.get("full_attention", rope))
 
 
+def _rope_theta(rope: dict[str, Any], path: str) -> float:
+    theta = rope.get("rope_theta", 10000.0)
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 1 <= theta < 1e30:
+        raise UnsupportedModel(
+            f"{path}: unsupported config field rope_theta={theta!r}; expected a number >= 1"
+        )
+    return float(theta)
+
+
 def _rope_scaling(rope: dict[str, Any], path: str) -> RopeScaling:
     kind = rope.get("rope_type", "default")
     if kind not in ROPE_TYPES:
@@ -243,6 +280,20 @@ def _refuse_family(family: str | None, path: str) -> None:
         raise UnsupportedModel(
             f"{path}: unsupported architecture model_type={family!r}; supported: {sorted(FAMILIES)}"
         )
+
+
+def _refuse_sizes(raw: transformers.PretrainedConfig, path: str) -> None:
+    """transformers checks the types of sizes, and not that there is anything."""
+    sizes = ["vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads"]
+    sizes += ["intermediate_size", "max_position_embeddings"]
+    # None: as many as query heads, and the width divided by their number.
+    sizes += [f for f in ("num_key_value_heads", "head_dim") if getattr(raw, f, None) is not None]
+    for field in sizes:
+        value = getattr(raw, field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UnsupportedModel(
+                f"{path}: unsupported config field {field}={value!r}; expected an integer >= 1"
+            )
 
 
 def _refuse_unsupported(raw: transformers.PretrainedConfig, path: str) -> None:

@@ -18,6 +18,35 @@ from gopd_jax.models.settings import PLAIN, SamplingRule
 LOGIT_ELEMENTS = 2**26
 
 
+def has_padded_rows(vocab_size: int, num_ids: int | None) -> bool:
+    """Whether a model has rows of embedding and head for which its tokenizer has no id.
+
+    Such rows are random or zero in published models (Qwen3 has 151,936 rows for 151,669 ids), and
+    models that share a tokenizer may have different numbers of them.
+
+    Args:
+        vocab_size: V.
+        num_ids: number of ids that exist; None stands for all V.
+    """
+    return num_ids is not None and num_ids < vocab_size
+
+
+def real_logits(logits: jax.Array, num_ids: int | None) -> jax.Array:
+    """The logits [..., V], -inf for ids from `num_ids` on, whatever stands there."""
+    V = logits.shape[-1]
+    if not has_padded_rows(V, num_ids):
+        return logits
+    return jnp.where(jnp.arange(V) < num_ids, logits, -jnp.inf)
+
+
+def real_rows(head_VD: jax.Array, num_ids: int | None) -> jax.Array:
+    """The head with zeros in its padded rows, so that 0 * NaN cannot arise in a backward pass."""
+    V = head_VD.shape[0]
+    if not has_padded_rows(V, num_ids):
+        return head_VD
+    return jnp.where(jnp.arange(V)[:, None] < num_ids, head_VD, 0)
+
+
 def log_distribution(logits_BV: jax.Array, rule: SamplingRule) -> jax.Array:
     """Log-probs of the distribution that a sampling rule draws from.
 
@@ -68,6 +97,7 @@ def token_logprobs(
     targets_RS: jax.Array,
     *,
     rule: SamplingRule = PLAIN,
+    num_ids: int | None = None,
     devices: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """The log-prob of each target and the entropy of each prediction.
@@ -87,6 +117,8 @@ def token_logprobs(
             states, so its gradient is accumulated over chunks in its own dtype.
         targets_RS: int32 ids.
         rule: temperature, top-k and top-p.
+        num_ids: ids from this number on do not exist: they have probability 0, and their rows of
+            the head gradient 0. None stands for all V.
         devices: number of devices that rows are sharded over; sets the chunk length.
 
     Returns:
@@ -101,7 +133,7 @@ def token_logprobs(
         return jnp.moveaxis(x.reshape(R, -1, length, *x.shape[2:]), 1, 0)
 
     def body(_, chunk):
-        return None, _chunk_logprobs(head_VD, *chunk, rule)
+        return None, _chunk_logprobs(head_VD, *chunk, rule, num_ids)
 
     _, (logprobs, entropy) = jax.lax.scan(body, None, (split(hidden_RSD), split(targets_RS)))
 
@@ -111,17 +143,25 @@ def token_logprobs(
     return join(logprobs), join(entropy)
 
 
-@functools.partial(jax.checkpoint, static_argnums=3)
+@functools.partial(jax.checkpoint, static_argnums=(3, 4))
 def _chunk_logprobs(
-    head_VD: jax.Array, hidden_RCD: jax.Array, targets_RC: jax.Array, rule: SamplingRule
+    head_VD: jax.Array,
+    hidden_RCD: jax.Array,
+    targets_RC: jax.Array,
+    rule: SamplingRule,
+    num_ids: int | None,
 ) -> tuple[jax.Array, jax.Array]:
     """`token_logprobs` of C tokens of each row."""
     logits_RCV = jnp.einsum(
         "rcd,vd->rcv",
         hidden_RCD,
-        head_VD.astype(hidden_RCD.dtype),
+        real_rows(head_VD, num_ids).astype(hidden_RCD.dtype),
         preferred_element_type=jnp.float32,
     )
+    if has_padded_rows(logits_RCV.shape[-1], num_ids):
+        # A sum and not `real_logits`, whose backward pass would hold another array of logits.
+        # Their gradient is 0 already, and their rows are 0, so that no sum is NaN.
+        logits_RCV += jnp.where(jnp.arange(logits_RCV.shape[-1]) < num_ids, 0.0, -jnp.inf)
     if rule != PLAIN:
         flat = logits_RCV.reshape(-1, logits_RCV.shape[-1])
         logits_RCV = log_distribution(flat, rule).reshape(logits_RCV.shape)

@@ -19,8 +19,10 @@ from jax.typing import DTypeLike
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.config import ModelConfig, refuse_path
 from gopd_jax.models.tensor_names import Row, StoredTensor, table
+from gopd_jax.runtime.errors import brief
+from gopd_jax.runtime.files import read_json
 from gopd_jax.types import Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -40,13 +42,14 @@ def local_folder(path: str | Path, patterns: tuple[str, ...] = WEIGHT_FILES) -> 
     """
     if Path(path).is_dir():
         return Path(path)
+    refuse_path(path)
     try:
         folder = huggingface_hub.snapshot_download(
             str(path), allow_patterns=list(patterns), ignore_patterns=["*/*"]
         )
     # No network, no such repository, no permission, or not shaped like a hub id.
     except (OSError, ValueError) as e:
-        reason = " ".join(str(e).split())
+        reason = brief(e)
         raise ValueError(
             f"cannot find model {str(path)!r}: expected a local folder, or a hub id that can be "
             f"downloaded ({reason})"
@@ -89,6 +92,18 @@ def load_params(
         except ValueError as e:
             raise ValueError(f"{folder}: {e}") from e
         return unflatten_dict(params)
+
+
+def check_tensors(path: str | Path, config: ModelConfig) -> None:
+    """Checks the headers of a checkpoint's files, as `load_params` does; reads no tensor.
+
+    Raises:
+        ValueError: see `load_params`.
+    """
+    folder = local_folder(path)
+    with contextlib.ExitStack() as stack:
+        tensors = {name: handle.get_slice(name) for name, handle in _open(folder, stack).items()}
+        _check(table(config), tensors, config, folder)
 
 
 def _load(
@@ -145,7 +160,15 @@ def _files(folder: Path) -> list[str]:
             "one of the two"
         )
     if index:
-        return sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        files = read_json(folder / INDEX, weight_map=dict)["weight_map"].values()
+        strange = [f for f in files if not isinstance(f, str) or Path(f).name != f]
+        if strange or not files:
+            given = f"{strange[0]!r}" if strange else "nothing"
+            raise ValueError(
+                f"{folder / INDEX} is damaged: expected names of files in its 'weight_map', not "
+                f"{given}"
+            )
+        return sorted(set(files))
     if single:
         return [SINGLE]
     held = _some(sorted(p.name for p in folder.iterdir()))

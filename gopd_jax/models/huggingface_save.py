@@ -24,7 +24,7 @@ import transformers
 from gopd_jax.models.config import ModelConfig, from_hf, to_hf
 from gopd_jax.models.huggingface import INDEX, SINGLE, local_folder
 from gopd_jax.models.tensor_names import Row, table
-from gopd_jax.runtime.files import cannot_write
+from gopd_jax.runtime.files import cannot_write, check_output, read_json
 from gopd_jax.types import Params
 
 # One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
@@ -63,6 +63,7 @@ def check_free(out: str | Path) -> Path:
         raise ValueError(
             f"will not overwrite {out}: expected a folder that does not exist yet, or an empty one"
         )
+    check_output("--out", out / "config.json")
     return out
 
 
@@ -97,7 +98,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: see `check_free`, or `params` are spread over several processes.
+        ValueError: see `check_free`, or `params` are spread over several processes, or one of
+            them is not finite in `dtype`.
     """
     out = check_free(out)
     if not all(getattr(p, "is_fully_addressable", True) for p in jax.tree.leaves(params)):
@@ -142,7 +144,7 @@ def _token_ids(source: Path) -> TokenIds:
     # config.json overrides the other, because vLLM and old versions of transformers read it alone.
     for name in ("generation_config.json", "config.json"):
         if (source / name).is_file():
-            found = json.loads((source / name).read_text())
+            found = read_json(source / name)
             ids |= {key: found[key] for key in TOKEN_IDS if found.get(key) is not None}
     return ids
 
@@ -177,6 +179,12 @@ def _write_weights(
             name: row.write(_value(leaves[row.path], index, jnp.dtype(dtype)))
             for name, row, index in shard
         }
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise ValueError(
+                    f"tensor {name} is not finite in {dtype}: expected neither NaN nor inf; "
+                    "nothing is written"
+                )
         # transformers refuses a file without this metadata.
         save_file(tensors, folder / file, metadata={"format": "pt"})
         # safetensors creates files that only their owner may read.

@@ -77,6 +77,10 @@ class Diagnostics:
             if tokens == 0:
                 continue
             means = {k: float(v[part].sum() / tokens) for k, v in sums.items() if k != "tokens"}
+            if "sampler_gap" in sums:
+                del means["sampler_gap"]
+                if inside := tokens - sums["sampler_outside"][part].sum():
+                    means["sampler_gap"] = float(sums["sampler_gap"][part].sum() / inside)
             out |= {f"{k}{suffix}": mean for k, mean in means.items()}
             out |= {f"{k}{suffix}": float(v[part].max()) for k, v in largest.items()}
             out |= {f"{k}{suffix}": float(v[part].min()) for k, v in smallest.items()}
@@ -122,11 +126,14 @@ def token_diagnostics(
         reverse_kl_teacher = mean(log student - log teacher)
         kl_reference       = mean(log student - log reference)
         sampler_gap        = mean |log student - log behaviour|
+        sampler_outside    = share of tokens that the rule would not draw from the student
 
     The KL estimates are those of the sampled tokens, in nats per token; `kl_reference` counts as 0
     where lambda needs no reference, because it was not run there. `sampler_gap` compares the
     student as the learner computes it (`sampler_logprobs`) with the student in the sampler, both
-    under the sampling rule. Advantages and `reverse_kl_teacher` are also reduced by position.
+    under the sampling rule. A drawn token may lie just outside of the learner's top-k or top-p,
+    where the log-prob is -inf: it counts in `sampler_outside`, and `sampler_gap` is over the
+    others. Advantages and `reverse_kl_teacher` are also reduced by position.
     """
     per_token = {
         "tokens": jnp.ones_like(logprobs),
@@ -147,7 +154,10 @@ def token_diagnostics(
     if importance is not None:
         per_token["importance_mean"] = importance
         per_token["importance_capped"] = (importance >= importance_cap).astype(jnp.float32)
-        per_token["sampler_gap"] = jnp.abs(sampler_logprobs - behaviour_logprobs)
+        outside = jnp.isneginf(sampler_logprobs)
+        gap = jnp.abs(sampler_logprobs - behaviour_logprobs)
+        per_token["sampler_gap"] = jnp.where(outside, 0.0, gap)
+        per_token["sampler_outside"] = outside.astype(jnp.float32)
         extreme["importance"] = importance
     return _reduce(domains_R, num_domains, trained_RS, per_token, extreme)
 

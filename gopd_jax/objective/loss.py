@@ -91,11 +91,12 @@ def weighted_loss(
 
 
 def _without_untrained(batch: PackedBatch, trained: jax.Array) -> PackedBatch:
-    """The batch with log-probs of 0 wherever no token is trained on.
+    """The batch with zeros in its float fields wherever no token is trained on.
 
     What stands there, NaN too, must not reach the gradient: 0 * NaN is NaN.
     """
-    names = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
+    logprobs = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
+    names = ("weights", "reward_scale", "advantages", *logprobs)
     given = {name: getattr(batch, name) for name in names}
     kept = {n: jnp.where(trained, x, 0.0) for n, x in given.items() if x is not None}
     return batch.replace(**kept)

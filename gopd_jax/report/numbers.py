@@ -9,13 +9,11 @@ import math
 
 import numpy as np
 
-from gopd_jax.evaluate.statistics import interval
+from gopd_jax.evaluate.statistics import Estimate, difference, interval
 from gopd_jax.objective.diagnostics import POSITION_BINS
-from gopd_jax.report.charts import CHARTS, POSITION_CHARTS, Chart
+from gopd_jax.report.charts import CHARTS, HELD_OUT_CHARTS, POSITION_CHARTS, Chart
 from gopd_jax.report.read import Run, number
 from gopd_jax.runtime.files import JsonObject
-
-Reduction = Callable[[np.ndarray], float]
 
 CURVE_NUMBERS = 280_000  # of all curves: about 2.5 MB at 9 bytes a number
 MAX_POINTS, MIN_POINTS = 400, 20  # of one curve; a screen does not show more
@@ -47,7 +45,7 @@ def curves(run: Run, points: int) -> JsonObject:
 
     Args:
         points: a longer run is averaged to at most this many points. A point is the mean of its
-            steps; for extremes the extreme; for half widths that of the mean of independent values.
+            steps, for extremes the extreme; its interval is that of the mean of independent values.
 
     Returns:
         "steps": first and last step of each point. "values": the points of each metric by name,
@@ -58,12 +56,14 @@ def curves(run: Run, points: int) -> JsonObject:
     steps = [[run.metrics[part[0]]["step"], run.metrics[part[-1]]["step"]] for part in parts]
     lists = {}
     for chart in CHARTS:
-        for name, key in _metric_names(chart, run):
-            values = np.array([number(m.get(name)) for m in run.metrics])
-            values[~np.isfinite(values)] = np.nan
-            if np.isfinite(values).any():
-                reduce = _reduction(chart, key)
-                lists[name] = [short(_reduced(values[part], reduce)) for part in parts]
+        for domain in _slices_of(chart, run):
+            suffix = f"/{domain}" if domain else ""
+            known = {
+                f"{key}{suffix}": reduced
+                for key, reduced in _points(chart, run, suffix, parts).items()
+                if np.isfinite(reduced).any()
+            }
+            lists |= {name: [short(v) for v in reduced] for name, reduced in known.items()}
     return {"steps": steps, "values": lists}
 
 
@@ -71,24 +71,51 @@ def _slices_of(chart: Chart, run: Run) -> list[str]:
     return slices(run) if chart.by_slice else [""]
 
 
-def _metric_names(chart: Chart, run: Run) -> list[tuple[str, str]]:
-    """Pairs of a metric's name in metrics.jsonl and the chart's key that it belongs to."""
-    return [
-        (f"{key}/{domain}" if domain else key, key)
-        for domain in _slices_of(chart, run)
-        for key in chart.keys
-    ]
+def _points(chart: Chart, run: Run, suffix: str, parts: list[np.ndarray]) -> dict[str, list[float]]:
+    """The points of a chart's metrics, NaN where there is no finite value."""
+    values = {key: _finite(run, key + suffix) for key in chart.keys}
+    if not chart.key:
+        return {
+            chart.low: [_of_known(np.min, values[chart.low][part]) for part in parts],
+            chart.high: [_of_known(np.max, values[chart.high][part]) for part in parts],
+        }
+    middle = values[chart.key]
+    points = {chart.key: [_of_known(np.mean, middle[part]) for part in parts]}
+    for key, sign in ((chart.low, -1), (chart.high, 1)):
+        if key:
+            widths = np.abs(values[key] - middle)
+            distances = [_of_known(_width_of_mean, widths[part]) for part in parts]
+            points[key] = list(np.array(points[chart.key]) + sign * np.array(distances))
+    return points
 
 
-def _reduction(chart: Chart, key: str) -> Reduction:
-    if key == chart.half:
-        return lambda values: np.sqrt(np.sum(values**2)) / len(values)
-    return {chart.low: np.min, chart.high: np.max}.get(key, np.mean)
+def _finite(run: Run, name: str) -> np.ndarray:
+    """A metric by step, NaN for anything but a finite number."""
+    values = np.array([number(m.get(name)) for m in run.metrics])
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
-def _reduced(values: np.ndarray, reduce: Reduction) -> float:
+def _width_of_mean(widths: np.ndarray) -> float:
+    """How far the interval of the mean of independent values reaches to one side."""
+    return float(np.sqrt(np.sum(widths**2)) / len(widths))
+
+
+def _of_known(reduce: Callable[[np.ndarray], float], values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(reduce(known)) if len(known) else math.nan
+
+
+def empty_charts(runs: list[Run]) -> list[str]:
+    """Titles of the charts that no run has a value for, except 0."""
+    return [chart.title for chart in CHARTS if not any(_has_values(chart, run) for run in runs)]
+
+
+def _has_values(chart: Chart, run: Run) -> bool:
+    """Whether a metric of the chart differs from 0 at any step, in any domain."""
+    suffixes = [f"/{domain}" if domain else "" for domain in _slices_of(chart, run)]
+    names = [key + suffix for key in chart.keys for suffix in suffixes]
+    return any(np.nan_to_num(_finite(run, name)).any() for name in names)
 
 
 # ---- Curves by position in the response.
@@ -156,13 +183,26 @@ def phases(run: Run) -> dict[str, float]:
 
 
 def scores(run: Run) -> JsonObject:
-    """Scores of student and teacher in each domain: lists of [step, mean, half width, prompts]."""
+    """Scores of student and teacher in each domain: lists of [step, mean, low, high, prompts]."""
+    by_domain: JsonObject = {}
+    for e in run.scored:
+        score = interval(e["by_prompt"])
+        models = by_domain.setdefault(e["domain"], {"student": [], "teacher": []})
+        models.setdefault(e["model"], []).append([e["step"], *_ends(score), score.n])
+    return by_domain
+
+
+def held_out(run: Run) -> JsonObject:
+    """What else was measured on held-out prompts: {domain: {key: [[step, value], ...]}}."""
     by_domain: JsonObject = {}
     for e in run.evaluations:
-        mean, half = interval(e["by_prompt"])
-        models = by_domain.setdefault(e["domain"], {"student": [], "teacher": []})
-        point = [e["step"], short(mean), short(half), len(e["by_prompt"])]
-        models.setdefault(e["model"], []).append(point)
+        if e["model"] != "student":
+            continue
+        for chart in HELD_OUT_CHARTS:
+            value = short(_length(e) if chart.key == "length" else _mean(e.get(chart.key)))
+            if value is not None:
+                lists = by_domain.setdefault(e["domain"], {})
+                lists.setdefault(chart.key, []).append([e["step"], value])
     return by_domain
 
 
@@ -173,7 +213,7 @@ def results(run: Run, first: Run) -> list[JsonObject]:
     answered the same prompts.
     """
     rows = []
-    for domain in dict.fromkeys(e["domain"] for e in run.evaluations):
+    for domain in dict.fromkeys(e["domain"] for e in run.scored):
         student = _evaluations(run, "student", domain)
         teacher = next(iter(_evaluations(run, "teacher", domain)), None)
         if not student:
@@ -190,33 +230,59 @@ def results(run: Run, first: Run) -> list[JsonObject]:
             "teacher": teacher and _score(teacher),
         }
         if teacher:
-            difference, half = _paired(last, teacher)
-            verdict = "yes" if difference > half else "no" if difference < -half else "unclear"
-            row |= {"difference": [short(difference), short(half)], "verdict": verdict}
+            gain = _paired(last, teacher)
+            verdict = {1: "yes", 0: "unclear", -1: "no"}[gain.sign]
+            row |= {"difference": _ends(gain), "verdict": verdict}
         others = _evaluations(first, "student", domain)
         data = [r.fingerprints.get("data", {}).get(f"{domain}/test") for r in (run, first)]
         if run is not first and others and data[0] == data[1] is not None:
-            row["versus"] = [short(v) for v in _paired(last, others[-1])]
+            row["versus"] = _ends(_paired(last, others[-1]))
         rows.append(row)
     return rows
 
 
+def unscored(run: Run) -> list[str]:
+    """Domains in which the student was evaluated, but not its score."""
+    domains = dict.fromkeys(e["domain"] for e in run.evaluations if e["model"] == "student")
+    return [domain for domain in domains if not _evaluations(run, "student", domain)]
+
+
 def _evaluations(run: Run, model: str, domain: str) -> list[JsonObject]:
-    return [e for e in run.evaluations if (e["model"], e["domain"]) == (model, domain)]
+    return [e for e in run.scored if (e["model"], e["domain"]) == (model, domain)]
 
 
-def _paired(a: JsonObject, b: JsonObject) -> tuple[float, float]:
-    """Mean and half width of a - b over the prompts of both.
+def _paired(a: JsonObject, b: JsonObject) -> Estimate:
+    """a - b over the prompts of both.
 
     Every evaluation of a domain takes its prompts from the beginning of one list.
     """
     n = min(len(a["by_prompt"]), len(b["by_prompt"]))
-    return interval(np.subtract(a["by_prompt"][:n], b["by_prompt"][:n]))
+    return difference([(a["by_prompt"][:n], b["by_prompt"][:n])])
+
+
+def _ends(estimate: Estimate) -> list[float | None]:
+    return [short(v) for v in (estimate.mean, estimate.low, estimate.high)]
 
 
 def _score(evaluation: JsonObject) -> JsonObject:
-    mean, half = interval(evaluation["by_prompt"])
-    samples = len(evaluation["by_prompt"]) * number(evaluation.get("samples"))
-    length = short(number(evaluation.get("tokens")) / samples) if samples else None
-    truncated = short(number(evaluation.get("truncated")))
-    return {"mean": short(mean), "half": short(half), "length": length, "truncated": truncated}
+    return {
+        "interval": _ends(interval(evaluation["by_prompt"])),
+        "length": short(_length(evaluation)),
+        "truncated": short(number(evaluation.get("truncated"))),
+    }
+
+
+def _length(evaluation: JsonObject) -> float:
+    """Mean response length; NaN where it was not measured."""
+    given = _mean(evaluation.get("length"))
+    if math.isfinite(given):
+        return given
+    by_prompt = evaluation.get("by_prompt")
+    prompts = len(by_prompt) if isinstance(by_prompt, list) else 0
+    samples = prompts * number(evaluation.get("samples"))
+    return number(evaluation.get("tokens")) / samples if samples else math.nan
+
+
+def _mean(value: object) -> float:
+    """A number, or the mean of a value that was written with its interval."""
+    return number(value.get("mean") if isinstance(value, dict) else value)

@@ -20,7 +20,7 @@ MOST_PROBLEMS = 5  # problems listed for each file; the others are only counted
 # Files of JSON lines -> the fields that a line must have besides "step".
 LOGS = {
     "metrics.jsonl": (),
-    "evaluations.jsonl": ("model", "domain", "by_prompt"),
+    "evaluations.jsonl": ("model", "domain"),
     "samples.jsonl": ("tokens",),
 }
 
@@ -32,7 +32,7 @@ class Run:
     path: the folder.
     label: a name that no other run of the report has.
     config, starts, fingerprints: from run.json.
-    metrics, evaluations: sorted by step.
+    metrics, evaluations: sorted by step. A domain without a verifier is evaluated without scores.
     summary: summary.json of a finished run, or empty.
     problems: what could not be read, with file and line.
     """
@@ -55,6 +55,11 @@ class Run:
     @property
     def last_step(self) -> int:
         return max((m["step"] for m in self.metrics + self.evaluations), default=0)
+
+    @property
+    def scored(self) -> list[JsonObject]:
+        """The evaluations that hold the score of each prompt."""
+        return [e for e in self.evaluations if _are_numbers(e.get("by_prompt"))]
 
     @property
     def domains(self) -> list[str]:
@@ -104,17 +109,26 @@ def read_run(path: str) -> Run:
         )
     run = Run(str(path))
     contents = _run_json(folder, run.problems)
-    run.config, run.fingerprints = _part(contents, "config"), _part(contents, "fingerprints")
-    run.starts = [s for s in contents.get("starts", []) if isinstance(s, dict)]
+    run.config = _config(_part(contents, "config"), run.problems)
+    run.fingerprints = {
+        key: value
+        for key, value in _part(contents, "fingerprints").items()
+        if isinstance(value, dict)
+    }
+    run.starts = [_start(s) for s in contents.get("starts", []) if isinstance(s, dict)]
     metrics, evaluations, run.samples = (
         _lines(folder / name, fields, run.problems) for name, fields in LOGS.items()
     )
-    last_of_step = {m["step"]: m for m in metrics}
+    last_of_step = {m["step"]: _with_ends(m) for m in metrics}
     run.metrics = sorted(last_of_step.values(), key=lambda m: m["step"])
-    scored = (e for e in evaluations if _are_numbers(e["by_prompt"]))
-    run.evaluations = sorted(scored, key=lambda e: e["step"])
+    named = (e for e in evaluations if isinstance(e["model"], str) and isinstance(e["domain"], str))
+    run.evaluations = sorted(named, key=lambda e: e["step"])
     if (folder / "summary.json").exists():
         run.summary = _object(folder / "summary.json", run.problems, "the run counts as unfinished")
+        for name in ("training_seconds", "rollout_tokens"):
+            if not math.isfinite(number(run.summary.get(name, 0))):
+                run.problems.append(f"summary.json: {name} is not a number")
+                del run.summary[name]
     return run
 
 
@@ -124,10 +138,42 @@ def number(value: object) -> float:
     return float(value) if is_number else math.nan
 
 
+def _config(config: JsonObject, problems: list[str]) -> JsonObject:
+    """The config without parts that are no groups of settings."""
+    groups = {"domains", "rollout", "learner"}
+    config = dict(config)
+    for name in sorted(groups & config.keys()):
+        if not isinstance(config[name], dict):
+            problems.append(f"run.json: config.{name} is not a group of settings")
+            del config[name]
+    domains = config.get("domains", {})
+    for name in [n for n, domain in domains.items() if not isinstance(domain, dict)]:
+        problems.append(f"run.json: config.domains.{name} is not a group of settings")
+        config["domains"] = {n: d for n, d in config["domains"].items() if n != name}
+    return config
+
+
+def _start(start: JsonObject) -> JsonObject:
+    """A start of the run without entries of another type than `gopd_jax.train` writes."""
+    kinds = {"devices": list, "command": list, "packages": dict, "processes": int}
+    return {k: v for k, v in start.items() if isinstance(v, kinds.get(k, object))}
+
+
 def _run_json(folder: epath.Path, problems: list[str]) -> JsonObject:
     """run.json; empty if it cannot be read. A run of another format is a ValueError."""
     contents = _object(folder / "run.json", problems, "the setup of the run is unknown")
     return run_folder.read_run(str(folder)) if contents else {}
+
+
+def _with_ends(metrics: JsonObject) -> JsonObject:
+    """A step's metrics with the ends of intervals; earlier versions wrote the half width."""
+    old = "reward_half_width"
+    for name in [name for name in metrics if name.startswith(old)]:
+        half, suffix = number(metrics[name]), name.removeprefix(old)
+        mean = number(metrics.get(f"reward{suffix}"))
+        metrics[f"reward_low{suffix}"] = max(0.0, mean - half)
+        metrics[f"reward_high{suffix}"] = min(1.0, mean + half)
+    return metrics
 
 
 def _are_numbers(values: object) -> bool:
@@ -155,6 +201,9 @@ def _object(path: epath.Path, problems: list[str], consequence: str) -> JsonObje
 def _lines(path: epath.Path, fields: Sequence[str], problems: list[str]) -> list[JsonObject]:
     """The records of a JSON-lines file that have an integer "step" and `fields`."""
     if not path.exists():
+        return []
+    if path.is_dir():
+        problems.append(f"{path.name} is a folder")
         return []
     lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     records, bad = [], []

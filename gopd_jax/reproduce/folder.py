@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from gopd_jax import tiny
 from gopd_jax.reproduce.arms import ARMS
-from gopd_jax.runtime.files import replace_text
+from gopd_jax.runtime.files import read_json, replace_text
 
 
 class DomainScores(TypedDict):
@@ -43,7 +43,9 @@ def model_folder(name: str, seed: int, out: str) -> str:
 def read_scores(name: str, seed: int, out: str) -> ArmScores | None:
     """The scores of a finished arm, or None."""
     path = arm_folder(name, seed, out) / "scores.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    return read_json(path, arm=str, seed=int, domains=dict, seconds=(int, float))
 
 
 def write_scores(scores: ArmScores, out: str) -> None:

@@ -52,8 +52,9 @@ def _points(results: JsonObject, title: str, arms: list[tuple[str, str]]) -> Fig
 
 def _point(axis: Axes, row: int, score: OverSeeds, colour: str) -> None:
     """The score of one arm: a dot with its interval, and a faint mark for each seed."""
-    mean, half = 100 * score["mean"], 100 * score["half_width"]
-    axis.errorbar(mean, row, xerr=half, fmt="o", color=colour, capsize=3, markersize=4)
+    mean, below, above = _shown(score, 100)
+    style = {"color": colour, "capsize": 3, "markersize": 4}
+    axis.errorbar(mean, row, xerr=([below], [above]), fmt="o", **style)
     seeds = 100 * np.array(score["by_seed"])
     axis.plot(seeds, np.full(len(seeds), row), "|", color=colour, alpha=0.4)
 
@@ -66,12 +67,9 @@ def _lambdas(results: JsonObject, title: str) -> Figure:
         (axes[0], "score", 100, "score, % right"),
         (axes[1], "length", 1, "response length, tokens"),
     ):
-        mean, half = (
-            scale * np.array([row[field][k] for row in rows.values()])
-            for k in ("mean", "half_width")
-        )
+        mean, below, above = np.transpose([_shown(row[field], scale) for row in rows.values()])
         style = {"color": BLUE, "marker": "o", "markersize": 4, "capsize": 3}
-        axis.errorbar(list(rows), mean, half, label="student", **style)
+        axis.errorbar(list(rows), mean, (below, above), label="student", **style)
         for arm, line in (("math_teacher", "--"), ("base", ":")):
             if arm in results:
                 value = results[arm]["math"][field]
@@ -82,6 +80,12 @@ def _lambdas(results: JsonObject, title: str) -> Figure:
 
 def _band(axis: Axes, value: OverSeeds, scale: float, label: str, line: str) -> None:
     """A horizontal line with its interval."""
-    low, high = (scale * (value["mean"] + sign * value["half_width"]) for sign in (-1, 1))
-    axis.axhspan(low, high, color=RED, alpha=0.15, linewidth=0)
-    axis.axhline(scale * value["mean"], color=RED, linestyle=line, linewidth=1, label=label)
+    mean, below, above = _shown(value, scale)
+    axis.axhspan(mean - below, mean + above, color=RED, alpha=0.15, linewidth=0)
+    axis.axhline(mean, color=RED, linestyle=line, linewidth=1, label=label)
+
+
+def _shown(value: OverSeeds, scale: float) -> tuple[float, float, float]:
+    """The mean, and how far its interval reaches below and above; 0 for a single seed."""
+    low, mean, high = (scale * value[key] for key in ("low", "mean", "high"))
+    return (mean, mean - low, high - mean) if np.isfinite(high) else (mean, 0.0, 0.0)

@@ -4,7 +4,7 @@ In: which arms, how many seeds, how large. Out: the folder that the command's --
 What is there already is not run again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import json
@@ -19,7 +19,13 @@ from gopd_jax.reproduce import pictures, tables, worker
 from gopd_jax.reproduce.arms import Arm, Size, chosen
 from gopd_jax.reproduce.folder import ArmScores, read_scores
 from gopd_jax.runtime import provenance
-from gopd_jax.runtime.files import JsonObject, replace_json, replace_text
+from gopd_jax.runtime.files import (
+    JsonObject,
+    check_output,
+    read_json,
+    replace_json,
+    replace_text,
+)
 from gopd_jax.runtime.progress import Bar
 
 Task = tuple[Arm, int]  # an arm and a seed
@@ -40,10 +46,12 @@ def reproduce(out: str, seeds: int, groups: Sequence[str], jobs: int, size: Size
     """
     arms = chosen(groups)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output("--out", folder / "size.json")
+    tasks = [(arm, seed) for seed in range(seeds) for arm in arms]
+    scores = {(arm.name, seed): read_scores(arm.name, seed, out) for arm, seed in tasks}
     _check_same_size(folder / "size.json", size)
     start = time.perf_counter()
-    scores = _run_all(arms, seeds, str(folder.resolve()), jobs, size)
+    scores = _run_all(tasks, scores, str(folder.resolve()), jobs, size)
     results = tables.summarise(scores, arms, groups, seeds)
     results["about"] = provenance.record() | {
         "cores": os.cpu_count(),
@@ -61,23 +69,26 @@ def reproduce(out: str, seeds: int, groups: Sequence[str], jobs: int, size: Size
 def _check_same_size(path: Path, size: Size) -> None:
     """An experiment has one size; seeds and groups may be added to it."""
     text = json.dumps(dataclasses.asdict(size))
-    if path.exists() and (old := json.loads(path.read_text())) != json.loads(text):
+    if path.exists() and (old := read_json(path)) != json.loads(text):
         raise ValueError(
             f"--out={path.parent} holds an experiment of another size ({old}, now {text}): "
             "expected another --out"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text + "\n")
 
 
 def _run_all(
-    arms: Sequence[Arm], seeds: int, out: str, jobs: int, size: Size
+    tasks: Sequence[Task],
+    done: Mapping[tuple[str, int], ArmScores | None],
+    out: str,
+    jobs: int,
+    size: Size,
 ) -> dict[tuple[str, int], ArmScores]:
-    """Scores by (arm name, seed).
+    """Scores by (arm name, seed); `done` has those that are there.
 
     Seeds follow one another; an arm starts when what it needs is there and a process is free.
     """
-    tasks = [(arm, seed) for seed in range(seeds) for arm in arms]
-    done = {(arm.name, seed): read_scores(arm.name, seed, out) for arm, seed in tasks}
     scores = {name: kept for name, kept in done.items() if kept}
     waiting = [(arm, seed) for arm, seed in tasks if (arm.name, seed) not in scores]
     running: dict[concurrent.futures.Future[ArmScores], Task] = {}

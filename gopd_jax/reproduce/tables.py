@@ -1,17 +1,19 @@
 """What the tables show and which claims are tested; scores over seeds -> results -> text.
 
 The interval is Student's t over seeds: each seed trains and scores anew. Differences are taken
-within a seed, where both models answered the same prompts with the same keys.
+within a seed, where both models answered the same prompts with the same keys. Where all seeds score
+0, all score 1 or all tie, seeds have no spread, and the interval is that over prompts.
 """
 
 from collections.abc import Mapping, Sequence
+import math
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from gopd_jax.evaluate.statistics import interval
+from gopd_jax.evaluate.statistics import Estimate, difference, interval, t_interval
 from gopd_jax.reproduce.arms import EARLY, LAMBDAS, LONGER, Arm
-from gopd_jax.reproduce.folder import ArmScores
+from gopd_jax.reproduce.folder import ArmScores, DomainScores
 from gopd_jax.runtime.files import JsonObject
 
 
@@ -25,10 +27,14 @@ class Row(NamedTuple):
 
 
 class OverSeeds(TypedDict):
-    """A value over seeds: its mean, the half width of the 95% interval, the value of each seed."""
+    """A value over seeds: its mean, its 95% interval, the value of each seed.
+
+    The interval is infinite for a single seed.
+    """
 
     mean: float
-    half_width: float
+    low: float
+    high: float
     by_seed: list[float]
 
 
@@ -156,10 +162,18 @@ CLAIMS = [
 ]
 
 
-def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Mean over seeds, the half width of its 95% interval, and the values."""
-    mean, half = interval(values)
-    return {"mean": mean, "half_width": half, "by_seed": [round(float(v), 6) for v in values]}
+def over_seeds(values: Sequence[float], over_prompts: Estimate | None = None) -> OverSeeds:
+    """Mean over seeds, its 95% interval, and the values.
+
+    Args:
+        values: of each seed.
+        over_prompts: gives the interval where all seeds score 0, all score 1, or all tie.
+    """
+    mean, half = t_interval(values)
+    low, high = mean - half, mean + half
+    if over_prompts is not None and half < 1e-9 and round(mean, 9) in (-1, 0, 1):
+        low, high = over_prompts.low, over_prompts.high
+    return {"mean": mean, "low": low, "high": high, "by_seed": [round(float(v), 6) for v in values]}
 
 
 def summarise(
@@ -185,23 +199,33 @@ def summarise(
         by_arm[arm.name] = {}
         for domain in arm.domains:
             each = [scores[arm.name, s]["domains"][domain] for s in range(seeds)]
-            row = {"score": over_seeds([np.mean(e["by_prompt"]) for e in each])}
+            by_seed = [np.mean(e["by_prompt"]) for e in each]
+            row = {"score": over_seeds(by_seed, interval(_over_prompts(each)))}
             row |= {name: over_seeds([e[name] for e in each]) for name in ("length", "truncated")}
             by_arm[arm.name][domain] = row
     claims = []
     for text, above, below, domain in CLAIMS:
         if domain in by_arm.get(above, ()) and domain in by_arm.get(below, ()):
             pair = [by_arm[name][domain]["score"]["by_seed"] for name in (above, below)]
-            difference = over_seeds(np.subtract(*pair))
+            sides = [
+                _over_prompts([scores[name, s]["domains"][domain] for s in range(seeds)])
+                for name in (above, below)
+            ]
+            paired = difference([(sides[0], sides[1])])
+            gain = over_seeds(np.subtract(*pair), paired)
             claim = {"claim": text, "domain": domain, "above": above, "below": below}
-            claims.append(claim | difference | {"verdict": verdict(difference)})
+            claims.append(claim | gain | {"verdict": verdict(gain)})
     return {"seeds": seeds, "groups": list(groups), "arms": by_arm, "claims": claims}
 
 
-def verdict(difference: OverSeeds) -> str:
+def _over_prompts(scores: Sequence[DomainScores]) -> np.ndarray:
+    """Scores of prompts, each averaged over the seeds: all seeds score the same prompts."""
+    return np.mean([s["by_prompt"] for s in scores], axis=0)
+
+
+def verdict(gain: OverSeeds) -> str:
     """ "held" if the interval is above 0, "not held" if it is below, otherwise "unclear"."""
-    mean, half = difference["mean"], difference["half_width"]
-    return "held" if mean - half > 0 else "not held" if mean + half < 0 else "unclear"
+    return "held" if gain["low"] > 0 else "not held" if gain["high"] < 0 else "unclear"
 
 
 # ---- Text.
@@ -291,8 +315,18 @@ def _rows(results: JsonObject, table: str) -> list[list[str]]:
 def _shown(value: OverSeeds | None, scale: float = 100, digits: int = 1) -> str:
     if value is None:
         return ""
-    return f"{scale * value['mean']:.{digits}f} ± {scale * value['half_width']:.{digits}f}"
+    return f"{scale * value['mean']:.{digits}f}{_uncertainty(value, scale, f'.{digits}f')}"
 
 
 def _signed(claim: OverSeeds) -> str:
-    return f"{100 * claim['mean']:+.2f} ± {100 * claim['half_width']:.2f}"
+    return f"{100 * claim['mean']:+.2f}{_uncertainty(claim, 100, '.2f', '+.2f')}"
+
+
+def _uncertainty(value: OverSeeds, scale: float, width: str, end: str = "") -> str:
+    """± half the width, both ends of an interval over prompts, or nothing for a single seed."""
+    low, mean, high = (scale * value[key] for key in ("low", "mean", "high"))
+    if not math.isfinite(high):
+        return ""
+    if math.isclose(high - mean, mean - low, rel_tol=1e-6):
+        return f" ± {high - mean:{width}}"
+    return f" [{low:{end or width}}, {high:{end or width}}]"

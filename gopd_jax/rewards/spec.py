@@ -58,11 +58,15 @@ def check_ground_truth(ground_truth: str) -> None:
         raise ValueError(
             f"code ground truth {ground_truth!r:.80}: expected JSON, got {error}"
         ) from error
-    if not isinstance(spec, dict) or set(spec) - set(KEYS) or not set(spec) & set(TESTS):
-        found = sorted(spec) if isinstance(spec, dict) else type(spec).__name__
+    if not isinstance(spec, dict):
         raise ValueError(
-            f"code ground truth has {found}: expected an object with one or more of {TESTS}, and "
-            f"no keys but {KEYS}"
+            f"code ground truth {ground_truth!r:.80} is {type(spec).__name__}: expected an object "
+            f"with one or more of {TESTS}"
+        )
+    if set(spec) - set(KEYS) or not set(spec) & set(TESTS):
+        raise ValueError(
+            f"code ground truth has {sorted(spec)}: expected an object with one or more of "
+            f"{TESTS}, and no keys but {KEYS}"
         )
     _check_options(spec)
     if "tests" in spec:

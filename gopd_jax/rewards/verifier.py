@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import difflib
 import hashlib
+import math
 import os
 import threading
 from types import TracebackType
 
 from gopd_jax.rewards.kinds import KINDS
 from gopd_jax.rewards.worker_handle import WorkerHandle
+from gopd_jax.runtime.errors import NonFiniteError
 
 Item = tuple[str, str, str]  # kind, response, ground truth
 
@@ -30,10 +32,17 @@ class Verdict:
     Attributes:
         reward: 0.0 or 1.0.
         detail: "correct", "wrong", "no answer", "timeout", "memory" or "error: ...".
+
+    Raises:
+        NonFiniteError: the reward is NaN or infinite.
     """
 
     reward: float
     detail: str
+
+    def __post_init__(self):
+        if not math.isfinite(self.reward):
+            raise NonFiniteError(f"a judge gave the reward {self.reward} ({self.detail!r})")
 
 
 def check_ground_truth(kind: str, ground_truth: str) -> None:

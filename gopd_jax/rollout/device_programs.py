@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gopd_jax.kernels.decode_attention import CacheBlock, DecodeAttention, over_mesh
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import decode, output_head
+from gopd_jax.models.heads import real_logits
 from gopd_jax.models.rope import rotation
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.cache import Blocks, as_block, copy_rows, take, write
@@ -78,6 +79,7 @@ def decode_steps(
     stop_ids: tuple[int, ...],
     shards: int,
     key_impl: str,
+    num_ids: int | None = None,
 ) -> tuple[Blocks, tuple[CacheBlock, ...], Outcome]:
     """Draws up to K tokens for every active slot, where K is the number of columns of `fresh`.
 
@@ -87,6 +89,7 @@ def decode_steps(
         fresh: columns for the tokens of this dispatch; donated.
         key_data: data of the key of (run seed, step); see `sampling.sample_keys`.
         exit_at: int32 scalar; the dispatch ends early when at most this many slots continue.
+        num_ids: ids from this number on are never drawn; None stands for the whole vocabulary.
 
     Returns:
         The blocks with the new columns, `fresh`, and the outcome.
@@ -109,6 +112,7 @@ def decode_steps(
         logits_BV = jnp.einsum(
             "bd,vd->bv", hidden_B1D[:, 0], head_VD, preferred_element_type=jnp.float32
         )
+        logits_BV = real_logits(logits_BV, num_ids)
         drawn_B = table.drawn + i
         token_B, logprob_B = draw(jax.vmap(jax.random.fold_in)(keys_B, drawn_B), logits_BV, rule)
         tokens_BT = jax.lax.dynamic_update_index_in_dim(tokens_BT, token_B, i, axis=1)

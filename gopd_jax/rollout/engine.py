@@ -55,6 +55,8 @@ class RolloutEngine:
         stop_ids: drawing one of these token ids ends the response and is part of it.
         slots: number of sequences decoded at once, a multiple of the data x fsdp devices.
         max_prompt_tokens, max_response_tokens: a slot's cache has columns for both.
+        num_ids: number of ids of the tokenizer; the model's further rows are never drawn. None
+            stands for the whole vocabulary.
         dtype: compute dtype, and that of the cache unless it is int8.
         options: how the work is done.
         programs: table to compile in. Engines with equal settings that are given one table share
@@ -81,12 +83,14 @@ class RolloutEngine:
         slots: int,
         max_prompt_tokens: int,
         max_response_tokens: int,
+        num_ids: int | None = None,
         dtype: DTypeLike = jnp.float32,
         options: EngineOptions = DEFAULTS,
         programs: ProgramTable | None = None,
     ):
         self.shards = rows_multiple(mesh)
-        _check_slots_and_stop_ids(slots, self.shards, stop_ids, config.vocab_size)
+        _check_slots_and_stop_ids(slots, self.shards, stop_ids, num_ids or config.vocab_size)
+        self.num_ids = num_ids
         if programs is not None and programs.mesh != mesh:
             raise ValueError(f"program table of {programs.mesh}: expected one of {mesh}")
         self.config, self.mesh, self.dtype, self.options = config, mesh, dtype, options
@@ -129,7 +133,7 @@ class RolloutEngine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all caches, over all devices. They are kept from call to call, until `free`."""
+        """Bytes of all caches, over all devices. They are kept until `free`."""
         return self.caches.nbytes
 
     def free(self) -> None:
@@ -171,6 +175,8 @@ class RolloutEngine:
                 "this engine is drawing already: finish or close the other iterator first"
             )
         self._drawing = True
+        if self.kernel.leaks:
+            self.free()  # another model may have left NaN: begin with caches of zeros
         try:
             yield from self._draw(weights, requests, key, rule)
         except GeneratorExit:  # closed early: the caches are whole
@@ -318,6 +324,7 @@ class RolloutEngine:
             stop_ids=self.stop_ids,
             shards=self.shards,
             key_impl=key_impl,
+            num_ids=self.num_ids,
         )
 
     def decode_shardings(self, cache: SlotCache, blocks: int) -> Any:
@@ -366,15 +373,15 @@ class RolloutEngine:
 
 
 def _check_slots_and_stop_ids(
-    slots: int, shards: int, stop_ids: Sequence[int], vocab_size: int
+    slots: int, shards: int, stop_ids: Sequence[int], num_ids: int
 ) -> None:
     if slots < 1 or slots % shards:
         raise ValueError(
             f"rollout slots={slots}: expected a positive multiple of {shards} (data x fsdp devices)"
         )
-    outside = [i for i in stop_ids if not 0 <= i < vocab_size]
+    outside = [i for i in stop_ids if not 0 <= i < num_ids]
     if not stop_ids or outside:
         raise ValueError(
-            f"stop ids {list(stop_ids)}: expected at least one, all in [0, {vocab_size}); "
+            f"stop ids {list(stop_ids)}: expected at least one, all in [0, {num_ids}); "
             f"outside: {outside}"
         )

@@ -104,6 +104,8 @@ class PrefillChunk:
         in_chunk = jnp.arange(T) < self.lengths_R[:, None]
         # Attention is within segments: 1 for every query and every real key, 0 for padding.
         segments = jnp.concatenate([in_prefix, in_chunk], axis=1).astype(jnp.int32)
+        # What stands beyond the prefix may be NaN, and a weight of 0 times NaN is NaN.
+        values = jnp.where(segments[:, None, :, None] > 0, values, 0)
         ones, key_index = jnp.ones((R, T), jnp.int32), jnp.arange(columns + T)
         query_index = columns + jnp.arange(T)
         layout = Layout(self.cos, self.sin, ones, segments, query_index, key_index)

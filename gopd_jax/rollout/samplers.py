@@ -20,7 +20,7 @@ class Samplers:
 
     Args:
         programs: table that the engines compile in; its mesh is theirs.
-        stop_ids, slots, max_prompt_tokens, max_response_tokens, dtype, options: see
+        stop_ids, slots, max_prompt_tokens, max_response_tokens, num_ids, dtype, options: see
             `RolloutEngine`.
     """
 
@@ -32,6 +32,7 @@ class Samplers:
         slots: int,
         max_prompt_tokens: int,
         max_response_tokens: int,
+        num_ids: int | None = None,
         dtype: DTypeLike = jnp.float32,
         options: EngineOptions = DEFAULTS,
     ):
@@ -40,6 +41,7 @@ class Samplers:
             "slots": slots,
             "max_prompt_tokens": max_prompt_tokens,
             "max_response_tokens": max_response_tokens,
+            "num_ids": num_ids,
         }
         self._dtype, self._options = dtype, options
         self._engines: dict[ModelConfig, RolloutEngine] = {}

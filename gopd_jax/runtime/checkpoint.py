@@ -216,7 +216,8 @@ def restore_params(workdir: str, step: int | None, abstract_params: Params) -> t
         steps = sorted(manager.all_steps()) if folder.exists() else []
         if not steps or (step is not None and step not in steps):
             which = "" if step is None else f" of step {step}"
-            raise ValueError(f"{workdir!r} has no checkpoint{which}; there are: {steps}")
+            expected = f"one of {steps}" if steps else "a run that has saved one"
+            raise ValueError(f"{workdir!r} has no checkpoint{which}: expected {expected}")
         restore = ocp.args.PyTreeRestore(
             item={"params": abstract_params},
             restore_args={"params": ocp.checkpoint_utils.construct_restore_args(abstract_params)},

@@ -13,6 +13,12 @@ class NonFiniteError(Exception):
     """
 
 
+def brief(error: Exception, limit: int = 160) -> str:
+    """The message of another library's error as part of a sentence of ours: one line, not long."""
+    text = " ".join(str(error).split()) or repr(error)
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
 @contextlib.contextmanager
 def naming(what: str) -> Iterator[None]:
     """Puts `what` was being done before the message of a `NonFiniteError`."""

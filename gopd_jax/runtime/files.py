@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
+_KINDS = {dict: "JSON object", list: "list", str: "text", int: "whole number"}
 JsonObject = dict[str, Any]  # as json.loads returns it: the values may be anything
 
 
@@ -55,7 +57,32 @@ def cannot_write(path: str | os.PathLike, error: Exception) -> OSError:
     return OSError(f"{path} cannot be written ({reason}); what it held is kept")
 
 
-def read_json(path: str | os.PathLike, **parts: type) -> JsonObject:
+def check_output(option: str, value: str | os.PathLike) -> None:
+    """Checks that a file can be written, before the work whose result it is to hold.
+
+    Args:
+        option: the name of the option that gives it, for errors.
+        value: path of the file; on an object store it is not checked.
+
+    Raises:
+        ValueError: it is no file name, a folder, below a file, or not to be written.
+    """
+    if "://" in str(value):
+        return
+    path = Path(value)
+    said = f"{option}={str(value)!r}: cannot write there, expected"
+    if not path.name or "\0" in str(value):
+        raise ValueError(f"{said} the name of a file")
+    if path.is_dir():
+        raise ValueError(f"{said} a file, but it is a folder")
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if there != path and not there.is_dir():
+        raise ValueError(f"{said} a folder above it, but {str(there)!r} is a file")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{said} permission to write to {str(there)!r}")
+
+
+def read_json(path: str | os.PathLike, **parts: type | tuple[type, ...]) -> JsonObject:
     """A JSON object from a file.
 
     Args:
@@ -68,13 +95,16 @@ def read_json(path: str | os.PathLike, **parts: type) -> JsonObject:
     path = epath.Path(path)
     try:
         content = json.loads(path.read_text())
-    except ValueError as e:  # not JSON, or not UTF-8
+    except IsADirectoryError as e:
+        raise ValueError(f"{path} is a folder: expected a file with a JSON object") from e
+    except (ValueError, RecursionError) as e:  # not JSON, or not UTF-8
         raise ValueError(f"{path} is damaged: expected a JSON object, but {e}") from e
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object, not {str(content)[:40]!r}")
     for key, kind in parts.items():
         if not isinstance(content.get(key), kind):
-            raise ValueError(f"{path} is damaged: expected a {kind.__name__} in its {key!r}")
+            name = _KINDS.get(kind, "number")
+            raise ValueError(f"{path} is damaged: expected a {name} in its {key!r}")
     return content
 
 

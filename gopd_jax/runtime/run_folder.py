@@ -18,6 +18,7 @@ import jax
 from gopd_jax.runtime.files import JsonObject, read_json, replace_json
 from gopd_jax.runtime.progress import say
 
+LOCK = ".lock"  # names the process that trains in the folder
 FORMAT = 2  # of a run folder: run.json, checkpoints, logs; one higher with each incompatible change
 
 
@@ -36,14 +37,26 @@ def read_run(workdir: str) -> JsonObject:
         )
     run = read_json(path)
     if run.get("format", 1) != FORMAT:
-        commit = next((s["git_commit"] for s in run.get("starts", []) if s.get("git_commit")), None)
+        commit = next(filter(None, map(_commit, _starts(run))), None)
         raise ValueError(
             f"{workdir!r} is a run folder of format {run.get('format', 1)}, this version of "
             f"gopd_jax reads format {FORMAT}: use the version that wrote it"
             + (f" (commit {commit[:12]})" if commit else "")
             + ", or another folder"
         )
-    return read_json(path, config=dict, fingerprints=dict, starts=list)
+    run = read_json(path, config=dict, fingerprints=dict, starts=list)
+    if len(_starts(run)) < len(run["starts"]):
+        raise ValueError(f"{path} is damaged: expected only JSON objects in its 'starts'")
+    return run
+
+
+def _starts(run: JsonObject) -> list[JsonObject]:
+    starts = run.get("starts")
+    return [s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else []
+
+
+def _commit(start: JsonObject) -> str | None:
+    return start.get("git_commit") and str(start["git_commit"])
 
 
 def holds_run(workdir: str) -> bool:
@@ -85,7 +98,7 @@ def one_process(workdir: str) -> Iterator[None]:
         yield
         return
     os.makedirs(workdir, exist_ok=True)
-    with open(os.path.join(workdir, ".lock"), "a+") as lock:
+    with open(os.path.join(workdir, LOCK), "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

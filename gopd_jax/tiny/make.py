@@ -28,8 +28,9 @@ from gopd_jax.export.run import export
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import init_params
-from gopd_jax.models.huggingface_save import save_pretrained
+from gopd_jax.models.huggingface_save import check_free, save_pretrained
 from gopd_jax.rollout.settings import RolloutSettings
+from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.settings import CheckpointSettings, LogSettings
 from gopd_jax.tiny.tokenizer import SPECIAL, VOCAB_SIZE, save_tokenizer
 from gopd_jax.train.run import run as train
@@ -179,7 +180,9 @@ def _make_all(args: argparse.Namespace, names: list[str]) -> None:
     out = pathlib.Path(args.out)
     for name in names:
         if (out / name).exists():
-            raise ValueError(f"{out / name} exists: delete it to make it again")
+            raise ValueError(f"{out / name} exists: expected none; delete it to make it again")
+        check_free(out / name)
+        check_output("--workdir", pathlib.Path(args.workdir) / name)
         make(name, out, pathlib.Path(args.workdir))
 
 

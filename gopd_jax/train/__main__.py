@@ -1,14 +1,14 @@
 """Trains a student by on-policy distillation (G-OPD / ExOPD), by GRPO, or by SFT.
 
-  python -m gopd_jax.train --config=configs/math.py              the embedded run, minutes on a CPU
-  python -m gopd_jax.train --config=configs/math.py:qwen3_4b --workdir=gs://bucket/run
-  python -m gopd_jax.train --config=configs/math.py --config.learner.reward_scale=1.5 \\
-      --workdir=runs/lambda15
+  python -m gopd_jax.train --config=math              the embedded run, minutes on a CPU
+  python -m gopd_jax.train --config=math:qwen3_4b --workdir=gs://bucket/run
+  python -m gopd_jax.train --config=math --config.learner.reward_scale=1.5 --workdir=runs/lambda15
+  python -m gopd_jax.train --config=mine.py           a config file of your own
 
-  --config=FILE[:PRESET]      what is run; the file's docstring says claim, hardware, time, result
-  --config.PART.FIELD=VALUE   one setting; all of them are listed below
+  --config=FILE[:PRESET]      what is run: a name of the list below, or a .py file of yours
+  --config.PART.FIELD=VALUE   one setting; all of them are listed at the end
   --workdir=FOLDER            folder of the run, local or gs:// (default: runs/NAME)
-  --help                      this text; with --config, also the notes of that file
+  --help                      this text; with --config, what that file is and sets
 
 The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
 checkpoints/ and, at the end, summary.json and curves.png. --config.log.trackers=wandb or trackio
@@ -18,19 +18,21 @@ with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers t
 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
-import ast
 from collections.abc import Sequence
 import os
-from pathlib import Path
 import sys
+import traceback
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
+from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.schema import unknown_field
+from gopd_jax.train import config_files
 
+UNREAD = "Configuration is not available because of an earlier failure to load: "
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -38,13 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--help" in arguments or "-h" in arguments:
         return cli.run(_print_help, arguments)
-    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     stopped = "; nothing was saved since the last checkpoint, from which the same command resumes"
     return cli.run(_train, arguments, stopped=stopped)
 
 
 def _train(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # what ml_collections warns of is an error here
     config, workdir = parse(arguments)
+    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
     from gopd_jax.runtime.processes import start_processes
     from gopd_jax.train.run import run
@@ -60,10 +63,8 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
         ValueError: an unknown argument, a config file that cannot be read, a field that does not
             exist or does not take the value; one line.
     """
+    arguments = _with_paths(arguments)
     files = [a for a in arguments if a.startswith("--config=")]
-    if "--config" in arguments[:-1]:  # its value is the next argument
-        at = arguments.index("--config")
-        files = list(arguments[at : at + 2])
     if not files:
         raise ValueError(f"--config must be set: {EXPECTED}")
     fields, _ = _flags(files)  # of the file alone, to name what an option gets wrong
@@ -72,6 +73,19 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
             _check_field(argument.removeprefix("--config.").partition("=")[0], fields)
     config, workdir = _flags(arguments)
     return from_config_dict(config), workdir
+
+
+def _with_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--config=PATH[:PRESET]` for `--config=NAME` and `--config NAME`."""
+    given = list(arguments)
+    if "--config" in given[:-1]:  # its value is the next argument
+        at = given.index("--config")
+        given[at : at + 2] = [f"--config={given[at + 1]}"]
+    prefix = "--config="
+    return [
+        prefix + config_files.resolve(a.removeprefix(prefix)) if a.startswith(prefix) else a
+        for a in given
+    ]
 
 
 def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:
@@ -86,17 +100,42 @@ def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:
         rest = values(command)[1:]
         if rest:
             raise ValueError(f"unknown arguments {' '.join(rest)}: {EXPECTED}")
-        config.value.to_dict()  # a file that could not be read is only reported when it is used
-    except SyntaxError as e:
-        raise ValueError(f"--config: {e.filename}:{e.lineno}: {e.msg}") from e
-    except (KeyError, AttributeError) as e:  # ml_collections quotes its own message, perhaps twice
-        message = str(e).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
-        raise ValueError(f"--config: {message}") from e
-    except OSError as e:
-        raise ValueError(f"--config: {str(e).strip().splitlines()[-1].strip()}") from e
-    except flags.Error as e:  # an error raised in the config file comes with its traceback
-        raise ValueError(str(e).strip().splitlines()[-1].removeprefix("ValueError: ")) from e
+        if not isinstance(config.value, ConfigDict):
+            getattr(config.value, "to_dict", None)  # a file that cannot be read is reported by use
+            raise ValueError(
+                f"--config: get_config() returned {config.value!r:.60}: expected a config that "
+                "begins with gopd_jax.config.default()"
+            )
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as e:
+        raise ValueError(_refusal(e, arguments)) from e
     return config.value, workdir.value
+
+
+def _refusal(error: BaseException, arguments: Sequence[str]) -> str:
+    """What is wrong with the config file or with an option, in one line."""
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}: " if error.lineno else ""
+        return f"--config: {place}{error.msg}; expected Python"
+    files = {a.removeprefix("--config=").partition(":")[0] for a in arguments}
+    cause: BaseException | None = error
+    while cause is not None:  # absl and ml_collections raise errors of their own
+        lines = [f for f in traceback.extract_tb(cause.__traceback__) if f.filename in files]
+        if lines and not isinstance(cause, ValueError):
+            where = f"{lines[-1].filename}:{lines[-1].lineno}"
+            return f"--config: {where}: {type(cause).__name__}: {brief(cause)}"
+        cause = cause.__context__
+    if isinstance(error, (KeyError, AttributeError)):
+        # ml_collections quotes its own message, perhaps twice
+        message = str(error).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
+        return f"--config: {message}"
+    last = (str(error).strip() or repr(error)).splitlines()[-1].strip()
+    if "get_config() takes 0 positional arguments" in last:
+        return "--config: the file has no presets: expected --config=FILE without :PRESET"
+    if isinstance(error, flags.Error):  # an error of the config file comes with its traceback
+        return last.removeprefix("ValueError: ")
+    return f"--config: {last.removeprefix(UNREAD)}"
 
 
 def _check_field(path: str, fields: ConfigDict) -> None:
@@ -110,17 +149,15 @@ def _check_field(path: str, fields: ConfigDict) -> None:
 
 
 def _print_help(arguments: Sequence[str]) -> None:
-    """Usage, the notes of the config file if one is given, and every setting."""
-    print(__doc__)
-    for argument in arguments:
-        if argument.startswith("--config="):
-            path = argument.removeprefix("--config=").partition(":")[0]
-            notes = ast.get_docstring(ast.parse(Path(path).read_text(encoding="utf-8")))
-            print(f"{path}\n\n{notes}\n")
-    presets = sorted(Path("configs").glob("*.py"))
-    if presets:
-        print("Config files here:", ", ".join(map(str, presets)), "\n")
-    print(reference())
+    """Usage, what the given config file is and sets (else which there are), and every setting."""
+    files = [a for a in _with_paths(arguments) if a.startswith("--config=")]
+    parts = [cli.as_started(__doc__)]
+    for argument in files:
+        config, _ = _flags([argument])
+        text = config_files.description(argument.removeprefix("--config="), config)
+        parts += [cli.as_started(text), ""]
+    parts += [] if files else [config_files.catalog(), ""]
+    print("\n".join([*parts, reference()]))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,24 @@ Stage one needs configurations, tokenizers and prompts (`check_writable`, `check
 `check_prompts`). Stage two needs the weights as well (`check_weights`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import os
+from pathlib import Path
+import shutil
 import uuid
 
 from etils import epath
+import jax
 import numpy as np
 
+from gopd_jax.data.templates import differences
 from gopd_jax.data.tokenizer import ChatTokenizer, check_same_vocabulary
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.rewards.settings import RewardKind
 from gopd_jax.rewards.verifier import check_ground_truth
 from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.run_folder import LOCK
 from gopd_jax.types import EncodedPrompt
 
 # ---- Stage one: before weights are read.
@@ -28,8 +35,46 @@ def check_writable(workdir: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
-    except OSError as e:
-        raise ValueError(f"--workdir={workdir}: cannot write there ({e})") from e
+    except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
+        raise ValueError(
+            f"--workdir={workdir!r}: cannot write there, expected a folder to write to ({e})"
+        ) from e
+
+
+@contextlib.contextmanager
+def undone_if_refused(workdir: str) -> Iterator[None]:
+    """Removes what a start of a run has created under `workdir` if that start is refused.
+
+    Those are data sets that were prepared there, the lock of a new folder, and folders that are
+    empty without them. What was there before stays, and so does everything once there is a run.
+    Object stores are left alone.
+    """
+    datasets, run = Path(workdir) / "datasets", Path(workdir) / "run.json"
+    if "://" in workdir or jax.process_index() > 0:
+        yield
+        return
+    had_run, before = os.path.lexists(run), _entries(datasets)
+    folders = [p for p in (datasets, *datasets.parents) if not os.path.lexists(p)]
+    try:
+        yield
+    except (ValueError, OSError):
+        if had_run or not os.path.lexists(run):
+            for name in _entries(datasets) - before:
+                shutil.rmtree(datasets / name, ignore_errors=True)
+            if datasets.parent in folders:
+                with contextlib.suppress(OSError, ValueError):
+                    (datasets.parent / LOCK).unlink()
+            for folder in folders:
+                with contextlib.suppress(OSError, ValueError):  # not empty, or never created
+                    folder.rmdir()
+        raise
+
+
+def _entries(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):
+        return set()
 
 
 def check_models(
@@ -51,18 +96,27 @@ def check_models(
             fewer positions than `longest`.
     """
     check_same_vocabulary(tokenizers)
-    ids = len(tokenizers["student"].tokenizer)
     for role, path in roles.items():
         model = models[path]
-        if ids > model.vocab_size:
-            raise ValueError(
-                f"{role} {path!r} has {model.vocab_size} embeddings, its tokenizer has {ids} ids: "
-                "expected at least as many embeddings as ids"
-            )
+        tokenizers[role].check_fits(f"{role} {path!r}", model.vocab_size)
         if longest > model.max_positions:
             raise ValueError(
                 f"{role} {path!r} has {model.max_positions} positions: expected at least "
                 f"{longest}, the prompt limit + the response limit"
+            )
+
+
+def warn_of_templates(tokenizers: Mapping[str, ChatTokenizer]) -> None:
+    """Warns about models that write or end chats otherwise than the student.
+
+    Args:
+        tokenizers: by role; the student's template and stop ids are used for all.
+    """
+    for role, tokenizer in tokenizers.items():
+        if found := differences(tokenizers["student"], tokenizer):
+            say(
+                f"warning: {role} {tokenizer.path!r} was made for other chats: "
+                f"{'; '.join(found)}. The student's are used"
             )
 
 

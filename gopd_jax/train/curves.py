@@ -3,6 +3,7 @@
 In: metrics.jsonl and evaluations.jsonl in a run's folder. Out: curves.png beside them.
 """
 
+from collections.abc import Sequence
 import json
 
 from etils import epath
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 import numpy as np
 
 from gopd_jax.config import Config
-from gopd_jax.evaluate.statistics import interval
+from gopd_jax.evaluate.statistics import Estimate, interval
 from gopd_jax.runtime import figures
 from gopd_jax.runtime.files import JsonObject
 
@@ -55,16 +56,21 @@ def draw(workdir: str, config: Config) -> str:
 def _scores(axis: Axes, evaluations: Records, domain: str, colour: str) -> None:
     """The student's scores with their intervals, and a band for each teacher."""
     student = sorted((e for e in evaluations if e["model"] == "student"), key=lambda e: e["step"])
-    points = [(e["step"], *interval(e["by_prompt"])) for e in student]
-    steps, means, widths = (np.array(x) for x in zip(*points, strict=True))
-    style = {"marker": "o", "markersize": 4, "capsize": 3}
-    axis.errorbar(
-        steps, 100 * means, 100 * widths, color=colour, label=f"{domain} student", **style
-    )
+    means, below, above = _percent([interval(e["by_prompt"]) for e in student])
+    style = {"marker": "o", "markersize": 4, "capsize": 3, "color": colour}
+    steps = [e["step"] for e in student]
+    axis.errorbar(steps, means, (below, above), label=f"{domain} student", **style)
     for teacher in (e for e in evaluations if e["model"] == "teacher"):
-        mean, width = (100 * x for x in interval(teacher["by_prompt"]))
-        axis.axhspan(mean - width, mean + width, color=colour, alpha=0.15, linewidth=0)
-        axis.axhline(mean, color=colour, linestyle="--", linewidth=1, label=f"{domain} teacher")
+        score = interval(teacher["by_prompt"])
+        axis.axhspan(100 * score.low, 100 * score.high, color=colour, alpha=0.15, linewidth=0)
+        style = {"color": colour, "linestyle": "--", "linewidth": 1}
+        axis.axhline(100 * score.mean, label=f"{domain} teacher", **style)
+
+
+def _percent(scores: Sequence[Estimate]) -> np.ndarray:
+    """Rows: the means in percent, and how far their intervals reach below and above."""
+    values = np.array([(s.mean, s.mean - s.low, s.high - s.mean) for s in scores])
+    return 100 * values.T
 
 
 def _lines(workdir: str, name: str) -> Records:

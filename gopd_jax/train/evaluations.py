@@ -53,8 +53,7 @@ class Evaluations:
         self._results[model, domain, step] = result
         if jax.process_index() == 0:
             record = {"step": step, "model": model, "domain": domain}
-            record |= {"mean": result.mean, "half_width": result.half_width}
-            self._file.write(record | dataclasses.asdict(result))
+            self._file.write(record | result.estimate.figures | dataclasses.asdict(result))
             self._file.flush()
 
 

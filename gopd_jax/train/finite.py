@@ -1,17 +1,20 @@
 """Numbers that are not finite: found after each update, before anything is saved.
 
 In: the record of a step. Out: nothing, or the first `Fault`. The train step has then left the state
-as it was.
+as it was. Also a check of the state itself, before it is saved and after it is restored.
 """
 
 from collections.abc import Sequence
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from gopd_jax.runtime.errors import NonFiniteError
+from gopd_jax.runtime.processes import fetch
 from gopd_jax.train.step_log import StepRecord, Update
-from gopd_jax.types import SampleKey
+from gopd_jax.types import SampleKey, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,40 @@ def first_fault(record: StepRecord, domains: Sequence[str]) -> Fault | None:
         if not np.isfinite(grad_norm):
             return Fault("gradients", index, "", _keys(update, set(range(update.packed.used))))
     return None
+
+
+def check_saved(state: TrainState, step: int) -> TrainState:
+    """Returns a restored state; raises ValueError if it holds a number that is not finite."""
+    if names := not_finite(state):
+        raise ValueError(
+            f"the checkpoint of step {step} is not finite in {names[0]} ({len(names)} of "
+            f"{len(jax.tree.leaves(state))} arrays): expected numbers; rename its folder to resume "
+            "from the one before it, or use another --workdir"
+        )
+    return state
+
+
+def check_to_save(state: TrainState, step: int) -> TrainState:
+    """Returns a state; raises NonFiniteError if it must not be saved."""
+    if names := not_finite(state):
+        raise NonFiniteError(
+            f"step {step}: the update made {names[0]} not finite ({len(names)} of "
+            f"{len(jax.tree.leaves(state))} arrays). It is not saved; the same command resumes "
+            "from the checkpoint before it"
+        )
+    return state
+
+
+def not_finite(tree: Tree) -> list[str]:
+    """The names of the arrays that hold NaN or infinity."""
+    by_path, _ = jax.tree_util.tree_flatten_with_path(_all_finite(tree))
+    names = [(jax.tree_util.keystr(p, simple=True, separator="/"), x) for p, x in by_path]
+    return [name for name, finite in names if not fetch(finite)]
+
+
+@jax.jit
+def _all_finite(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
 
 
 def _keys(update: Update, micro_batches: set[int]) -> tuple[SampleKey, ...]:

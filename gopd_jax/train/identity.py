@@ -85,12 +85,25 @@ def start_or_resume(workdir: str, identity: JsonObject, start: JsonObject) -> bo
         ValueError: the folder holds another run, and every field that differs is listed; or
             run.json is damaged, or missing where there are checkpoints.
     """
-    resumed = holds_run(workdir)
-    old = read_run(workdir) if resumed else identity | {"starts": []}
-    refuse_another_run(workdir, old, identity)
+    old = check_same_run(workdir, identity)
+    resumed = old is not None
+    old = old or identity | {"starts": []}
     if jax.process_index() == 0:
         write_run(workdir, old | {"starts": [*old["starts"], start]})
     return resumed
+
+
+def check_same_run(workdir: str, identity: JsonObject) -> JsonObject | None:
+    """The content of run.json, or None for a new run; writes nothing.
+
+    Raises:
+        ValueError: see `start_or_resume`.
+    """
+    if not holds_run(workdir):
+        return None
+    old = read_run(workdir)
+    refuse_another_run(workdir, old, identity)
+    return old
 
 
 def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:

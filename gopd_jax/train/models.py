@@ -14,9 +14,17 @@ from gopd_jax.types import Params
 
 
 def make_learner(
-    config: Config, student: ModelConfig, programs: ProgramTable, dtype: jnp.dtype
+    config: Config,
+    student: ModelConfig,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
+    num_ids: int | None = None,
 ) -> Learner:
-    """The learner of a run, given the numbers of the config that it needs."""
+    """The learner of a run, given the numbers of the config that it needs.
+
+    Args:
+        num_ids: number of ids of the run's tokenizer; None stands for the whole vocabulary.
+    """
     settings = config.learner
     shape = BatchShape(
         examples=config.rollouts_per_step // settings.updates_per_batch,
@@ -33,6 +41,7 @@ def make_learner(
         updates=config.steps * settings.updates_per_batch,
         rule=config.rollout.rule,
         likelihood=config.method == "sft",
+        num_ids=num_ids,
         dtype=dtype,
     )
 
@@ -50,6 +59,7 @@ def make_samplers(
         slots=config.rollout.slots,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=config.rollout.max_response_tokens,
+        num_ids=inputs.num_ids,
         dtype=dtype,
         options=config.rollout.options,
     )

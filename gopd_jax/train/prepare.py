@@ -16,15 +16,15 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.datasets import DataSource
 from gopd_jax.data.datasets import prepare as prepare_data
-from gopd_jax.data.encode import FilterReport, encode_all
+from gopd_jax.data.encode import FilterReport, encode_all, in_both
 from gopd_jax.data.select import hard_enough, hold_out
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.huggingface import weights_fingerprint
+from gopd_jax.models.huggingface import check_tensors, weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
-from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.files import JsonObject, check_output
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.trackers import check_installed
 from gopd_jax.train.checks import (
@@ -33,7 +33,9 @@ from gopd_jax.train.checks import (
     check_weights,
     check_writable,
     spread,
+    warn_of_templates,
 )
+from gopd_jax.train.identity import check_same_run, run_identity
 from gopd_jax.types import EncodedPrompt, Prompt
 
 
@@ -47,6 +49,7 @@ class RunInputs:
     reference: path, or None where no lambda needs it.
     train, test: encoded prompts by domain.
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
+    in_train: by domain, ids of the test prompts whose question is also trained on.
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
     """
 
@@ -57,6 +60,7 @@ class RunInputs:
     train: dict[str, Sequence[EncodedPrompt]]
     test: dict[str, Sequence[EncodedPrompt]]
     dropped: dict[str, FilterReport]
+    in_train: dict[str, list[str]]
     fingerprints: JsonObject
 
     @property
@@ -64,6 +68,11 @@ class RunInputs:
         """Number of prompts, by "DOMAIN/train" and "DOMAIN/test"."""
         sides = {"train": self.train, "test": self.test}
         return {f"{n}/{side}": len(p) for side, by in sides.items() for n, p in by.items()}
+
+    @property
+    def num_ids(self) -> int:
+        """Number of ids that the models are sampled and scored on."""
+        return self.tokenizer.num_ids
 
 
 def prepare(config: Config, workdir: str) -> RunInputs:
@@ -75,8 +84,10 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             what was expected.
     """
     check_writable(workdir)
+    if config.data.cache_dir:
+        check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
     check_installed(config.log.trackers)
-    roles = _roles(config)
+    roles = roles_of(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
@@ -85,6 +96,8 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)
 
+    for path, model in models.items():
+        check_tensors(path, model)
     weights = {path: weights_fingerprint(path) for path in models}
     shown_more = {_teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
     check_weights(roles, weights, shown_more)
@@ -95,7 +108,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
-    return RunInputs(
+    inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
         teachers={n: roles[_teacher_of(n)] for n in config.domains if _teacher_of(n) in roles},
@@ -103,6 +116,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         train={name: domain.train for name, domain in prompts.items()},
         test={name: domain.test for name, domain in prompts.items()},
         dropped=dropped,
+        in_train={name: in_both(d.test, d.train) for name, d in prompts.items()},
         fingerprints={
             "weights": {role: weights[path] for role, path in roles.items()},
             "vocabulary": tokenizer.vocabulary_fingerprint,
@@ -114,6 +128,10 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             "data": data_fingerprints,
         },
     )
+    check_same_run(workdir, run_identity(config, inputs.fingerprints))
+    warn_of_templates(tokenizers)
+    _warn_of_overlap(inputs)
+    return inputs
 
 
 def make_stream(config: Config, inputs: RunInputs) -> PromptStream:
@@ -137,7 +155,7 @@ def _teacher_of(domain: str) -> str:
     return f"teacher of {domain}"
 
 
-def _roles(config: Config) -> dict[str, str]:
+def roles_of(config: Config) -> dict[str, str]:
     """The path of the model in each role that the run has."""
     roles = {"student": config.student}
     if config.method != "grpo":
@@ -185,6 +203,15 @@ def _domain_prompts(
     if config.method == "sft" and not domain.teacher:
         given_answers_of(tokenizer, spread(encoded["train"]))  # for its check
     return _DomainPrompts(encoded["train"], encoded["test"], dropped, fingerprints)
+
+
+def _warn_of_overlap(inputs: RunInputs) -> None:
+    for name, both in inputs.in_train.items():
+        if both:
+            say(
+                f"warning: {name}/test: {len(both):,} of {len(inputs.test[name]):,} prompts are "
+                f"also in {name}/train, the first is {both[0]!r}: its scores are not held out"
+            )
 
 
 def _rows(

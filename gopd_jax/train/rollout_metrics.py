@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gopd_jax.evaluate.statistics import t95
+from gopd_jax.evaluate.statistics import clustered
 from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.types import Rollout
 
@@ -40,10 +40,10 @@ def rollout_metrics(
             continue
         known = part & verified
         if known.any():
-            values[f"reward{suffix}"] = float(rewards[known].mean())
-        if len(set(prompts[known])) > 1:
-            half_width = clustered_half_width(rewards[known], prompts[known])
-            values[f"reward_half_width{suffix}"] = half_width
+            reward = clustered(rewards[known], prompts[known])
+            values[f"reward{suffix}"] = reward.mean
+            values[f"reward_low{suffix}"] = reward.low
+            values[f"reward_high{suffix}"] = reward.high
         values[f"response_length{suffix}"] = float(lengths[part].mean())
         values[f"truncated{suffix}"] = float(truncated[part].mean())
         values[f"repetition_rate{suffix}"] = float(loops[part].mean())
@@ -52,21 +52,6 @@ def rollout_metrics(
     values["truncated_count"] = int(truncated.sum())
     values["rollout_tokens"] = int(lengths.sum())
     return values
-
-
-def clustered_half_width(values: np.ndarray, groups: np.ndarray) -> float:
-    """Half width of the 95% t interval of a mean whose values depend on each other within groups.
-
-    With groups of equal size it is that of `statistics.interval` over the groups' means.
-
-    Args:
-        values: float [B].
-        groups: the group of each value, [B]; at least 2 groups.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    sums = np.bincount(group, values - values.mean())
-    n = len(sums)
-    return float(t95(n - 1) * np.sqrt(n / (n - 1) * np.sum(sums**2)) / len(values))
 
 
 def ends_in_loop(rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -7,20 +7,24 @@ evaluations.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json and 
 import contextlib
 import dataclasses
 
+import jax.numpy as jnp
+
 from gopd_jax.config import Config
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints
 from gopd_jax.runtime.errors import Stopped
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.run_folder import one_process
 from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
+from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.evaluations import Evaluations, Evaluator
+from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
+from gopd_jax.train.memory import devices_for
 from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
 from gopd_jax.train.prepare import RunInputs, make_stream, prepare
 from gopd_jax.train.step import Trainer
@@ -38,16 +42,23 @@ def run(config: Config, workdir: str) -> summary.Summary:
         NonFiniteError: a number that decides the run is not finite; what was saved is as it was.
         OSError: a file of the run cannot be written; what was saved is as it was.
     """
-    inputs = prepare(config, workdir)
-    with one_process(workdir), Trackers(workdir, config.log.trackers) as trackers:
-        return _run(config, workdir, inputs, trackers)
+    with undone_if_refused(workdir):
+        programs, dtype = devices_for(config, workdir)
+        inputs = prepare(config, workdir)
+        with one_process(workdir), Trackers(workdir, config.log.trackers) as trackers:
+            return _run(config, workdir, inputs, trackers, programs, dtype)
 
 
-def _run(config: Config, workdir: str, inputs: RunInputs, trackers: Trackers) -> summary.Summary:
+def _run(
+    config: Config,
+    workdir: str,
+    inputs: RunInputs,
+    trackers: Trackers,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
+) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
-    programs = ProgramTable(make_mesh(**dataclasses.asdict(config.mesh)))
-    dtype = compute_dtype(config.compute_dtype)
-    learner = make_learner(config, inputs.models[config.student], programs, dtype)
+    learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     start = provenance.record() | {"prompts": inputs.counts}
@@ -63,7 +74,7 @@ def _run(config: Config, workdir: str, inputs: RunInputs, trackers: Trackers) ->
     teachers, reference = load_frozen(inputs, programs, dtype)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:
-        first, state = saved.step, saved.state
+        first, state = saved.step, check_saved(saved.state, saved.step)
         host.restore(workdir, saved.host)
     else:
         first, state = 0, learner.start(load_student(config, inputs, programs))
@@ -119,7 +130,7 @@ def _train(
                 done, now = step, host.to_json()
                 if step == steps or step % every == 0:
                     note = log.write_last() or note
-                    checkpoints.save(step, state, now)
+                    checkpoints.save(step, check_to_save(state, step), now)
                     saved = step
                 checkpoints.check()
                 bar.advance(1, note)
@@ -127,5 +138,5 @@ def _train(
     except Stopped as stop:
         if done > saved:
             log.write_last()
-            checkpoints.save(done, state, now)
+            checkpoints.save(done, check_to_save(state, done), now)
         raise Stopped(stop.number, summary.stopped(done, steps)) from None

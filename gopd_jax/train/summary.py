@@ -58,33 +58,27 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
     domain: JsonObject = {
         "prompts": len(after.by_prompt),
         "samples": after.samples,
+        "test_prompts_in_train": len(inputs.in_train[name]),
         "rows": {who: _row(evaluation) for who, evaluation in rows.items()},
     }
     if name in inputs.teachers:
         if config.method == "gopd":
             domain["reward_scale"] = config.reward_scales[name]
-        difference, half_width = paired_difference(after, rows["teacher"])
-        domain["student_minus_teacher"] = {"mean": difference, "half_width": half_width}
-        domain["passed_teacher"] = _passed(difference, half_width)
+        difference = paired_difference(after, rows["teacher"])
+        domain["student_minus_teacher"] = difference.figures
+        domain["passed_teacher"] = {1: "yes", 0: "unclear", -1: "no"}[difference.sign]
     return domain
 
 
 def _row(evaluation: Evaluation) -> dict[str, float]:
     responses = len(evaluation.by_prompt) * evaluation.samples
     return {
-        "mean": evaluation.mean,
-        "half_width": evaluation.half_width,
+        **evaluation.estimate.figures,
         "tokens": evaluation.tokens,
         "mean_tokens": evaluation.tokens / responses,
         "truncated": evaluation.truncated,
         "seconds": round(evaluation.seconds, 1),
     }
-
-
-def _passed(difference: float, half_width: float) -> str:
-    if difference - half_width > 0:
-        return "yes"
-    return "no" if difference + half_width < 0 else "unclear"
 
 
 def table(result: Summary) -> str:
@@ -99,8 +93,8 @@ def table(result: Summary) -> str:
         header = f"  {'':16}{'score':>8}  {'interval':<18}{'tokens':>8}{'truncated':>11}"
         lines.append(f"{header}{'seconds':>9}")
         for who, row in domain["rows"].items():
-            mean, half_width = 100 * row["mean"], 100 * row["half_width"]
-            interval = f"[{mean - half_width:.2f}, {mean + half_width:.2f}]"
+            mean, low, high = _percent(row)
+            interval = f"[{low:.2f}, {high:.2f}]"
             lines.append(
                 f"  {who:16}{mean:8.2f}  {interval:<18}{row['mean_tokens']:8.1f}"
                 f"{100 * row['truncated']:10.1f}%{row['seconds']:9.1f}"
@@ -113,14 +107,21 @@ def table(result: Summary) -> str:
 def _comparison(method: str, domain: JsonObject) -> str:
     """The student's difference to its teacher, and whether it has passed it."""
     difference = domain["student_minus_teacher"]
-    mean, half_width = 100 * difference["mean"], 100 * difference["half_width"]
+    mean, low, high = _percent(difference)
     scale = f", lambda {domain['reward_scale']:g}" if "reward_scale" in domain else ""
     passed = domain["passed_teacher"]
     answer = "unclear: the interval contains 0" if passed == "unclear" else passed
     return (
-        f"student after - teacher: {mean:+.2f} +- {half_width:.2f} (paired by prompt), "
+        f"student after - teacher: {mean:+.2f} [{low:+.2f}, {high:+.2f}] (paired by prompt), "
         f"{method}{scale}. Student above its teacher: {answer}"
     )
+
+
+def _percent(figures: JsonObject) -> tuple[float, float, float]:
+    """Mean and interval in percent; summaries of earlier versions hold a half width."""
+    mean, half_width = figures["mean"], figures.get("half_width", 0.0)
+    low, high = figures.get("low", mean - half_width), figures.get("high", mean + half_width)
+    return 100 * mean, 100 * low, 100 * high
 
 
 def opening(config: Config, inputs: RunInputs, mesh: Mesh, dtype: jnp.dtype, workdir: str) -> str:

@@ -44,3 +44,13 @@ def test_wrong_commands_end_in_one_line(tmp_path, capsys, arguments, message):
     write(tmp_path / "a.jsonl", sums(0, 3))
     assert command.main([argument.format(folder=tmp_path) for argument in arguments]) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_questions_of_two_sources_are_compared(tmp_path, capsys):
+    train = write(tmp_path / "train.jsonl", sums(0, 8))
+    test = write(tmp_path / "test.jsonl", sums(5, 8))
+    assert command.main([str(train), str(test)]) == 0
+    out = capsys.readouterr().out
+    assert f"3 questions are also in {train}, the first in row 'test/000000'" in out
+    assert command.main([str(train)]) == 0
+    assert "overlap" not in capsys.readouterr().out

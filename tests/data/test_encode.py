@@ -1,12 +1,14 @@
 """Prompts as token ids: which are kept, and what identifies them."""
 
+import dataclasses
+
 from data_cases import encoded
 import numpy as np
 import pytest
 
-from gopd_jax.data.encode import FilterReport, encode_all, identities
+from gopd_jax.data.encode import FilterReport, encode_all, identities, in_both
 from gopd_jax.data.tokenizer import ChatTokenizer
-from gopd_jax.types import Prompt
+from gopd_jax.types import EncodedPrompt, Prompt
 
 
 def make_prompts(count: int) -> list[Prompt]:
@@ -47,3 +49,12 @@ def test_identities_held_in_memory_are_those_of_the_prompts(tokenizer_folder):
         for identity, prompt in zip(found, prompts, strict=True):
             assert identity[:2] == (prompt.source.prompt_id, prompt.source.domain)
             np.testing.assert_array_equal(identity.tokens, prompt.tokens)
+
+
+def test_test_prompts_whose_question_is_trained_on_are_found():
+    train, test = encoded("math", 6), encoded("math", 9)[4:]
+    spaced = {"role": "user", "content": f" {test[0].source.messages[0]['content']}\n"}
+    source = dataclasses.replace(test[0].source, prompt_id="other id", messages=(spaced,))
+    test[0] = EncodedPrompt(source, test[0].tokens)
+    assert in_both(test, train) == ["other id", test[1].source.prompt_id]
+    assert in_both(test[2:], train) == []

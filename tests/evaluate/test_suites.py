@@ -69,7 +69,7 @@ def test_the_math_suite_of_the_paper(shared_data, tmp_path, capsys):
 # ---- What is wrong.
 
 
-UNKNOWN = "no benchmark 'moth'; nearest: 'math'; expected a suite (math, code), a name (aime24, "
+UNKNOWN = "no benchmark 'moth'; nearest: 'math'; expected some of math, code, aime24, aime25, "
 
 
 @pytest.mark.parametrize(

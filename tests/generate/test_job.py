@@ -103,7 +103,7 @@ def test_options_that_cannot_be(tmp_path, no_weights, capsys, options, words):
             "config.json",
             '"vocab_size": 128',
             '"vocab_size": 64',
-            "has 64 embeddings, its tokenizer 1",
+            "has 64 embeddings, its tokenizer has 1",
         ),
         ("config.json", '"qwen3"', '"gpt2"', "unsupported architecture model_type='gpt2'"),
     ],

@@ -24,7 +24,7 @@ def decode(name, platform, quantized=False, block_sizes=(128, 256)):
     "name, platform, kernel, skips",
     [
         ("auto", "cpu", decode_attention.xla_cpu, False),
-        ("auto", "gpu", decode_attention.xla, False),
+        ("auto", "gpu", decode_attention.xla_gpu, False),
         ("auto", "tpu", decode_attention.xla, False),
         ("xla", "cpu", decode_attention.xla_cpu, False),
         ("xla", "tpu", decode_attention.xla, False),

@@ -28,6 +28,7 @@ from step_cases import (
 from gopd_jax.learner.packing import pack
 from gopd_jax.learner.step import score, train_step
 from gopd_jax.models.decoder import Decoder
+from gopd_jax.models.settings import SamplingRule
 from gopd_jax.objective.gopd import group_normalised
 from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import TrainState
@@ -335,13 +336,35 @@ def test_a_number_that_is_not_finite_leaves_the_state_as_it_was(name, value, fir
 def test_what_stands_outside_of_trained_tokens_may_be_anything():
     """Padding filled with NaN changes neither the gradient nor what counts as finite."""
     batch, _ = scored(make_examples(8, 2), 5, 2, 24)
-    names = ("teacher_logprobs", "reference_logprobs", "behaviour_logprobs")
+    logprobs = ("teacher_logprobs", "reference_logprobs", "behaviour_logprobs")
+    names = ("weights", "reward_scale", "advantages", *logprobs)
     outside = np.asarray(batch.weights) <= 0
     filled = {n: np.where(outside, np.nan, getattr(batch, n)) for n in names}
     healthy = adam_step(batch)
     broken = adam_step(batch.replace(**filled))
     trees_equal(broken[1], healthy[1])
-    assert broken[2].applied
+    assert broken[2].applied and broken[2].loss == healthy[2].loss
+    trees_equal(broken[2].diagnostics, healthy[2].diagnostics)
+
+
+def test_a_token_that_the_learner_would_not_draw_is_no_fault():
+    """In bfloat16 a drawn token may fall just outside of the learner's top-k or top-p."""
+    batch, _ = scored(make_examples(8, 2), 5, 2, 24)
+    rule = SamplingRule(top_k=2)  # of 96 ids, and the targets are random
+    step = functools.partial(
+        train_step,
+        model=Decoder(TINY, remat=False),
+        optimizer=SGD,
+        clipping=Clipping(),
+        num_domains=2,
+        rule=rule,
+    )
+    start = TrainState(jnp.int32(0), params_of(), SGD.init(params_of()))
+    after, metrics, _ = jax.jit(step)(start, batch)
+    assert metrics.applied and int(after.step) == 1
+    diagnostics = metrics.diagnostics.finish(DOMAINS)
+    assert 0.5 < diagnostics["sampler_outside"] <= 1
+    assert all(np.isfinite(v).all() for v in diagnostics.values())
 
 
 def test_an_update_without_examples_leaves_momentum_and_parameters():

@@ -19,7 +19,7 @@ from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch, TrainState
 
 R, S, D, V = 3, 10, 16, 61
-QWEN_VOCABULARY = 151_936
+QWEN_VOCABULARY, QWEN_IDS = 151_936, 151_669
 
 
 def _naive(hidden, head, targets):
@@ -151,6 +151,8 @@ def test_gradient_never_holds_all_logits():
     print(f"all logits: {ALL_LOGITS / 1e9:.2f} GB")
     assert naive > ALL_LOGITS
     assert ours < CHUNK_BYTES < ALL_LOGITS / 3
+    masked = functools.partial(token_logprobs, num_ids=QWEN_IDS)
+    assert _gradient_bytes(masked, ROWS, LENGTH) < CHUNK_BYTES
     # Whatever the number of tokens.
     assert _gradient_bytes(token_logprobs, ROWS, 4 * LENGTH) < CHUNK_BYTES
 

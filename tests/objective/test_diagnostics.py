@@ -76,6 +76,7 @@ def expected_of(keep, a):
         "importance_mean": mean(a["importance"]),
         "importance_capped": mean(a["importance"] == CAP),
         "sampler_gap": mean(np.abs(a["sampler_logprobs"] - a["behaviour_logprobs"])),
+        "sampler_outside": 0.0,
         "advantage_max": a["advantages"][keep].max(),
         "advantage_min": a["advantages"][keep].min(),
         "importance_max": a["importance"][keep].max(),
@@ -125,6 +126,24 @@ def test_untrained_tokens_have_no_influence_even_when_they_are_not_numbers():
         k: np.where(trained, v, np.nan) if v.dtype == np.float32 else v for k, v in arrays.items()
     }
     assert finish(domains, trained, spoiled) == finish(domains, trained, arrays)
+
+
+def test_tokens_outside_of_the_learners_nucleus_are_counted_apart():
+    domains, trained, arrays = make_arrays()
+    ruled = np.array(arrays["sampler_logprobs"])
+    trained_in_a = trained & (domains[..., None] == 0)
+    first = tuple(i[0] for i in np.nonzero(trained_in_a))
+    ruled[first] = -np.inf
+    result = finish(domains, trained, arrays | {"sampler_logprobs": ruled})
+    others = trained.copy()
+    others[first] = False
+    gaps = np.abs(ruled - arrays["behaviour_logprobs"])
+    assert result["sampler_gap"] == pytest.approx(gaps[others].mean(), rel=2e-5)
+    assert result["sampler_outside"] == pytest.approx(1 / trained.sum())
+    assert result[f"sampler_outside/{DOMAINS[0]}"] == pytest.approx(1 / trained_in_a.sum())
+    assert result[f"sampler_outside/{DOMAINS[1]}"] == 0
+    nothing = finish(domains, trained, arrays | {"sampler_logprobs": np.full_like(ruled, -np.inf)})
+    assert nothing["sampler_outside"] == 1 and "sampler_gap" not in nothing
 
 
 def test_metrics_of_absent_models_are_absent():

@@ -32,7 +32,8 @@ def metrics(step, steps, **changes):
     values = {
         "step": step,
         "reward": 0.3 + 0.3 * far,
-        "reward_half_width": 0.05,
+        "reward_low": 0.25 + 0.3 * far,
+        "reward_high": 0.4 + 0.3 * far,
         "response_length": 50.0,
         "truncated": 0.01,
         "repetition_rate": 0.0,
@@ -151,4 +152,9 @@ def write_lines(path, records):
 
 def findings_of(folder):
     """The findings of a run by title, in their order."""
-    return {f.title: f for f in findings.findings(read.read_run(folder))}
+    return {f.title: f for f in findings.of_checks(findings.checks(read.read_run(folder)))}
+
+
+def checks_of(folder):
+    """The checks of a run by their rule."""
+    return {c.rule: c for c in findings.checks(read.read_run(folder))}

@@ -3,7 +3,9 @@
 import math
 
 import pytest
-from report_cases import edit_run, findings_of, make_run
+from report_cases import checks_of, edit_run, findings_of, make_run
+
+from gopd_jax.report import findings
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,14 @@ def test_every_warning_is_found_where_it_should_be_and_alone(tmp_path, title, ch
     assert found[title].text and found[title].todo
 
 
+def test_a_rise_to_a_high_share_is_one_finding(tmp_path):
+    folder = make_run(tmp_path / "a", changes={"truncated": lambda far: 0.5 * far})
+    made = [c for rule, c in checks_of(folder).items() if rule.startswith("truncated")]
+    assert [c.state for c in made] == ["found", "found"]
+    (finding,) = findings.of_checks(made)
+    assert finding.level == "bad"
+
+
 def test_a_gradient_norm_that_falls_over_the_run_is_no_spike(tmp_path):
     changes = {"grad_norm": lambda far: 20 * math.exp(-5 * far)}
     assert not findings_of(make_run(tmp_path / "a", changes=changes))
@@ -54,3 +64,32 @@ def test_warnings_name_the_domain_and_the_most_serious_come_first(tmp_path):
         "Many responses are truncated, code",
         "Programs compiled during the run",
     ]
+
+
+def test_a_run_of_3_steps_that_is_all_truncated_is_found(tmp_path):
+    folder = make_run(tmp_path / "a", steps=3, changes={"truncated": 1.0})
+    assert list(findings_of(folder)) == ["Many responses are truncated"]
+    check = checks_of(folder)["truncated responses: more than 20% at the end"]
+    assert (check.state, check.saw) == ("found", "100.0% over 3 steps")
+
+
+@pytest.mark.parametrize("steps, passed", [(3, 9), (12, 13), (40, 15)])
+def test_what_has_too_few_steps_is_not_checked(tmp_path, steps, passed):
+    made = checks_of(make_run(tmp_path / "a", steps=steps)).values()
+    assert [c.state for c in made].count("passed") == passed
+    missed = [c.saw for c in made if c.state == "not checked"]
+    assert len(missed) == 15 - passed
+    assert all(saw.startswith(f"too few steps: {steps} steps, expected at least") for saw in missed)
+
+
+def test_what_was_not_recorded_is_not_checked(tmp_path):
+    folder = make_run(tmp_path / "a", changes={"kl_reference": None})
+    (check,) = (c for c in checks_of(folder).values() if c.state == "not checked")
+    assert check.rule.startswith("KL to the reference") and check.saw == "not recorded in this run"
+
+
+def test_every_check_says_what_it_saw(tmp_path):
+    made = checks_of(make_run(tmp_path / "a"))
+    rule = "response length: 2 times longer or shorter than at the start"
+    assert made[rule].saw == "50 tokens at the start, 50 at the end"
+    assert all(c.saw for c in made.values())

@@ -1,13 +1,15 @@
 """The report page: what is on it, and what may not get through it."""
 
 import json
+import math
 from pathlib import Path
 import re
 
 import numpy as np
 import pytest
-from report_cases import edit_run, make_run, metrics, sample
+from report_cases import edit_run, evaluation, make_run, metrics, sample, write_lines
 
+from gopd_jax.evaluate.statistics import interval
 from gopd_jax.report import numbers, page, read, samples
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
@@ -34,10 +36,10 @@ def test_a_finished_run_is_told_in_full(tmp_path):
     assert facts["seed"] == "3" and run["commands"] == ["train.py --config=configs/math.py"]
     result = run["results"][0]
     assert result["verdict"] == "yes" and result["difference"][0] == pytest.approx(0.3125)
-    spread = np.array([0.5, 0.25, 0.25, 0.25] * 10).std(ddof=1)
-    half_width = 2.0227 * spread / np.sqrt(40)
-    assert result["difference"][1] == pytest.approx(half_width, rel=1e-4)
-    assert result["teacher"]["mean"] == 0.375 and result["after"]["length"] == 12.5
+    expected = interval([0.75, 0.625, 0.625, 0.625] * 10)  # 0.5 + d / 2, in [0, 1] for any d
+    low, high = 2 * expected.low - 1, 2 * expected.high - 1
+    assert result["difference"][1:] == pytest.approx([low, high], rel=1e-4)
+    assert result["teacher"]["interval"][0] == 0.375 and result["after"]["length"] == 12.5
     assert ["learner.reward_scale", "1.25", "1.25"] not in run["changed"]
     assert ["seed", "3", "0"] in run["changed"]
     curves = run["curves"]
@@ -46,7 +48,8 @@ def test_a_finished_run_is_told_in_full(tmp_path):
     assert run["phases"] == {"weight sync": 0.1, "rollout": 0.5, "score": 1.5}
     assert [s["step"] for s in run["samples"]] == [1, 10]
     titles = {chart["title"] for chart in data["charts"]}
-    assert titles >= {"KL to the teacher", "Entropy", "Gradient norm", "Learning rate"}
+    assert titles >= {"KL to the teacher", "Entropy", "Gradient norm"}
+    assert {c["state"] for c in run["checks"]} == {"passed"} and data["reload"] is None
     assert "Held-out score" in text and len(text) < 100_000
 
 
@@ -113,7 +116,10 @@ def test_several_runs_share_the_page(tmp_path):
     assert [r["label"] for r in data["runs"]] == ["x/run", "y/run", "z/run"]
     assert data["differences"] == [["learner.reward_scale", "1.25", "1.0", "1.25"]]
     versus = [r["results"][0].get("versus") for r in data["runs"]]
-    assert versus == [None, [0.0, 0.0], None]  # the third was measured on other prompts
+    tie = interval([0.5] * 40)
+    low, high = 2 * tie.low - 1, 2 * tie.high - 1
+    assert versus[0] is versus[2] is None  # the third was measured on other prompts
+    assert versus[1] == pytest.approx([0, low, high], rel=1e-4) and high > 0.08
 
 
 def test_domains_have_curves_of_their_own(tmp_path):
@@ -136,11 +142,62 @@ def test_long_runs_are_averaged_and_samples_cut(tmp_path):
     reward = np.mean([metrics(step, steps)["reward"] for step in range(1, 9)])
     assert curves["values"]["reward"][0] == pytest.approx(reward, rel=1e-4)
     assert curves["values"]["advantage_min"][0] == -12.0  # of extremes the extreme
-    half_width = 0.05 / np.sqrt(8)
-    assert curves["values"]["reward_half_width"][0] == pytest.approx(half_width, rel=1e-3)
+    below, above = reward - 0.05 / np.sqrt(8), reward + 0.1 / np.sqrt(8)
+    assert curves["values"]["reward_low"][0] == pytest.approx(below, rel=1e-3)
+    assert curves["values"]["reward_high"][0] == pytest.approx(above, rel=1e-3)
     assert "3,000 steps are drawn as 400 points" in data["notes"][0]
     tokens = [len(s["tokens"]) for s in run["samples"]]
     assert len(tokens) == samples.MAX_SAMPLES and max(tokens) <= samples.MAX_TOKENS
     first = run["samples"][0]
     assert first["left_out"] == [300, 1400] and len(first["advantage"]) == tokens[0] == 600
     assert sum(tokens) <= samples.TOTAL_TOKENS and len(text) < 2_500_000
+
+
+def test_charts_without_a_value_are_left_out_and_named(tmp_path):
+    quiet = make_run(tmp_path / "a", changes={"truncated": 0.0, "grad_norm": math.nan})
+    _, data = page_of(quiet)
+    titles = {chart["title"] for chart in data["charts"]}
+    assert "Truncated" in data["emptyCharts"] and "Gradient norm" in data["emptyCharts"]
+    assert "Entropy" in titles and not titles & set(data["emptyCharts"])
+    _, data = page_of(quiet, make_run(tmp_path / "b", changes={"truncated": 0.01}))
+    assert "Truncated" in {chart["title"] for chart in data["charts"]}  # one of the runs has it
+
+
+def test_a_run_without_a_verifier_shows_what_was_measured(tmp_path):
+    rewards = dict.fromkeys(("reward", "reward_low", "reward_high"))
+    folder = make_run(tmp_path / "a", changes=rewards)
+    measured = [
+        {"step": step, "model": "student", "domain": "math", "accuracy": None, "by_prompt": None}
+        | {"kl": {"mean": kl, "low": 0.0, "high": 1.0}, "top1_overlap": 0.5, "length": 20}
+        for step, kl in ((0, 0.3), (40, 0.1))
+    ]
+    write_lines(tmp_path / "a/evaluations.jsonl", measured)
+    _, data = page_of(folder)
+    run = data["runs"][0]
+    assert run["unscored"] == ["math"] and run["results"] == [] and run["scores"] == {}
+    held_out = {"kl": [[0, 0.3], [40, 0.1]], "top1_overlap": [[0, 0.5], [40, 0.5]]}
+    assert run["heldOut"]["math"] == held_out | {"length": [[0, 20], [40, 20]]}
+    assert "Reward of the step's samples" in data["emptyCharts"]
+
+
+def test_scores_of_0_are_not_certain(tmp_path):
+    folder = make_run(tmp_path / "a")
+    zeros = [evaluation(model, 0, [0.0] * 8) for model in ("student", "teacher")]
+    write_lines(tmp_path / "a/evaluations.jsonl", zeros)
+    (result,) = page_of(folder)[1]["runs"][0]["results"]
+    unseen = round(1 - 0.025 ** (1 / 8), 5)
+    assert result["after"]["interval"] == [0, 0, unseen]
+    assert result["difference"] == [0, -unseen, unseen] and result["verdict"] == "unclear"
+
+
+def test_half_of_the_samples_are_those_that_all_runs_wrote(tmp_path):
+    """Runs of other lengths: an even spread over each would have few steps in common."""
+    first = [sample(step, prompt_id=f"p/{step}") for step in range(1, 101)]
+    second = [sample(step, prompt_id=f"p/{step}") for step in range(50, 400)]
+    folders = [
+        make_run(tmp_path / name, samples=written)
+        for name, written in (("a", first), ("b", second))
+    ]
+    shown = [{s["prompt_id"] for s in r["samples"]} for r in page_of(*folders)[1]["runs"]]
+    assert [len(prompts) for prompts in shown] == [samples.MAX_SAMPLES] * 2
+    assert len(shown[0] & shown[1]) >= samples.MAX_SAMPLES // 2

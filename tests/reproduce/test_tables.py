@@ -11,15 +11,30 @@ def test_intervals():
     values = np.array([0.5, 0.52, 0.51, 0.55, 0.49])
     low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
     found = tables.over_seeds(values)
-    assert found["mean"] - found["half_width"] == pytest.approx(low)
-    assert found["mean"] + found["half_width"] == pytest.approx(high)
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+
+
+def test_seeds_that_all_score_0_have_the_interval_of_their_prompts():
+    scored = {"by_prompt": [0.0] * 8, "length": 16.0, "truncated": 1.0}
+    arm = arms.chosen(("table3",))[0]
+    scores = {(arm.name, s): {"domains": dict.fromkeys(arm.domains, scored)} for s in range(3)}
+    score = tables.summarise(scores, [arm], ["table3"], 3)["arms"][arm.name]["math"]["score"]
+    assert (score["mean"], score["low"]) == (0, 0)
+    assert score["high"] == pytest.approx(1 - 0.025 ** (1 / 8))
+
+
+def test_one_seed_has_no_interval_and_none_is_printed():
+    results = {"seeds": 1, "groups": [], "arms": {}}
+    claim = {"claim": "a > b", "domain": "math", "verdict": "unclear"}
+    text = tables.text(results | {"claims": [claim | tables.over_seeds([0.01])]})
+    assert "+1.00  unclear" in text and "inf" not in text
 
 
 @pytest.mark.parametrize(
     "mean, verdict", [(1.5, "held"), (-1.5, "not held"), (0.5, "unclear"), (-0.5, "unclear")]
 )
 def test_verdicts(mean, verdict):
-    assert tables.verdict({"mean": mean, "half_width": 1.0}) == verdict
+    assert tables.verdict({"low": mean - 1, "high": mean + 1}) == verdict
 
 
 def test_differences_are_taken_within_a_seed():
@@ -40,5 +55,6 @@ def test_differences_are_taken_within_a_seed():
     claims = {(c["above"], c["below"]): c for c in results["claims"]}
     claim = claims["exopd_large", "opd_large"]
     assert claim["mean"] == pytest.approx(0.01)
-    assert claim["half_width"] < 1e-4 and claim["verdict"] == "held"
-    assert results["arms"]["opd_large"]["math"]["score"]["half_width"] > 0.1
+    assert claim["high"] - claim["low"] < 1e-4 and claim["verdict"] == "held"
+    score = results["arms"]["opd_large"]["math"]["score"]
+    assert score["high"] - score["low"] > 0.2

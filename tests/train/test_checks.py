@@ -6,9 +6,12 @@ import shutil
 
 from loop_cases import small
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gopd_jax import tiny
+from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.tiny.tokenizer import save_tokenizer
+from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.prepare import prepare
 from gopd_jax.train.run import run
 
@@ -100,3 +103,65 @@ def test_tokenizer_larger_than_the_model(tmp_path, base_copy):
     edit_vocabulary(base_copy, grow)
     config = small(student=str(base_copy), **{"domains.math.teacher": str(base_copy)})
     refused(config, tmp_path / "run", "at least as many embeddings")
+
+
+# ---- Warnings.
+
+
+def test_other_templates_and_test_prompts_that_are_trained_on_are_warned_of(
+    tmp_path, base_copy, capsys
+):
+    other = (base_copy / "chat_template.jinja").read_text().replace("<|end|>", "<|end|>\n")
+    (base_copy / "chat_template.jinja").write_text(other)
+    config = small(
+        **{"domains.math.teacher": str(base_copy), "domains.math.test": "tiny:math/train"}
+    )
+    inputs = prepare(config, str(tmp_path / "run"))
+    assert len(inputs.in_train["math"]) == len(inputs.test["math"])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert any("teacher of math" in w and "renders '\\n<|assistant|>'" in w for w in warnings)
+    first = inputs.test["math"][0].source.prompt_id
+    assert any(f"also in math/train, the first is {first!r}" in w for w in warnings)
+
+
+def test_a_usual_run_is_not_warned(tmp_path, capsys):
+    inputs = prepare(small(), str(tmp_path / "run"))
+    assert inputs.in_train == {"math": []}
+    assert "warning" not in capsys.readouterr().err
+
+
+# ---- What a refused start leaves behind.
+
+
+def test_a_refused_start_leaves_nothing(tmp_path):
+    config = small(**{"data.cache_dir": "", "domains.math.reward": "code"})
+    refused(config, tmp_path / "runs/run", "cannot be verified")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_start_leaves_what_was_there(tmp_path):
+    mine = tmp_path / "run/datasets/mine"
+    mine.mkdir(parents=True)
+    (mine / "file").write_text("mine")
+    config = small(**{"data.cache_dir": "", "domains.math.reward": "code"})
+    refused(config, tmp_path / "run", "cannot be verified")
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "datasets", "mine", "file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, NonFiniteError])
+def test_a_run_is_never_undone(tmp_path, error):
+    """Nor are data sets, which take long to prepare, when it was stopped before it began."""
+    with pytest.raises(error), undone_if_refused(str(tmp_path / "run")):
+        (tmp_path / "run/datasets/new").mkdir(parents=True)
+        if error is ValueError:
+            (tmp_path / "run/run.json").write_text("{}")
+        raise error
+    assert (tmp_path / "run/datasets/new").is_dir()
+
+
+def test_weights_are_checked_before_the_run_is_written(tmp_path, base_copy):
+    tensors = load_file(base_copy / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, base_copy / "model.safetensors")
+    refused(small(student=str(base_copy)), tmp_path / "run", "missing tensors")
+    assert not (tmp_path / "run").exists()

@@ -55,7 +55,7 @@ def test_help_in_any_place_is_help(arguments, capsys):
     assert "--workdir=FOLDER" in out
     assert all(f"`{name}`" in out for name in NAMES)
     # With a config file, its notes are shown as well.
-    assert ("Single teacher, math" in out) == (len(arguments) == 2)
+    assert ("Claim: with lambda = 1.25" in out) == (len(arguments) == 2)
 
 
 # ---- A command line.
@@ -70,13 +70,24 @@ def test_parse_returns_config_and_workdir():
     assert parse([CONFIG])[1] == ""
 
 
+@pytest.mark.parametrize("arguments", [["--config=math:tiny"], ["--config", "math"]])
+def test_a_name_is_a_file_of_configs(arguments):
+    """Also away from a checkout: the working directory of these tests is empty."""
+    assert parse(arguments) == parse([CONFIG])
+
+
 MISTAKES = {
     "no config": ([], "--config must be set: expected --config=FILE"),
     "workdir alone": (["--workdir=x"], "--config must be set: expected --config=FILE"),
     "unknown option": ([CONFIG, "--stepz=1"], "'stepz'"),
     "abbreviation": (["--conf=x"], "--config must be set: expected --config=FILE[:PRESET]"),
     "stray argument": ([CONFIG, "extra", "more"], "unknown arguments extra more: expected"),
-    "missing file": (["--config=gone.py"], "error: --config: [Errno 2] No such file"),
+    "missing file": (
+        ["--config=gone.py"],
+        "error: --config=gone.py: no such file; expected",
+    ),
+    "unknown name": (["--config=maths:tiny"], "--config=maths: no such file; expected a config"),
+    "unknown preset of a name": (["--config=math:nope"], "no such preset; expected one of"),
     "unknown preset": ([f"{CONFIG}:nope"], "no such preset; expected one of ['qwen3_1_7b', "),
     "no value": ([CONFIG, "--workdir"], "--workdir"),
     "unknown group": ([CONFIG, "--config.learnr.seed=1"], "did you mean 'learner'?"),

@@ -184,7 +184,9 @@ def test_a_changed_model_file_is_refused(run_of_copies, role, named, file, entry
     before = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(before) | {entry: value}))
-        identity = run_identity(config, prepare(config, str(folder / "run")).fingerprints)
+        with pytest.raises(ValueError, match=f"fingerprint of {kind}.{named}: "):
+            prepare(config, str(folder / "run"))
+        identity = run_identity(config, prepare(config, str(folder / "new")).fingerprints)
     finally:
         path.write_text(before)
     with pytest.raises(ValueError, match=f"fingerprint of {kind}.{named}: ") as error:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from step_cases import make_requests
 
-from gopd_jax.evaluate.statistics import interval
+from gopd_jax.evaluate.statistics import clustered
 from gopd_jax.rewards.verifier import Verdict
-from gopd_jax.train.rollout_metrics import clustered_half_width, ends_in_loop, rollout_metrics
+from gopd_jax.train.rollout_metrics import ends_in_loop, rollout_metrics
 from gopd_jax.types import Rollout
 
 
@@ -41,21 +41,6 @@ def test_loops(tokens, loop):
     assert list(ends_in_loop(several)) == [False, loop, loop]
 
 
-def test_interval_of_prompts_with_the_same_number_of_samples_is_that_over_their_means():
-    rewards = np.random.default_rng(0).integers(0, 2, (40, 4)).astype(float)
-    prompts = np.repeat(np.arange(40).astype(str), 4)
-    order = np.random.default_rng(1).permutation(160)
-    half_width = clustered_half_width(rewards.ravel()[order], prompts[order])
-    assert half_width == pytest.approx(interval(rewards.mean(1))[1], rel=1e-12)
-
-
-def test_copies_of_a_sample_make_no_interval_narrower():
-    rewards, prompts = np.array([1.0, 0.0, 0.0, 1.0, 1.0]), np.arange(5)
-    once = clustered_half_width(rewards, prompts)
-    assert clustered_half_width(np.tile(rewards, 3), np.tile(prompts, 3)) == pytest.approx(once)
-    assert clustered_half_width(np.tile(rewards, 3), np.arange(15)) < 0.7 * once
-
-
 def in_domain(request, domain):
     source = dataclasses.replace(request.prompt.source, domain=domain)
     return dataclasses.replace(request, prompt=dataclasses.replace(request.prompt, source=source))
@@ -75,9 +60,11 @@ def test_metrics_over_all_domains_and_for_each():
         "reward": 3 / 5,
         "reward/math": 2 / 3,
         "reward/code": 1 / 2,
-        "reward_half_width": clustered_half_width(rewards, prompts),
-        "reward_half_width/math": clustered_half_width(rewards[:3], prompts[:3]),
     }
+    for suffix, part in (("", slice(None)), ("/math", slice(3)), ("/code", slice(3, 5))):
+        interval = clustered(rewards[part], prompts[part])
+        expected[f"reward_low{suffix}"] = interval.low
+        expected[f"reward_high{suffix}"] = interval.high
     lengths = np.array([5, 10, 20, 3, 4, 6])
     for suffix, part in (("", slice(None)), ("/math", slice(4)), ("/code", slice(4, 6))):
         expected[f"response_length{suffix}"] = lengths[part].mean()

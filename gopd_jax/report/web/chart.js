@@ -1,9 +1,10 @@
 // One chart: its scales, axes, lines and bands.
 //
-// A chart is {title, unit, about, key, robust, xNames, content}. `content()` returns what is shown
-// now, {lines, bands}. A line is {label, tone, dash, x, y, low, high, names, dots}: a curve `y`
-// with an interval from `low` to `high`, or without `y` only the area between the two; `names`
-// says what each x is. A band is {label, tone, mean, half}: a horizontal line with its interval.
+// A chart is {title, unit, about, key, kind, robust, xNames, content}. `content()` returns what is
+// shown now, {lines, bands}. A line is {label, tone, dash, x, y, low, high, names, dots, smooth}: a
+// curve `y` with an interval from `low` to `high`, or without `y` only the area between the two;
+// `names` says what each x is, `smooth` is `y` smoothed, drawn before it. A band is {label, tone,
+// mean, low, high}: a horizontal line with its interval.
 
 const PLOT = {height: 190, top: 10, bottom: 24, right: 12};
 
@@ -64,7 +65,9 @@ function legend(lines, bands) {
 
 // Where values are on the plot: X and Y map them to pixels.
 function scaleOf(spec, lines, bands, width) {
-  const [low, high] = yRange(lines, bands, spec.robust) || [0, 1];
+  const values = lines.flatMap(l => [l.y, l.low, l.high].flatMap(list => list || []))
+    .concat(bands.flatMap(b => [b.low, b.high])).filter(v => v !== null);
+  const [low, high] = axisRange(values, data.scales[spec.kind], spec.robust) || [0, 1];
   const xs = [...new Set(lines.flatMap(l => l.x))].sort((a, b) => a - b);
   const first = xs[0], last = xs.length > 1 ? xs[xs.length - 1] : xs[0] + 1;
   const yTicks = ticks(low, high, 4), yLabels = tickLabels(yTicks, spec.unit);
@@ -78,30 +81,6 @@ function scaleOf(spec, lines, bands, width) {
     X, Y, xAt, xs, first, last, low, high, yTicks, yLabels, width, left, inside, bottom,
     unit: spec.unit,
   };
-}
-
-// Lowest and highest value shown; null without any. A robust range follows most of the points when
-// a few are far away: those are drawn as arrows at the edge.
-function yRange(lines, bands, robust) {
-  const values = lines.flatMap(l => [l.y, l.low, l.high].flatMap(list => list || []))
-    .filter(v => v !== null);
-  for (const b of bands) values.push(b.mean - (b.half || 0), b.mean + (b.half || 0));
-  if (!values.length) return null;
-  let low = Math.min(...values), high = Math.max(...values);
-  if (robust) {
-    const least = quantile(values, .05), most = quantile(values, .9);
-    const room = Math.max(most - least, Math.abs(most) * .2);
-    if (high > most + 2 * room) high = most + room;
-    if (low < least - 2 * room) low = least - room;
-  }
-  if (low >= 0 && low < .5 * high) low = 0;
-  if (high - low < 1e-12 + 1e-6 * Math.abs(high)) {  // a constant
-    const around = Math.abs(high) * .1 || 1;
-    if (low !== 0) low -= around;
-    high += around;
-  }
-  const margin = .06 * (high - low);
-  return [low === 0 ? 0 : low - margin, high + margin];
 }
 
 function drawAxes(root, spec, {X, Y, width, left, inside, bottom, first, last, yTicks, yLabels}) {
@@ -131,8 +110,8 @@ function xLabels(spec, first, last, inside) {
 // ---- Lines and bands.
 
 function drawBand(root, band, {Y, width, left, inside}) {
-  const {tone, mean} = band, half = band.half || 0;
-  const top = Y(mean + half), height = Y(mean - half) - top, right = width - PLOT.right;
+  const {tone, mean} = band, top = Y(band.high), right = width - PLOT.right;
+  const height = Y(band.low) - top;
   root.append(
     svg("rect", {class: "area " + tone, x: left, width: inside, y: top, height}),
     svg("line", {class: "dashed " + tone, x1: left, x2: right, y1: Y(mean), y2: Y(mean)}));
@@ -147,8 +126,11 @@ function drawLine(root, line, scale) {
       svg("path", {class: "edge " + tone, d: pathOf(line, line.high, X, Y)}));
     return;
   }
-  const weight = line.x.length > 150 ? "fine" : "";
+  const weight = line.smooth ? "raw" : line.x.length > 150 ? "fine" : "";
   root.append(svg("path", {class: `curve ${tone} ${weight}`, d: pathOf(line, line.y, X, Y)}));
+  if (line.smooth) {
+    root.append(svg("path", {class: "curve " + tone, d: pathOf(line, line.smooth, X, Y)}));
+  }
   drawPoints(root, line, scale);
 }
 
@@ -256,17 +238,18 @@ function valuesAt(x, lines, {X, Y, first, last, unit}) {
 function valueText(line, i, unit) {
   const interval = line.low && line.low[i] !== null;
   if (line.y) {
-    const half = interval && line.y[i] !== null
-      ? ` ${PLUS_MINUS} ${formatNumber(line.high[i] - line.y[i])}` : "";
-    return formatNumber(line.y[i], unit) + half;
+    const ends = interval
+      ? ` [${formatNumber(line.low[i])}, ${formatNumber(line.high[i])}]` : "";
+    const smooth = line.smooth ? `, smoothed ${formatNumber(line.smooth[i], unit)}` : "";
+    return formatNumber(line.y[i], unit) + ends + smooth;
   }
   if (!interval) return "-";
   return `${formatNumber(line.low[i], unit)} to ${formatNumber(line.high[i], unit)}`;
 }
 
-function bandRow({tone, label, mean, half}, unit) {
-  const width = half ? ` ${PLUS_MINUS} ${formatNumber(half)}` : "";
-  return valueRow(tone, "d1", label, formatNumber(mean, unit) + width);
+function bandRow({tone, label, mean, low, high}, unit) {
+  const ends = ` [${formatNumber(low)}, ${formatNumber(high)}]`;
+  return valueRow(tone, "d1", label, formatNumber(mean, unit) + ends);
 }
 
 function valueRow(tone, dashes, label, text) {

@@ -2,25 +2,93 @@
 
 function curveSection() {
   const groups = [...new Set(data.charts.map(c => c.group))];
-  return groups.map(group => [
+  return [smoothingControl(), heldOutCharts(), ...groups.map(group => [
     html("h3", null, group),
     html("div", {class: "charts"},
-      group === "Responses" && domains.map(scoreChart),
       group === "Speed" && phaseCard(),
       data.charts.filter(c => c.group === group).map(curveChart)),
-  ]);
+  ]), emptyNote()];
+}
+
+// The scores on held-out prompts, and whatever else was measured on them.
+function heldOutCharts() {
+  const drawn = domains.flatMap(domain => [
+    runs.some(run => run.scores[domain]?.student.length) && scoreChart(domain),
+    ...data.heldOutCharts.map(spec => hasHeldOut(domain, spec) && heldOutChart(domain, spec)),
+  ]).filter(Boolean);
+  return drawn.length > 0 && [
+    html("h3", null, "Held-out prompts"), html("div", {class: "charts"}, drawn)];
+}
+
+const hasHeldOut = (domain, {key}) =>
+  runs.some(run => run.heldOut[domain]?.[key]?.some(([, value]) => value));
+
+// Names the charts that are left out, so that nothing is missing without a word.
+function emptyNote() {
+  const titles = data.emptyCharts.join(", ");
+  return titles && html("p", {class: "soft small", style: "margin-top:14px"},
+    "Left out, because not recorded or 0 at every step: " + titles + ".");
+}
+
+// How far apart the points are that are averaged, as a share of the run.
+const SMOOTHING = [0, .005, .01, .02, .05, .1];
+const FEWEST_SMOOTHED = 10;  // points; fewer are not smoothed
+
+function smoothingControl() {
+  const lengths = runs.map(run => run.curves.steps.length);
+  if (Math.max(0, ...lengths) < FEWEST_SMOOTHED) return null;
+  const text = html("span", {class: "soft"});
+  const say = () => {
+    const sigma = formatNumber(smoothingSteps(), "", 2);
+    text.replaceChildren(view.smoothing ? `over about ${sigma} steps to each side` : "off");
+  };
+  const change = event => {
+    view.smoothing = Number(event.target.value);
+    say();
+    redrawCharts();
+  };
+  say();
+  return html("label", {class: "chips small"}, "Smoothing",
+    html("input", {
+      type: "range", min: 0, max: SMOOTHING.length - 1, value: view.smoothing, input: change}),
+    text);
+}
+
+// In steps, the same for all runs, so that they can be compared; below 0.7 there is no effect.
+function smoothingSteps() {
+  const ends = runs.flatMap(run => run.curves.steps.slice(-1).map(([, last]) => last));
+  return view.smoothing && Math.max(.7, SMOOTHING[view.smoothing] * Math.max(0, ...ends));
 }
 
 const curveChart = spec => chart({...spec, key: false, content: () => curveContent(spec)});
 
 function scoreChart(domain) {
   return chart({
-    title: "Held-out score" + (domains.length > 1 ? ", " + domain : ""),
+    title: "Held-out score" + inDomain(domain),
     unit: "%",
+    kind: "share",
     key: true,
     about: "avg@k with 95% interval by prompt.",
     content: () => scoreContent(domain),
   });
+}
+
+const inDomain = domain => domains.length > 1 ? ", " + domain : "";
+
+function heldOutChart(domain, spec) {
+  const factor = spec.kind === "share" ? 100 : 1;
+  const line = ([run, i]) => {
+    const points = run.heldOut[domain]?.[spec.key];
+    return points && {
+      label: many ? run.label : "student",
+      tone: many ? colour(i) : toneOf(0, sliced ? domain : "").tone,
+      dots: true,
+      x: points.map(([step]) => step), names: points.map(([step]) => "step " + step),
+      y: points.map(([, value]) => factor * value),
+    };
+  };
+  const content = () => ({lines: shownRuns().map(line).filter(Boolean)});
+  return chart({...spec, title: spec.title + inDomain(domain), key: false, content});
 }
 
 function positionSection() {
@@ -44,21 +112,20 @@ function curveContent(spec) {
 function curveLine(spec, run, runIndex, slice) {
   const suffix = metricSuffix(run, slice);
   if (suffix === null) return null;
-  const {steps, values} = run.curves, factor = spec.percent ? 100 : 1;
+  const {steps, values} = run.curves, factor = spec.kind === "share" ? 100 : 1;
   const get = key => {
     const list = key && values[key + suffix];
     return list && list.map(v => v === null ? null : v * factor);
   };
-  const y = get(spec.key), half = get(spec.half);
-  let low = get(spec.low), high = get(spec.high);
-  if (y && half) {
-    const missing = j => y[j] === null || half[j] === null;
-    [low, high] = [-1, 1].map(sign => y.map((v, j) => missing(j) ? null : v + sign * half[j]));
-  }
+  const y = get(spec.key), low = get(spec.low), high = get(spec.high);
+  const x = steps.map(([, last]) => last);
+  const sigma = smoothingSteps();
+  const isLong = x.length >= FEWEST_SMOOTHED;
   if (!y && !(low && high)) return null;
   return {
     label: labelOf(run, slice), ...toneOf(runIndex, slice),
-    x: steps.map(([, last]) => last), names: steps.map(formatSteps), y, low, high,
+    x, names: steps.map(formatSteps), y, low, high,
+    smooth: y && sigma && isLong ? smoothed(x, y, sigma) : null,
   };
 }
 
@@ -69,11 +136,11 @@ function scoreContent(domain) {
     const scores = run.scores[domain];
     if (!scores || !scores.student.length) continue;
     lines.push(scoreLine(run, i, domain, scores.student));
-    for (const [, share, halfShare] of scores.teacher) {
-      const mean = 100 * share, half = 100 * (halfShare || 0);
+    for (const point of scores.teacher) {
+      const [mean, low, high] = point.slice(1).map(share => 100 * share);
       const same = bands.find(band => band.mean === mean);
       if (same) same.runs.push(run.label);
-      else bands.push({runs: [run.label], tone: colour(i), mean, half});
+      else bands.push({runs: [run.label], tone: colour(i), mean, low, high});
     }
   }
   for (const band of bands) {
@@ -84,14 +151,14 @@ function scoreContent(domain) {
 }
 
 function scoreLine(run, runIndex, domain, points) {
-  const column = sign => points.map(([, mean, half]) => 100 * (mean + sign * (half || 0)));
+  const column = i => points.map(point => 100 * point[i]);
   return {
     label: many ? run.label : "student",
     tone: many ? colour(runIndex) : toneOf(0, sliced ? domain : "").tone,
     dots: true,
     x: points.map(([step]) => step),
-    names: points.map(([step, , , prompts]) => `step ${step}, ${formatCount(prompts)} prompts`),
-    y: column(0), low: column(-1), high: column(1),
+    names: points.map(([step, , , , prompts]) => `step ${step}, ${formatCount(prompts)} prompts`),
+    y: column(1), low: column(2), high: column(3),
   };
 }
 

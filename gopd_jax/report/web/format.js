@@ -1,6 +1,6 @@
 // Numbers as the page shows them. In: values of the report's JSON. Out: text.
 
-const MINUS = "\u2212", PLUS_MINUS = "\u00b1", DOT = "\u00b7";
+const MINUS = "\u2212", DOT = "\u00b7";
 
 // A number in a few characters: 0.123, 1,234, 56.7k, 1.2e-6; "-" where there is none.
 function formatNumber(value, unit, digits = 3) {
@@ -25,16 +25,12 @@ const formatCount = count => count.toLocaleString("en");
 const formatPercent = (share, digits = 1) =>
   share === null ? "-" : (100 * share).toFixed(digits).replace("-", MINUS);
 
-// The interval of a score {mean, half}, in percent.
-function formatInterval({mean, half}) {
-  return half === null ? "" : `[${formatPercent(mean - half)}, ${formatPercent(mean + half)}]`;
-}
+// The interval of a score [mean, low, high], in percent.
+const formatInterval = ([, low, high]) => `[${formatPercent(low)}, ${formatPercent(high)}]`;
 
-// A difference of scores [mean, half width], in points.
-function formatDifference([mean, half]) {
-  const width = half === null ? "" : ` ${PLUS_MINUS} ${formatPercent(half, 2)}`;
-  return (mean >= 0 ? "+" : "") + formatPercent(mean, 2) + width;
-}
+// A difference of scores, in points, and the interval of one [mean, low, high].
+const formatPoints = share => (share >= 0 ? "+" : "") + formatPercent(share, 2);
+const formatPointsInterval = ([, low, high]) => `[${formatPoints(low)}, ${formatPoints(high)}]`;
 
 const formatSteps = ([first, last]) =>
   first === last ? "step " + first : `steps ${first}\u2013${last}`;

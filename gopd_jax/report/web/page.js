@@ -24,7 +24,7 @@ function navigation() {
   const links = Object.entries(SECTIONS).map(([id, name]) => html("a", {href: "#" + id}, name,
     id === "warnings" && worst && html("span", {class: "verdict " + worst}, ` ${count}`)));
   return html("nav", null,
-    html("div", {class: "links"}, links), (many || sliced) && selectionControls());
+    html("div", {class: "links"}, links), (many || sliced) && selectionControls(), liveControl());
 }
 
 function section(id, title, content, about) {
@@ -44,3 +44,4 @@ document.getElementById("page").replaceChildren(
     `Averages over ${periods}, by the position of the token in its response.`),
   section("samples", "Samples", sampleSection()),
   section("setup", "Setup", setupSection()));
+startLive();

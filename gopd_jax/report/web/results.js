@@ -1,4 +1,4 @@
-// Results, warnings and setup: what there is to read besides the charts.
+// Results and setup: what there is to read besides the charts.
 
 // ---- Results: the student against its teacher.
 
@@ -11,16 +11,40 @@ const STUDENT_MINUS_TEACHER = `student ${MINUS} teacher, points`;
 
 function resultSection() {
   const results = runs.flatMap((run, i) => run.results.map(result => [run, i, result]));
+  const unscored = [...new Set(runs.flatMap(run => run.unscored))].map(unscoredCard);
   if (!results.length) {
-    return html("div", {class: "card soft"}, "No held-out score has been written yet.");
+    const none = html("div", {class: "card soft"}, "No held-out score has been written yet.");
+    return html("div", {class: "stack"}, unscored.length ? unscored : none);
   }
   const tiles = many ? [] : results.flatMap(([, , result]) => resultTiles(result));
   return html("div", {class: "stack"},
     tiles.length ? html("div", {class: "tiles"}, tiles) : null,
     html("div", {class: "card"}, resultTable(results)),
+    unscored,
     html("p", {class: "soft small"},
-      "Held-out prompts; 95% intervals by prompt. Differences are paired, over the prompts that " +
-      "both answered. The intervals do not cover the spread over training seeds."));
+      "Held-out prompts; 95% intervals by prompt, which also hold for few prompts and at 0 or " +
+      "100%. Differences are paired, over the prompts that both answered. The intervals do not " +
+      "cover the spread over training seeds."));
+}
+
+// What was measured in a domain whose answers nobody judges, before and at the end.
+function unscoredCard(domain) {
+  const specs = data.heldOutCharts.filter(spec => hasHeldOut(domain, spec));
+  const text = (spec, value) => spec.kind === "share"
+    ? formatPercent(value) + "%" : formatNumber(value) + " " + spec.unit;
+  const rows = runs.map((run, i) => [run, i]).flatMap(([run, i]) => specs.map(spec => {
+    const points = run.heldOut[domain]?.[spec.key] || [];
+    if (!points.length) return null;
+    const [first, last] = [points[0], points[points.length - 1]];
+    const cells = [spec.title, text(spec, first[1]), text(spec, last[1]), "step " + last[0]];
+    return many ? [[inlineSwatch(i), run.label], ...cells] : cells;
+  })).filter(Boolean);
+  const heads = [...(many ? ["run"] : []), "held-out prompts", "before", "last", "measured"];
+  return html("div", {class: "card"},
+    html("b", null, "No score" + inDomain(domain)),
+    html("p", {class: "soft"}, "Its answers are not verified: whether the student is above its " +
+      "teacher was not measured."),
+    rows.length ? table(heads, rows) : null);
 }
 
 function resultTiles(result) {
@@ -30,11 +54,11 @@ function resultTiles(result) {
     html("b", null, value),
     html("span", {class: "soft small"}, below));
   const scoreTile = (name, score) =>
-    tile(name, formatPercent(score.mean) + "%", formatInterval(score));
+    tile(name, formatPercent(score.interval[0]) + "%", formatInterval(score.interval));
   const {verdict, difference, teacher} = result;
   return [
-    difference && tile(
-      STUDENT_MINUS_TEACHER, formatDifference(difference), VERDICTS[verdict], "big " + verdict),
+    difference && tile(STUDENT_MINUS_TEACHER, formatPoints(difference[0]),
+      `${formatPointsInterval(difference)}, ${VERDICTS[verdict]}`, "big " + verdict),
     scoreTile(`student, step ${result.step}`, result.after),
     teacher && scoreTile("teacher", teacher),
     scoreTile("student before", result.before),
@@ -57,7 +81,8 @@ function resultTable(results) {
     scoreCell(result.teacher),
     scoreCell(result.after),
     differenceCell(result),
-    versus && (result.versus ? formatDifference(result.versus) : "-"),
+    versus && (result.versus
+      ? [formatPoints(result.versus[0]), detail(formatPointsInterval(result.versus))] : "-"),
     lengthCell(result),
     formatPercent(result.after.truncated) + "%",
     measuredCell(result),
@@ -68,13 +93,14 @@ function resultTable(results) {
 const detail = text => html("small", null, text);
 
 function scoreCell(score) {
-  return score ? [formatPercent(score.mean) + "% ", detail(formatInterval(score))] : "-";
+  const text = score && formatPercent(score.interval[0]) + "% ";
+  return score ? [text, detail(formatInterval(score.interval))] : "-";
 }
 
 function differenceCell({difference, verdict}) {
   if (!difference) return "-";
   const words = verdict && html("span", {class: "verdict " + verdict}, VERDICTS[verdict]);
-  return [formatDifference(difference), detail(words)];
+  return [formatPoints(difference[0]), detail(formatPointsInterval(difference)), detail(words)];
 }
 
 function lengthCell({after, teacher}) {
@@ -84,38 +110,6 @@ function lengthCell({after, teacher}) {
 
 function measuredCell({step, prompts, samples}) {
   return [`step ${step}`, detail(`${formatCount(prompts)} prompts \u00d7 ${samples ?? "?"}`)];
-}
-
-// ---- Warnings.
-
-const LEVELS = {bad: "the result is in doubt", look: "look at it", note: "for your information"};
-
-function warningSection() {
-  const order = Object.keys(LEVELS);
-  const findings = runs.flatMap((run, i) => run.findings.map(finding => [run, i, finding]));
-  findings.sort(([, , a], [, , b]) => order.indexOf(a.level) - order.indexOf(b.level));
-  return html("div", {class: "stack"},
-    findings.length
-      ? html("div", {class: "findings"}, findings.map(findingCard))
-      : html("div", {class: "card"},
-        html("b", {class: "verdict yes"}, "Nothing found. "), "All checks passed."),
-    html("details", {class: "small"}, html("summary", null, "What is checked"),
-      html("ul", null, data.checks.map(check => html("li", null, check)))));
-}
-
-function findingCard([run, i, finding]) {
-  return html("div", {class: "card finding " + finding.level},
-    html("b", null, finding.title),
-    html("span", {class: "soft small"}, "  " + LEVELS[finding.level]),
-    many && html("p", {class: "small"}, inlineSwatch(i), run.label),
-    html("p", null, finding.text),
-    html("p", {class: "soft"}, "What to do: " + finding.todo));
-}
-
-// The most serious level among the findings; undefined where nothing was found.
-function worstLevel() {
-  const levels = runs.flatMap(run => run.findings).map(finding => finding.level);
-  return Object.keys(LEVELS).find(level => levels.includes(level));
 }
 
 // ---- Setup: what was run.

@@ -1,46 +1,117 @@
-// Samples: responses with every token coloured by its advantage.
+// Samples: responses with every token coloured by its advantage; to be searched and compared.
 
-const advantages = runs.flatMap(run => run.samples)
-  .flatMap(sample => sample.advantage || []).filter(a => a !== null).map(Math.abs);
+const SIDE_BY_SIDE = "side by side", MOST_CARDS = 24;
 
-// The advantage of the strongest colour: a round number near the 95th percentile.
-const strongest = advantages.length
-  ? ticks(0, Math.max(quantile(advantages, .95), 1e-6), 2)[1] : 1;
+const sampled = runs.filter(run => run.samples.length);
+const pairs = samePrompt(sampled.map(run => run.samples));
+
+// What is shown: `run` is the label of a run, or SIDE_BY_SIDE for one prompt in several runs.
+const chosen = {
+  run: pairs.length ? SIDE_BY_SIDE : sampled[0]?.label,
+  text: "", outcome: "", domain: "", step: "", ...kept.samples,
+};
 
 function sampleSection() {
-  const sampled = runs.filter(run => run.samples.length);
   if (!sampled.length) {
     const text = "No samples were written (log.samples, log.samples_every).";
     return html("div", {class: "card soft"}, text);
   }
-  const chosen = {run: sampled[0], step: null};
-  const bar = html("div", {class: "stack"}), cards = html("div", {class: "stack"});
+  const known = [...sampled.map(run => run.label), pairs.length && SIDE_BY_SIDE];
+  if (!known.includes(chosen.run)) chosen.run = sampled[0].label;
+  const choice = html("div", {class: "chips"}), count = html("span", {class: "soft small"});
+  const cards = html("div", {class: "stack"});
 
-  function runChip(run) {
-    const content = [html("span", {class: "swatch " + colour(runs.indexOf(run))}), run.label];
-    return chip(content, run === chosen.run, () => choose({run}));
+  function update() {
+    choice.replaceChildren(...(many ? known.filter(Boolean).map(runChip) : []));
+    const isPaired = chosen.run === SIDE_BY_SIDE;
+    const [shown, of, what] = isPaired ? wantedPairs() : wantedSamples();
+    const first = shown.slice(0, MOST_CARDS);
+    const more = shown.length > first.length ? `; the first ${first.length} are shown` : "";
+    count.replaceChildren(`${shown.length} of ${of} ${what}${more}`);
+    const areShort = !isPaired && first.every(sample => sample.tokens.length < 60);
+    cards.className = areShort ? "stack pairs" : "stack";
+    cards.replaceChildren(...first.map(isPaired ? pairCard : sampleCard));
   }
 
-  const stepChip = step => chip("step " + step, step === chosen.step, () => choose({step}));
-
-  function choose(change) {
-    Object.assign(chosen, change);
-    const {samples} = chosen.run, steps = [...new Set(samples.map(sample => sample.step))];
-    if (!steps.includes(chosen.step)) chosen.step = steps[steps.length - 1];
-    const shown = samples.filter(sample => sample.step === chosen.step);
-    bar.replaceChildren(
-      ...(many ? [html("div", {class: "chips"}, sampled.map(runChip))] : []),
-      html("div", {class: "chips"}, steps.map(stepChip)));
-    cards.className = shown.every(sample => sample.tokens.length < 60) ? "stack pairs" : "stack";
-    cards.replaceChildren(...shown.map(sampleCard));
+  function runChip(label) {
+    const i = runs.findIndex(run => run.label === label);
+    const content = [i >= 0 && html("span", {class: "swatch " + colour(i)}), label];
+    return chip(content, label === chosen.run, () => {
+      chosen.run = label;
+      update();
+    });
   }
 
-  choose({});
-  return html("div", {class: "stack"}, colourScale(sampled), bar, cards);
+  const bar = html("div", {class: "chips"}, searchFields(update), count);
+  update();
+  return html("div", {class: "stack"}, colourScale(), many && choice, bar, cards);
+}
+
+function wantedSamples() {
+  const {samples} = sampled.find(run => run.label === chosen.run);
+  const shown = samples.filter(sample => isWanted(sample, chosen));
+  return [shown.sort((a, b) => b.step - a.step), samples.length, "samples"];
+}
+
+// The prompts of which any run has a sample that is wanted.
+function wantedPairs() {
+  const isShown = pair => pair.sides.flat().some(sample => isWanted(sample, chosen));
+  return [pairs.filter(isShown), pairs.length, "prompts that several runs answered"];
+}
+
+// The search text, and one menu each for outcome, domain and step.
+function searchFields(update) {
+  const set = name => event => {
+    chosen[name] = event.target.value;
+    update();
+  };
+  const all = sampled.flatMap(run => run.samples);
+  const steps = [...new Set(all.map(sample => sample.step))].sort((a, b) => a - b);
+  const outcomes = [...OUTCOMES.filter(o => all.some(s => outcomeOf(s) === o)), "truncated"];
+  const names = [...new Set(all.map(sample => sample.domain))];
+  return [
+    html("input", {
+      type: "search", placeholder: "search prompt, response, verdict", value: chosen.text,
+      "aria-label": "search the samples", input: set("text")}),
+    menu("right or wrong", outcomes, set("outcome"), chosen.outcome),
+    names.length > 1 && menu("all domains", names, set("domain"), chosen.domain),
+    menu("all steps", steps, set("step"), chosen.step, step => "step " + step),
+  ];
+}
+
+// A menu whose first entry, `all`, chooses "".
+function menu(all, values, change, current, label = String) {
+  const entry = (value, text) =>
+    html("option", {value, selected: String(value) === String(current) ? "" : null}, text);
+  return html("select", {class: "chip", "aria-label": all, change},
+    entry("", all), values.map(value => entry(value, label(value))));
+}
+
+// One prompt, and below it what each run answered, beside each other.
+function pairCard({sample, sides}) {
+  const column = (samples, i) => html("div", null,
+    html("p", {class: "small"}, inlineSwatch(runs.indexOf(sampled[i])), sampled[i].label),
+    samples.length ? samples.map(answer) : html("p", {class: "soft"}, "no sample on this page"));
+  return html("article", {class: "card"},
+    html("span", {class: "tag"}, sample.domain),
+    html("span", {class: "soft small"}, sample.prompt_id),
+    html("p", {class: "label"}, "prompt"),
+    html("div", {class: "mono soft", style: "white-space:pre-wrap"}, sample.prompt),
+    html("p", {class: "label"}, "ground truth"),
+    html("div", {class: "mono", style: "white-space:pre-wrap"}, sample.ground_truth),
+    html("div", {class: "columns"}, sides.map(column)));
+}
+
+// One answer of a pair. Those that the search is not for are pale.
+function answer(sample) {
+  return html("div", {class: isWanted(sample, chosen) ? "answer" : "answer pale"},
+    outcomeTags(sample),
+    html("span", {class: "soft small"}, `step ${sample.step}, sample ${sample.sample_id}`),
+    tokenBox(sample), html("p", {class: "soft small"}, sample.verdict));
 }
 
 // What the colours mean, and how many of the samples are on the page.
-function colourScale(sampled) {
+function colourScale() {
   const counts = sampled.map(run => `${run.samples.length} of ${run.samplesWritten}`);
   const shown = [...new Set(counts)].join(", ") + (many ? " of a run" : "");
   const about = "advantage in nats, stronger ones in the strongest colour; point at a token, tap " +
@@ -52,17 +123,25 @@ function colourScale(sampled) {
     html("span", {class: "soft"}, about));
 }
 
-function sampleCard(sample) {
-  const {reward} = sample, right = reward === null ? "" : reward > 0 ? "yes" : "no";
+function outcomeTags(sample) {
+  const {reward} = sample, tones = ["yes", "unclear", "no", ""];
+  const tone = tones[OUTCOMES.indexOf(outcomeOf(sample))];
   const verified = reward === null ? "not verified" : "reward " + formatNumber(reward);
+  return [
+    html("span", {class: "tag " + tone}, verified),
+    sample.finish_reason === "length" && html("span", {class: "tag no"}, "truncated"),
+  ];
+}
+
+function sampleCard(sample) {
   const label = text => html("p", {class: "label"}, text);
   const spaced = {style: "white-space:pre-wrap"};
   return html("article", {class: "card"},
     html("div", null,
-      html("span", {class: "tag " + right}, verified),
+      outcomeTags(sample),
       html("span", {class: "tag"}, sample.domain),
-      sample.finish_reason === "length" && html("span", {class: "tag no"}, "truncated"),
-      html("span", {class: "soft small"}, `${sample.prompt_id}, sample ${sample.sample_id}`)),
+      html("span", {class: "soft small"},
+        `step ${sample.step}, ${sample.prompt_id}, sample ${sample.sample_id}`)),
     html("div", {class: "sides"},
       html("div", null,
         label("prompt"), html("div", {class: "mono soft", ...spaced}, sample.prompt),
@@ -70,85 +149,4 @@ function sampleCard(sample) {
       html("div", null,
         label("verdict"), html("div", null, sample.verdict),
         label("ground truth"), html("div", {class: "mono", ...spaced}, sample.ground_truth))));
-}
-
-// ---- Tokens.
-
-// The response as spans; pointer, tap and arrow keys show the numbers of a token.
-function tokenBox(sample) {
-  const spans = sample.tokens.map((text, i) => tokenSpan(sample, text, i));
-  const label = "response; arrow keys go from token to token";
-  const box = html("div", {class: "tokens", "aria-label": label}, spans);
-  if (sample.left_out) {
-    const [after, count] = sample.left_out;
-    const text = ` \u2026 ${formatCount(count)} tokens left out \u2026 `;
-    spans[after]?.before(html("span", {class: "mark"}, text));
-  }
-  const spanOf = event => event.target.closest("[data-i]");
-  const leave = () => hideTooltip();
-
-  function open(event) {
-    const span = spanOf(event);
-    if (!span) {
-      hideTooltip();
-      return;
-    }
-    ownTooltip(leave);
-    const box = span.getClientRects()[0];
-    showTooltip(box.left - 10, box.bottom - 10, ...tokenNumbers(sample, Number(span.dataset.i)));
-  }
-
-  function move(event) {
-    const by = {ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9}[event.key];
-    const span = spanOf(event);
-    if (!by || !span) return;
-    event.preventDefault();
-    const index = Number(span.dataset.i) + by;
-    const next = spans[Math.max(0, Math.min(spans.length - 1, index))];
-    for (const other of spans) other.setAttribute("tabindex", other === next ? 0 : -1);
-    next.focus();
-  }
-
-  for (const name of ["pointerover", "click", "focusin"]) box.addEventListener(name, open);
-  for (const name of ["pointerleave", "focusout"]) {
-    box.addEventListener(name, () => disownTooltip(leave));
-  }
-  box.addEventListener("keydown", move);
-  return box;
-}
-
-// One token, coloured on the side of its advantage and as strongly.
-function tokenSpan(sample, text, i) {
-  const advantage = sample.advantage ? sample.advantage[i] || 0 : 0;
-  const strength = Math.min(1, Math.abs(advantage) / strongest) * 88;
-  const side = advantage >= 0 ? "more" : "less";
-  const attributes = {
-    "data-i": i, tabindex: i ? -1 : 0, "aria-describedby": "tip",
-    style: `--side:var(--${side});--much:${strength.toFixed(0)}%`,
-  };
-  return html("span", attributes, tokenText(text));
-}
-
-// Marks line ends, tabs, and tokens without text of their own: parts of a character.
-function tokenText(text) {
-  const mark = sign => html("span", {class: "mark"}, sign);
-  if (text === "") return [mark("\u2205")];
-  const signs = new Map([["\n", "\u21b5"], ["\t", "\u21e5"]]);
-  return text.split(/(\n|\t)/).map(part =>
-    signs.has(part) ? [mark(signs.get(part)), part] : part);
-}
-
-// The token as JSON text, its log-probs and its advantage.
-function tokenNumbers(sample, i) {
-  const format = value => value === null ? "-" : value.toFixed(3);
-  const row = (name, value) => html("tr", null,
-    html("td", {class: "soft"}, "log " + name), html("td", null, format(value)));
-  const rows = data.logprobs.filter(name => sample[name]).map(name => row(name, sample[name][i]));
-  const advantage = sample.advantage && sample.advantage[i];
-  const bold = text => html("td", null, html("b", null, text));
-  return [
-    html("code", null, JSON.stringify(sample.tokens[i])),
-    html("table", null, rows, sample.advantage && html("tr", null,
-      bold("advantage"), bold((advantage > 0 ? "+" : "") + format(advantage)))),
-  ];
 }

@@ -9,7 +9,15 @@ const domains = [...new Set(runs.flatMap(run => run.domains))];
 const sliced = runs.some(run => run.slices.length > 1);
 
 const EACH_DOMAIN = "each domain";
-const view = {hidden: new Set(), slice: sliced && !many ? EACH_DOMAIN : ""};
+const DEFAULT_SMOOTHING = 2;  // the place in SMOOTHING (curves.js)
+const kept = history.state || {};  // of an earlier load of this page (live.js)
+const view = {
+  hidden: new Set((kept.view?.hidden || []).map(label => runs.findIndex(r => r.label === label))),
+  slice: kept.view?.slice ?? (sliced && !many ? EACH_DOMAIN : ""),
+  smoothing: kept.view?.smoothing ?? DEFAULT_SMOOTHING,
+};
+
+const viewToKeep = () => ({...view, hidden: [...view.hidden].map(i => runs[i]?.label)});
 
 const shownSlices = () => view.slice === EACH_DOMAIN ? domains : [view.slice];
 

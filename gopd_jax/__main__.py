@@ -1,0 +1,59 @@
+"""Command `gopd`: the other commands under one name, each loaded when it is called.
+
+gopd train --config=math     is   python -m gopd_jax.train --config=math
+"""
+
+import difflib
+import importlib
+import sys
+
+import gopd_jax
+from gopd_jax import cli
+from gopd_jax.runtime.progress import say
+
+# Name -> its module below gopd_jax, and what it does.
+COMMANDS = {
+    "train": ("train.__main__", "train a student, or resume a run"),
+    "export": ("export", "write the student of a run as a Hugging Face folder"),
+    "evaluate": ("evaluate.__main__", "score a model on benchmarks or your own files"),
+    "report": ("report.__main__", "compare runs on one HTML page"),
+    "generate": ("generate.__main__", "draw samples with log-probs from a model"),
+    "data": ("data.__main__", "say what a data set holds, and what a run leaves out"),
+    "benchmark": ("benchmark.__main__", "measure tokens per second, bytes and compilations"),
+    "expo": ("expo", "extrapolate a teacher's weights, without training"),
+    "reproduce": ("reproduce.__main__", "repeat the paper's experiments in the embedded world"),
+}
+HELP = f"""\
+usage: gopd COMMAND [options]
+
+Generalized on-policy distillation (G-OPD / ExOPD) in JAX.
+
+{chr(10).join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())}
+
+  gopd train --config=math     distils an embedded student: minutes on a CPU
+  gopd train --help            the presets, and every setting
+  gopd COMMAND --help          the options of a command
+  gopd --version               the version
+
+`gopd COMMAND` and `python -m gopd_jax.COMMAND` are the same.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in COMMANDS:
+        return importlib.import_module(f"gopd_jax.{COMMANDS[name][0]}").main(rest)
+    if name == "--version":
+        print(gopd_jax.__version__)
+        return cli.DONE
+    if name in ("", "-h", "--help"):
+        print(HELP, end="", file=sys.stdout if name else sys.stderr)
+        return cli.DONE if name else cli.BAD_INPUT
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    say(f"error: no command {name!r}{hint}: expected one of {', '.join(COMMANDS)}; see --help")
+    return cli.BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The memory that a run takes at least, by part, from the config and the models' shapes.
+
+In: the config and architectures. Out: the parts, or one sentence when a device cannot hold them.
+What is left out makes the sum a lower bound: activations, decode weights, narrower caches,
+temporaries of the compiler.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gopd_jax.config import Config
+from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
+from gopd_jax.learner.packing import micro_batches_needed
+from gopd_jax.models.config import ModelConfig, load_config
+from gopd_jax.models.decoder import abstract_params, param_shardings
+from gopd_jax.rollout.memory import cache_part
+from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train import summary
+from gopd_jax.train.prepare import roles_of
+
+# Of a packed batch: what the model reads and predicts, weights, lambda, advantages; and what the
+# train step returns of each token.
+ARRAYS, RETURNED = 7, 2
+
+
+def devices_for(config: Config, workdir: str) -> tuple[ProgramTable, jnp.dtype]:
+    """The table of programs on the devices of a run, and its compute dtype.
+
+    Raises:
+        ValueError: the mesh does not fit the devices, a model's config cannot be read, or a device
+            certainly cannot hold the run (with the arithmetic). A finished run needs no memory.
+    """
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    dtype = compute_dtype(config.compute_dtype)
+    if summary.read(workdir) is None:
+        roles = roles_of(config)
+        models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
+        check_fits(run_parts(config, roles, models, mesh, dtype), mesh, device_memory(mesh))
+    return ProgramTable(mesh), dtype
+
+
+def run_parts(
+    config: Config,
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    mesh: Mesh,
+    dtype: jnp.dtype,
+) -> list[Part]:
+    """What a device holds during an update.
+
+    Args:
+        roles: path of the model in each role, the student first.
+        models: architecture by path.
+        mesh: the devices.
+        dtype: compute dtype.
+    """
+    student, rollout = models[config.student], config.rollout
+    parts = [_state(config, student, mesh)]
+    frozen = {path: role for role, path in reversed(roles.items()) if role != "student"}
+    for path, role in frozen.items():
+        model = models[path]
+        shapes = jax.tree.map(lambda x: x.update(dtype=dtype), abstract_params(model))
+        held = device_bytes(with_shardings(shapes, param_shardings(model, mesh)))
+        needs = f"{model.num_params:,} parameters x {jnp.dtype(dtype).itemsize} bytes"
+        parts.append(Part(role, needs, held, f"{role} {path!r}"))
+    cache = cache_part(
+        student,
+        mesh,
+        slots=rollout.slots,
+        max_tokens=config.data.max_prompt_tokens + rollout.max_response_tokens,
+        dtype=dtype,
+        options=rollout.options,
+        setting=f"config.rollout.slots={rollout.slots}",
+    )
+    return [*parts, cache, _packed(config, roles, mesh)]
+
+
+def _state(config: Config, student: ModelConfig, mesh: Mesh) -> Part:
+    """The student's parameters and gradients in float32, and the moments of AdamW."""
+    settings, shapes = config.learner.optimizer, abstract_params(student)
+    optimizer = make_optimizer(settings, make_schedule(settings, updates=1))
+    where = param_shardings(student, mesh)
+    moments = with_shardings(
+        jax.eval_shape(optimizer.init, shapes), opt_state_shardings(optimizer, shapes, where, mesh)
+    )
+    held = 2 * device_bytes(with_shardings(shapes, where)) + device_bytes(moments)
+    needs = f"{student.num_params:,} parameters x 4 (itself, gradient, two moments) x 4 bytes"
+    return Part("student", needs, held, f"student {config.student!r}")
+
+
+def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
+    """The packed batches of a step, which are all on the devices before its first update."""
+    learner, rollout = config.learner, config.rollout
+    rows = learner.rows_per_micro_batch
+    micro_batches = micro_batches_needed(
+        config.rollouts_per_step // learner.updates_per_batch,
+        config.longest,
+        rows,
+        config.row_length,
+        len(config.domains),
+    )
+    several = learner.updates_per_batch > 1 and config.method != "sft"
+    arrays = ARRAYS + (config.method != "sft") + (config.method == "gopd")
+    arrays += ("reference" in roles) + several
+    tokens = micro_batches * rows * config.row_length
+    held = tokens * 4 * (arrays * learner.updates_per_batch + RETURNED) // rows_multiple(mesh)
+    needs = (
+        f"{learner.updates_per_batch} update(s) x {micro_batches:,} micro-batches x {rows:,} rows "
+        f"x {config.row_length:,} tokens x {arrays} arrays x 4 bytes, and {RETURNED} more of one"
+    )
+    setting = (
+        f"config.rollout.prompts_per_step={rollout.prompts_per_step} "
+        f"x samples_per_prompt={rollout.samples_per_prompt}"
+    )
+    return Part("packed batch", needs, held, setting)

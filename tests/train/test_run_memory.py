@@ -1,0 +1,90 @@
+"""What a machine cannot hold is refused in one sentence, before anything is read or written."""
+
+import jax
+import jax.numpy as jnp
+from loop_cases import small
+import pytest
+
+from gopd_jax import tiny
+from gopd_jax.models.config import load_config
+from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train.memory import run_parts
+from gopd_jax.train.models import make_learner
+from gopd_jax.train.prepare import roles_of
+from gopd_jax.train.run import run
+
+COUNT = 10**9
+
+
+def parts_of(config, dtype=jnp.float32):
+    roles = roles_of(config)
+    models = {path: load_config(path) for path in roles.values()}
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return {part.what: part for part in run_parts(config, roles, models, mesh, dtype)}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (
+            {"rollout.slots": COUNT},
+            r"config.rollout.slots=1000000000: the rollout cache needs 1,000,000,000 slots x \d+ "
+            r"columns x 2 layers x 2 x 2 heads x 16 x 4 bytes = \S+ TB on each of",
+        ),
+        (
+            {"rollout.prompts_per_step": COUNT},
+            r"config.rollout.prompts_per_step=1000000000 x samples_per_prompt=1: the packed batch "
+            r"needs 1 update\(s\) x [0-9,]+ micro-batches x 8 rows x .* = \S+ TB",
+        ),
+        ({"rollout.samples_per_prompt": COUNT}, "samples_per_prompt=1000000000: the packed"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        run(small(**changes), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_bytes_are_those_of_the_arrays():
+    config = small(**{"learner.updates_per_batch": 2})
+    parts = parts_of(config)
+    base = load_config(tiny.model("base"))
+    programs = ProgramTable(make_mesh(devices=jax.devices()[:1]))
+
+    learner = make_learner(config, base, programs, jnp.float32)
+    state = sum(x.nbytes for x in jax.tree.leaves(learner.start(zeros(learner)).opt_state))
+    assert parts["student"].bytes == pytest.approx(state + 2 * 4 * base.num_params, abs=64)
+    assert parts["teacher of math"].bytes == 4 * base.num_params
+
+    engine = RolloutEngine(
+        base,
+        programs.mesh,
+        (2,),
+        slots=config.rollout.slots,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_response_tokens=config.rollout.max_response_tokens,
+        options=config.rollout.options,
+    )
+    _ = engine.caches[config.rollout.slots]
+    assert parts["rollout cache"].bytes == engine.cache_bytes
+
+    shape = (learner.micro_batches, learner.shape.rows, learner.shape.row_length)
+    tokens = shape[0] * shape[1] * shape[2]
+    # tokens, positions, segments, targets, weights, lambda, advantages, and the log-probs of
+    # sampler, teacher, reference and old student, of two updates; two arrays of what is returned.
+    assert parts["packed batch"].bytes == 4 * tokens * (2 * 11 + 2)
+
+
+def zeros(learner):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), learner.abstract_state().params)
+
+
+def test_frozen_models_are_counted_once_in_the_compute_dtype():
+    half = parts_of(small(), jnp.bfloat16)
+    assert half["teacher of math"].bytes == 2 * load_config(tiny.model("base")).num_params
+    same = {"domains.math.teacher": tiny.model("base"), "reference": tiny.model("base")}
+    assert len([part for part in parts_of(small(**same)) if part.startswith(("teach", "ref"))]) == 1
+    one = parts_of(small(**{"learner.reward_scale": 1.0}))
+    assert "reference" not in one and one["packed batch"].bytes < half["packed batch"].bytes
