@@ -2,6 +2,7 @@
 # with the exact versions of requirements.lock.
 
 PYTHON ?= python3
+SEED ?= 1
 DEVICE ?=
 PIP := .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --progress-bar off --constraint requirements.lock
@@ -9,7 +10,7 @@ LOCK := build/lock/bin/python -m pip --quiet --quiet --disable-pip-version-check
 # What pip brings by itself, or torch for a GPU that the tests do not use.
 UNLOCKED := '^(pip|triton|nvidia-.*|cuda-.*)=='
 
-.PHONY: help train test faults lint lock clean
+.PHONY: help train test faults torture lint lock clean
 
 # Which JAX `make train` installs, what JAX_PLATFORMS becomes, and why.
 ifneq ($(filter train,$(MAKECMDGOALS)),)
@@ -31,6 +32,7 @@ help:
 	@echo "             DEVICE=cpu|cuda|cuda12|cuda13|tpu; without it, what the machine has"
 	@echo "make test    run the tests on the CPU; make test ARGS=\"-m slow\" runs the long ones"
 	@echo "make faults  run the tests of docs/reliability.md; make faults ARGS=--slow runs all of them"
+	@echo "make torture kill a run 20 times and compare it, to the bit; make torture SEED=2"
 	@echo "make lint    check the code and its format with ruff"
 	@echo "make lock    write the newest allowed versions to requirements.lock"
 	@echo "make clean   remove .venv and caches; keep runs/"
@@ -49,6 +51,10 @@ test: .venv/installed-tests
 
 faults: .venv/installed-tests
 	@JAX_PLATFORMS=cpu .venv/bin/python -m tests.faults $(ARGS)
+
+torture: .venv/installed-tests
+	@echo "== killing a run 20 times: python -m tests.torture --seed=$(SEED) $(ARGS)"
+	@JAX_PLATFORMS=cpu .venv/bin/python -m tests.torture --seed=$(SEED) $(ARGS)
 
 lint: .venv/installed-tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -135,12 +135,12 @@ def prepare(
     builder = _builder(source, folder, skipped)
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
-        existed = folder.exists()
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             _build(builder)
         except ValueError:
-            if not existed and "://" not in str(folder):
-                _remove_empty(folder)
+            if "://" not in str(folder):
+                _remove_empty(folder, new)
             raise
         # A new builder, because another process may have written the files.
         builder = _builder(source, folder, skipped)
@@ -149,9 +149,13 @@ def prepare(
     return DataSource(records, domain, fingerprint, bad)
 
 
-def _remove_empty(folder: epath.Path) -> None:
-    """Removes the empty folders of a build that failed; another build at once loses nothing."""
-    for place, _, _ in os.walk(folder, topdown=False):
+def _remove_empty(folder: epath.Path, new: list[epath.Path]) -> None:
+    """Removes the empty folders of a build that failed, and those of `new` that it has created.
+
+    Another build at once loses nothing.
+    """
+    within = [place for place, _, _ in os.walk(folder, topdown=False)]
+    for place in [*within, *new]:
         with contextlib.suppress(OSError):  # not empty
             os.rmdir(place)
 

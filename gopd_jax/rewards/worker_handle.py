@@ -59,20 +59,30 @@ class WorkerHandle:
         self._process: subprocess.Popen | None = None
 
     def __call__(self, response: str, ground_truth: str) -> tuple[float, str]:
-        """Returns the worker's (reward, detail); reward 0 if the worker hangs or dies."""
-        process = self._process or self._start()
-        try:
-            replies = process.stdout.fileno()
-            wire.send(process.stdin.fileno(), [response, ground_truth])
-            seconds = wire.receive(replies, time.monotonic() + self._timeout_s + GRACE_S)
-            reward, detail = wire.receive(replies, time.monotonic() + seconds + GRACE_S)
-            return reward, detail
-        except TimeoutError:
-            self.close()
-            return 0.0, "timeout"
-        except (EOFError, OSError):
-            self.close()
-            return 0.0, "error: worker died"
+        """Returns the worker's (reward, detail); reward 0 if the worker hangs, or dies twice.
+
+        A worker that dies is replaced and asked again: what killed it may have nothing to do with
+        the answer, and a verdict must not depend on that.
+        """
+        for last in (False, True):
+            try:
+                process = self._process or self._start()
+            except RuntimeError:
+                if last:
+                    raise
+                continue
+            try:
+                replies = process.stdout.fileno()
+                wire.send(process.stdin.fileno(), [response, ground_truth])
+                seconds = wire.receive(replies, time.monotonic() + self._timeout_s + GRACE_S)
+                reward, detail = wire.receive(replies, time.monotonic() + seconds + GRACE_S)
+                return reward, detail
+            except TimeoutError:
+                self.close()
+                return 0.0, "timeout"
+            except (EOFError, OSError):
+                self.close()
+        return 0.0, "error: worker died"
 
     def close(self) -> None:
         """Kills the process, if it runs; the next call starts another one."""

@@ -11,7 +11,7 @@ import time
 from processes import children, descendants, wait_until_gone
 import pytest
 
-from gopd_jax.rewards import verifier
+from gopd_jax.rewards import verifier, wire
 from gopd_jax.rewards.verifier import Verdict, Verifier, check_ground_truth
 from gopd_jax.rewards.worker_handle import WorkerHandle
 
@@ -82,8 +82,42 @@ def test_a_killed_worker_is_replaced():
         (worker,) = children(os.getpid()) - before
         os.kill(worker, signal.SIGKILL)
         assert not wait_until_gone({worker}, 5.0)
-        assert verify([("math", r"\boxed{2}", "2")]) == [Verdict(0.0, "error: worker died")]
-        assert verify([("math", r"\boxed{3}", "3")]) == [Verdict(1.0, "correct")]
+        assert verify([("math", r"\boxed{2}", "2")]) == [Verdict(1.0, "correct")]
+
+
+@pytest.mark.parametrize(
+    "kills, verdict", [(1, (1.0, "correct")), (2, (0.0, "error: worker died"))]
+)
+def test_an_answer_whose_worker_is_killed_is_judged_once_more(monkeypatch, kills, verdict):
+    """The worker is killed while it judges; after the second time the answer counts as wrong."""
+    before, send, killed = children(os.getpid()), wire.send, []
+
+    def sent(fd, message, *deadline):
+        send(fd, message, *deadline)
+        if len(killed) < kills:
+            killed.extend(children(os.getpid()) - before)
+            os.kill(killed[-1], signal.SIGKILL)
+
+    monkeypatch.setattr(wire, "send", sent)
+    slow = "def f():\n    for i in range(10**7): pass\n    return 1"
+    with Verifier() as verify:
+        assert verify([("code", slow, CODE)]) == [Verdict(*verdict)]
+    assert len(killed) == kills
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(monkeypatch):
+    before, receive, killed = children(os.getpid()), wire.receive, []
+
+    def received(fd, *limits):
+        if not killed:
+            killed.extend(children(os.getpid()) - before)
+            os.kill(killed[-1], signal.SIGKILL)
+        return receive(fd, *limits)
+
+    monkeypatch.setattr(wire, "receive", received)
+    with Verifier() as verify:
+        assert verify([("math", r"\boxed{2}", "2")]) == [Verdict(1.0, "correct")]
+    assert len(killed) == 1
 
 
 def test_close_leaves_no_process():

@@ -1,0 +1,48 @@
+"""Each method and layout of a run resumes to the bit; test_resume.py kills one of them for real."""
+
+import shutil
+
+from loop_cases import small
+import pytest
+from same_run import differences
+
+from gopd_jax.train import curves
+from gopd_jax.train.run import run
+
+FEW = {"steps": 4, "eval.prompts": 8, "eval.every": 3}
+SEVERAL_UPDATES = {"learner.updates_per_batch": 4, "learner.learning_rate": 1e-2}
+GRPO = {"method": "grpo", "rollout.prompts_per_step": 4, "rollout.samples_per_prompt": 4}
+BFLOAT16 = {"compute_dtype": "bfloat16"}
+# Each costs seconds of compilation, so that the default run has them in fewer cases.
+TOGETHER = {
+    "two domains, several updates": ("configs/multi_teacher.py", SEVERAL_UPDATES),
+    "grpo, bfloat16": ("configs/math.py", GRPO | BFLOAT16),
+    "sft": ("configs/math.py", {"method": "sft"}),
+}
+APART = {
+    "two domains": ("configs/multi_teacher.py", {}),
+    "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
+    "grpo": ("configs/math.py", GRPO),
+    "several updates": ("configs/math.py", SEVERAL_UPDATES),
+    "bfloat16": ("configs/math.py", BFLOAT16),
+}
+CASES = TOGETHER | APART
+
+
+@pytest.mark.parametrize(
+    "case", [*TOGETHER, *(pytest.param(case, marks=pytest.mark.slow) for case in APART)]
+)
+def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, capsys, case):
+    """The folder is that of a run killed while it saves step 4, the last; it resumes at step 2."""
+    monkeypatch.setattr(curves, "draw", lambda *_: None)  # takes time, and is not compared
+    path, changes = CASES[case]
+    config = small(path, **FEW, **changes)
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    run(config, str(uninterrupted))
+    shutil.copytree(uninterrupted, resumed)
+    shutil.rmtree(resumed / "checkpoints/4")
+    (resumed / "summary.json").unlink()
+    capsys.readouterr()
+    run(config, str(resumed))
+    assert "at step 2 of 4" in capsys.readouterr().err
+    assert differences(resumed, uninterrupted, {2, 4}) == []
