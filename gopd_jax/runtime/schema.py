@@ -195,7 +195,10 @@ def _kind(field: Any) -> str:
     if typing.get_origin(inner) is tuple:
         item = typing.get_args(inner)[0]
         item = typing.get_args(item)[0] if typing.get_origin(item) is Annotated else item
-        text = f"tuple of {words[item]}s"
+        if typing.get_origin(item) is Literal:
+            text = "tuple of " + ", ".join(map(repr, typing.get_args(item)))
+        else:
+            text = f"tuple of {words[item]}s"
     else:
         text = words[inner]
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

@@ -11,7 +11,8 @@
   --help                      this text; with --config, what that file is and sets
 
 The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
-checkpoints/ and, at the end, summary.json and curves.png. The same command again resumes the run,
+checkpoints/ and, at the end, summary.json and curves.png. --config.log.trackers=wandb or trackio
+shows the run there. The same command again resumes the run,
 or says that it is complete. Ctrl-C and SIGTERM end it during rollouts, scoring or an evaluation,
 with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers that are not finite,
 130 stopped by Ctrl-C, 143 by SIGTERM.
