@@ -14,9 +14,9 @@ import time
 from typing import Any
 
 import jax
-from jinja2 import TemplateError
 import numpy as np
 
+from gopd_jax.data.encode import chat_of
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.generate.options import DEFAULT_SLOTS, engine_options, sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
@@ -76,14 +76,20 @@ def make_job(
     """
     rule = sampling_rule(args)
     model = load_config(args.model)
-    tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
+    tokenizer = ChatTokenizer.load(
+        args.model,
+        args.enable_thinking,
+        args.stop_ids,
+        template_kwargs=args.template_kwargs or {},
+    )
     ids = len(tokenizer.tokenizer)
     if ids > model.vocab_size:
         raise ValueError(
             f"--model={args.model} has {model.vocab_size} embeddings, its tokenizer {ids} ids: "
             "expected at least as many embeddings as ids"
         )
-    encoded = [EncodedPrompt(p.prompt, _encode(tokenizer, p.prompt)) for p in prompts]
+    ids_of = tokenizer.encode_chats([chat_of(p.prompt, p.prompt.messages) for p in prompts])
+    encoded = [EncodedPrompt(p.prompt, t) for p, t in zip(prompts, ids_of, strict=True)]
     longest = max(len(e.tokens) for e in encoded)
     max_prompt_tokens, max_tokens = _limits(args, model, longest, default_max_tokens)
     requests, skipped = _requests(prompts, encoded, max_prompt_tokens, max_tokens)
@@ -158,15 +164,6 @@ def speed(drawn: dict[str, Any]) -> str:
     if not drawn:
         return "complete already, nothing was drawn"
     return f"{drawn['tokens_per_second']} tokens/s, compilation included"
-
-
-def _encode(tokenizer: ChatTokenizer, prompt: Prompt) -> np.ndarray:
-    try:
-        return tokenizer.encode_prompt(prompt.messages)
-    except TemplateError as e:
-        raise ValueError(
-            f"prompt {prompt.prompt_id!r}: the chat template of {tokenizer.path!r} refuses it ({e})"
-        ) from e
 
 
 def _limits(

@@ -19,9 +19,11 @@ with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers t
 
 import ast
 from collections.abc import Sequence
+import json
 import os
 from pathlib import Path
 import sys
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -30,6 +32,8 @@ from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
 from gopd_jax.runtime.schema import unknown_field
 
+TEMPLATE_KWARGS = "--config.data.template_kwargs."
+NEW_NAMES = {"--config.data.enable_thinking": f"{TEMPLATE_KWARGS}enable_thinking"}
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -65,12 +69,39 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
         files = list(arguments[at : at + 2])
     if not files:
         raise ValueError(f"--config must be set: {EXPECTED}")
+    kwargs, arguments = _template_kwargs(arguments)
     fields, _ = _flags(files)  # of the file alone, to name what an option gets wrong
     for argument in arguments:
         if argument.startswith("--config."):
             _check_field(argument.removeprefix("--config.").partition("=")[0], fields)
     config, workdir = _flags(arguments)
+    with config.unlocked(), config.ignore_type():
+        for name, value in kwargs.items():
+            config.data.template_kwargs[name] = value
     return from_config_dict(config), workdir
+
+
+def _template_kwargs(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The keyword arguments of the chat template in a command line, and its other arguments.
+
+    ml_collections takes only fields that the config file has, and a template has its own names.
+    Values are JSON, or a text where that fails. --config.data.enable_thinking, an earlier name, is
+    read too.
+    """
+    kwargs, others = {}, []
+    for argument in arguments:
+        field, equals, text = argument.partition("=")
+        field = NEW_NAMES.get(field, field)
+        if not field.startswith(TEMPLATE_KWARGS):
+            others.append(argument)
+            continue
+        text = text if equals else "true"
+        try:
+            value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+        except ValueError:
+            value = text
+        kwargs[field.removeprefix(TEMPLATE_KWARGS)] = value
+    return kwargs, others
 
 
 def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:
