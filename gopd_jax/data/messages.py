@@ -5,8 +5,8 @@ not tokenize.
 """
 
 from collections.abc import Mapping, Sequence
-import types
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 Message = dict[str, Any]  # "role", "content" and the other keys of `conversations.KEYS`
 Messages = Sequence[Message]
@@ -16,7 +16,8 @@ Tools = list[dict[str, Any]]  # JSON schemas
 MATH_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
-class Chat(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Chat:
     """Everything that a chat template is given for one prompt.
 
     messages: the conversation.
@@ -27,7 +28,7 @@ class Chat(NamedTuple):
 
     messages: Messages
     tools: Tools | None = None
-    template_kwargs: Mapping[str, Any] = types.MappingProxyType({})
+    template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     name: str = "a chat"
 
 

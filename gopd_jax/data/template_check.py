@@ -7,6 +7,7 @@ messages, carry no content: a template may leave them out.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 import json
 import re
 from typing import Any, NamedTuple
@@ -140,7 +141,7 @@ def mark(chat: Chat, only: int | None = None) -> tuple[Chat, list[Part]]:
         _mark_function(marks, tool, f"tools[{i}]", _mark_schema)
         for i, tool in enumerate(chat.tools)
     ]
-    return chat._replace(messages=messages, tools=tools), marks.parts
+    return dataclasses.replace(chat, messages=messages, tools=tools), marks.parts
 
 
 class _Marks:
