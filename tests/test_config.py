@@ -31,7 +31,7 @@ PAPER = {  # docs/method.md, G-OPD
     "method": "gopd",
     "reference": "",
     "steps": 50,
-    "data": {"max_prompt_tokens": 2048, "enable_thinking": False},
+    "data": {"max_prompt_tokens": 2048, "template_kwargs": {"enable_thinking": False}},
     "rollout": {
         "prompts_per_step": 1024,
         "samples_per_prompt": 1,

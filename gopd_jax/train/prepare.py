@@ -91,7 +91,11 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
-        lambda path: ChatTokenizer.load(path, data.enable_thinking, rollout.extra_stop_ids)
+        lambda path: ChatTokenizer.load(
+            path,
+            extra_stop_ids=rollout.extra_stop_ids,
+            template_kwargs=data.template_kwargs,
+        )
     )
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)
