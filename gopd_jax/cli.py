@@ -8,6 +8,7 @@ a command imports the rooms it needs after its options are parsed, so that `--he
 import argparse
 from collections.abc import Callable, Iterator
 import contextlib
+import json
 import math
 from pathlib import Path
 import signal
@@ -88,6 +89,18 @@ def positive_number(text: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected a finite number > 0")
+    return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The argparse type of a JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        expected = """expected a JSON object, such as '{"enable_thinking": true}'"""
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
     return value
 
 

@@ -111,7 +111,7 @@ def paper(student: str, teachers: Mapping[str, str], steps: int = 50) -> ConfigD
         config.domains[name] = domain(teacher=teacher, **PAPER_DATA[name])
     config.steps = steps
     config.data.max_prompt_tokens = 2048
-    config.data.enable_thinking = False
+    config.data.template_kwargs.enable_thinking = False
     config.rollout.prompts_per_step = 1024
     config.rollout.samples_per_prompt = 1
     config.rollout.max_response_tokens = 16384

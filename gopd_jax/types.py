@@ -30,18 +30,23 @@ class Prompt:
     """One row of a data set, before it meets a tokenizer.
 
     prompt_id: unique within a run; it seeds the samples of this prompt.
-    messages: a chat; each message is a dict with "role" and "content".
+    messages: a chat; each message is a dict with "role" and "content", or what `data.conversations`
+        allows besides.
     domain: chooses the teacher and the verifier.
     ground_truth: what the domain's verifier reads: an answer for math, a JSON test specification
         for code.
     extra: the other fields of the row, carried along untouched.
+    tools: JSON schemas for the chat template, or None.
+    template_kwargs: further variables of the chat template, which override those of the run.
     """
 
     prompt_id: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     domain: str
     ground_truth: str
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tools: list[dict[str, Any]] | None = None
+    template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

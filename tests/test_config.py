@@ -31,7 +31,7 @@ PAPER = {  # docs/method.md, G-OPD
     "method": "gopd",
     "reference": "",
     "steps": 50,
-    "data": {"max_prompt_tokens": 2048, "enable_thinking": False},
+    "data": {"max_prompt_tokens": 2048, "template_kwargs": {"enable_thinking": False}},
     "rollout": {
         "prompts_per_step": 1024,
         "samples_per_prompt": 1,
@@ -134,6 +134,7 @@ WRONG_TYPE = [
     ("student", None, r"config\.student=None: expected a string"),
     ("learner", 3, r"config\.learner=3: expected the fields of LearnerSettings"),
     ("rollout__extra_stop_ids", 3, r"config\.rollout\.extra_stop_ids=3: expected a tuple"),
+    ("log__trackers", ("mlflow",), "'mlflow': expected one of 'tensorboard', 'wandb' or 'trackio'"),
     (
         "rollout__extra_stop_ids",
         ("a",),

@@ -3,11 +3,13 @@
 A source of prompts becomes requests for the rollout engine in these steps:
 
     sources   a file, folder, pattern, hub data set or "tiny:NAME/SPLIT" -> local files
-    rows      files -> checked rows; `formats` and `code_formats` know the published data sets
+    rows      files -> checked rows; `formats` and `code_formats` know the published data sets,
+              `conversations` messages, tools and keyword arguments of the template
     datasets  rows -> prompts on disk, prepared once and read by index
     select    prompts -> those that are hard enough, split into training and test prompts
     encode    prompts -> token ids, without prompts that are too long; `teacher_prompts` adds what
-              only a teacher reads, `answers` encodes the responses of a data set
+              only a teacher reads, `answers` encodes the responses of a data set;
+              `template_check` refuses a chat template that drops a part of a prompt
     stream    encoded prompts -> the requests of each step, without end, resumable
 
 For example:

@@ -22,7 +22,9 @@ tiny:math/train. Rows may have any of these formats:
 The report shows the number of rows, their formats, how answers are verified, difficulties, repeated
 questions, prompt lengths in tokens, and what a run would leave out and why. A row that cannot be
 read is listed with its file and line. With several sources, such as those of train and test, it
-also shows how many questions two of them share.
+also shows how many questions two of them share. With a tokenizer, the report ends with a prompt as
+the model reads it, one with tools if there is one; a chat template that drops a part of a row is
+an error.
 Exit status: 0 done; 2 for a wrong option, data set or tokenizer; 130 after Ctrl-C.
 """
 
@@ -39,7 +41,10 @@ def examine(args: argparse.Namespace) -> None:
 
     if args.json:
         check_output("--json", args.json)
-    tokenizer = ChatTokenizer.load(args.tokenizer) if args.tokenizer else None
+    tokenizer = None
+    if args.tokenizer:
+        kwargs = args.template_kwargs or {}
+        tokenizer = ChatTokenizer.load(args.tokenizer, template_kwargs=kwargs)
     reports = []
     for source in args.sources:
         with Bar(f"read {source}", None, "rows") as bar:
@@ -79,6 +84,12 @@ def _parser() -> cli.Parser:
         "--tokenizer",
         metavar="MODEL",
         help="Hugging Face folder or hub id; without it, no tokens are counted",
+    )
+    add(
+        "--template-kwargs",
+        type=cli.json_object,
+        metavar="JSON",
+        help="as data.template_kwargs, as an object",
     )
     add("--prompt-suffix", default="", help="as domains.NAME.prompt_suffix")
     add(

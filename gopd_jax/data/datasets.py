@@ -23,6 +23,7 @@ from gopd_jax.runtime.files import replace_text
 from gopd_jax.types import Prompt
 
 SPLIT = "prompts"
+JSON_FIELDS = ("messages", "extra", "tools", "template_kwargs")  # of a row, stored as text
 
 
 class GopdPrompts(tfds.core.GeneratorBasedBuilder):
@@ -31,7 +32,7 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
     Raise VERSION when `rows.parse` reads the same row differently.
     """
 
-    VERSION = tfds.core.Version("1.3.0")
+    VERSION = tfds.core.Version("1.4.0")
     # TFDS looks for checksums of downloads beside the code, but nothing is downloaded here, and the
     # search takes a package that TFDS 4.9.10 uses without declaring it, importlib_resources:
     # github.com/tensorflow/datasets/issues/11212
@@ -43,7 +44,7 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = {name: tfds.features.Text() for name in ("prompt_id", "ground_truth")}
-        lists = {name: tfds.features.Text(doc="JSON") for name in ("messages", "extra")}
+        lists = {name: tfds.features.Text(doc="JSON") for name in JSON_FIELDS}
         features = tfds.features.FeaturesDict(text | lists)
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
@@ -58,7 +59,7 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
         else:
             found = rows.read(self._source, skipped.append)
         for number, row in enumerate(found):
-            lists = {name: json.dumps(row[name]) for name in ("messages", "extra")}
+            lists = {name: json.dumps(row[name]) for name in JSON_FIELDS}
             yield number, {**row, **lists}
         if self._skipped is not None:
             self._skipped.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,8 @@ class DataSource(Sequence[Prompt]):
             domain=self.domain,
             ground_truth=record["ground_truth"].decode(),
             extra=json.loads(record["extra"]),
+            tools=json.loads(record["tools"]),
+            template_kwargs=json.loads(record["template_kwargs"]),
         )
 
 
@@ -135,12 +138,12 @@ def prepare(
     builder = _builder(source, folder, skipped)
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
-        existed = folder.exists()
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             _build(builder)
         except ValueError:
-            if not existed and "://" not in str(folder):
-                _remove_empty(folder)
+            if "://" not in str(folder):
+                _remove_empty(folder, new)
             raise
         # A new builder, because another process may have written the files.
         builder = _builder(source, folder, skipped)
@@ -149,9 +152,13 @@ def prepare(
     return DataSource(records, domain, fingerprint, bad)
 
 
-def _remove_empty(folder: epath.Path) -> None:
-    """Removes the empty folders of a build that failed; another build at once loses nothing."""
-    for place, _, _ in os.walk(folder, topdown=False):
+def _remove_empty(folder: epath.Path, new: list[epath.Path]) -> None:
+    """Removes the empty folders of a build that failed, and those of `new` that it has created.
+
+    Another build at once loses nothing.
+    """
+    within = [place for place, _, _ in os.walk(folder, topdown=False)]
+    for place in [*within, *new]:
         with contextlib.suppress(OSError):  # not empty
             os.rmdir(place)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gopd_jax.data.lazy import LazySequence
-from gopd_jax.data.messages import Message, Messages, with_suffix
+from gopd_jax.data.messages import Chat, Message, Messages, with_suffix
 from gopd_jax.data.select import question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.types import EncodedPrompt, Prompt
@@ -58,7 +58,8 @@ def encode_all(
         The prompts that fit, in order, and what was left out.
 
     Raises:
-        ValueError: a row names another domain than the one it was loaded for, or no prompt fits.
+        ValueError: a row names another domain than the one it was loaded for, the chat template
+            drops a part of a prompt, or no prompt fits.
     """
 
     def chat(prompt: Prompt) -> list[Message]:
@@ -101,11 +102,14 @@ def encode_fitting(
     Returns:
         The indices of the prompts that fit, their identities with the encoded tokens, and what was
         left out.
+
+    Raises:
+        ValueError: the template refuses a chat or drops a part of it.
     """
     indices, kept, too_long = [], [], []
     for start in range(0, len(prompts), ENCODE_BATCH):
         batch = [prompts[i] for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
-        encoded = tokenizer.encode_prompts([chat(prompt) for prompt in batch])
+        encoded = tokenizer.encode_chats([chat_of(prompt, chat(prompt)) for prompt in batch])
         for i, (prompt, tokens) in enumerate(zip(batch, encoded, strict=True), start):
             if len(tokens) > max_tokens:
                 too_long.append((prompt.prompt_id, len(tokens)))
@@ -113,6 +117,12 @@ def encode_fitting(
                 indices.append(i)
                 kept.append(_identity(prompt, tokens))
     return indices, kept, FilterReport(len(prompts), len(indices), tuple(too_long))
+
+
+def chat_of(prompt: Prompt, messages: Messages) -> Chat:
+    """What the chat template is given for a prompt whose messages became `messages`."""
+    name = f"prompt {prompt.prompt_id!r}"
+    return Chat(messages, prompt.tools, prompt.template_kwargs, name)
 
 
 def identities(prompts: Sequence[EncodedPrompt]) -> Iterator[Identity]:

@@ -14,18 +14,25 @@ check that a ground truth can be verified.
     gsm8k         question, answer that ends in "#### number"
     math          problem, solution whose last \boxed{} is the answer, level, type (MATH)
     plain         messages | prompt | question | problem, and answer
+
+A row of any format may have "tools" and "chat_template_kwargs", see `conversations`.
 """
 
 from collections.abc import Callable
 import dataclasses
 import json
-import math
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from gopd_jax.data import code_formats
 from gopd_jax.data.code_formats import Fields
-from gopd_jax.data.messages import Message
+from gopd_jax.data.conversations import (
+    read_messages,
+    take_template_kwargs,
+    take_tools,
+    text_of,
+)
+from gopd_jax.data.messages import Message, Tools, content_text
 from gopd_jax.rewards.math import last_boxed
 from gopd_jax.rewards.verifier import check_ground_truth
 
@@ -41,12 +48,16 @@ class Parsed:
     messages: the prompt as a chat.
     ground_truth: a text; for code, a test specification as JSON.
     extra: the remaining fields.
+    tools: JSON schemas, or None.
+    template_kwargs: keyword arguments of the chat template.
     """
 
     format: str
     messages: list[Message]
     ground_truth: str
     extra: Fields
+    tools: Tools | None
+    template_kwargs: Fields
 
 
 class Format(NamedTuple):
@@ -75,13 +86,14 @@ def read(raw: Fields) -> Parsed:
         extra = dict(raw)
         try:
             messages, ground_truth = take(extra)
+            tools, template_kwargs = take_tools(extra), take_template_kwargs(extra)
         except ValueError:
             raise
         except Exception as error:  # a field of a type or form that its format does not allow
             raise ValueError(
                 f"not a row of format {name}: {type(error).__name__}: {error}"
             ) from error
-        return Parsed(name, messages, ground_truth, extra)
+        return Parsed(name, messages, ground_truth, extra, tools, template_kwargs)
     found = ", ".join(raw) or "an empty row"
     if not _has_prompt(row):
         raise ValueError(f"no prompt: expected one of {', '.join(PROMPT_KEYS)}, found {found}")
@@ -102,36 +114,6 @@ def guess_reward_kind(ground_truth: str) -> Literal["math", "code"]:
     return "code"
 
 
-def text_of(value: Any, name: str, convert: bool = True) -> str:
-    """Checks that a value is a text which is not blank.
-
-    Args:
-        value: the value of a field.
-        name: of the field, for error messages.
-        convert: write numbers as text, and lists and dicts as JSON.
-
-    Returns:
-        The text.
-
-    Raises:
-        ValueError: any other value, a blank text, or invalid Unicode.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if convert and isinstance(value, (dict, list)):
-        value = json.dumps(value, ensure_ascii=False)
-    elif convert and is_number and math.isfinite(value):
-        value = str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string, not {value!r}")
-    if not value.strip():
-        raise ValueError(f"{name} is blank")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not valid Unicode: {error}") from error
-    return value
-
-
 # ---- The prompt of a row.
 
 
@@ -148,24 +130,7 @@ def _prompt(extra: Fields) -> list[Message]:
     if not isinstance(value, list):
         kinds = "a list of messages" if key == "messages" else "a list of messages or a string"
         raise ValueError(f"{key} must be {kinds}, not {value!r}")
-    messages = [_message(message, f"{key}[{i}]") for i, message in enumerate(value)]
-    roles = [message["role"] for message in messages]
-    if "user" not in roles or roles[-1] == "assistant":
-        raise ValueError(
-            f"{key} must hold a user message and not end with the assistant's, its roles are "
-            f"{roles}"
-        )
-    return messages
-
-
-def _message(message: Any, name: str) -> Message:
-    if not isinstance(message, dict):
-        raise ValueError(f"{name} must be an object with role and content, not {message!r}")
-    keys = ("role", "content")
-    unknown = [key for key, field in message.items() if key not in keys and field is not None]
-    if unknown:
-        raise ValueError(f"{name} has {', '.join(unknown)}: only role and content are supported")
-    return {key: text_of(message.get(key), f"{name}.{key}", convert=False) for key in keys}
+    return read_messages(value, key)
 
 
 # ---- One function per format: removes prompt and ground truth from the row, and returns both.
@@ -188,7 +153,7 @@ def _is_verl(row: Fields) -> bool:
 
 def _eurus(extra: Fields) -> tuple[list[Message], str]:
     messages, ground_truth = _verl(extra)
-    shown = " ".join(message["content"] for message in messages)
+    shown = " ".join(map(content_text, messages))
     spec, note = code_formats.inputs_and_outputs(json.loads(ground_truth), shown)
     if note:
         last = max(i for i, message in enumerate(messages) if message["role"] == "user")

@@ -16,18 +16,26 @@ import zlib
 
 from etils import epath
 
-from gopd_jax.data import embedded, formats, sources
-from gopd_jax.data.messages import Message
+from gopd_jax.data import conversations, embedded, formats, sources
+from gopd_jax.data.messages import Message, Tools
 from gopd_jax.data.sources import TINY, stem
+
+# What a chat template sees of a row.
+TEMPLATE_FIELDS = {*formats.PROMPT_KEYS, conversations.TOOLS, conversations.KWARGS}
 
 
 class Row(TypedDict):
-    """A checked row. "extra" holds the remaining fields, which have a JSON form."""
+    """A checked row. "extra" holds the remaining fields, which have a JSON form.
+
+    "tools" and "template_kwargs" are what the chat template is given besides the messages.
+    """
 
     prompt_id: str
     messages: list[Message]
     ground_truth: str
     extra: dict[str, Any]
+    tools: Tools | None
+    template_kwargs: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +176,8 @@ def _parse(raw: Any, default_id: str) -> tuple[str, Row]:
         messages=parsed.messages,
         ground_truth=parsed.ground_truth,
         extra=parsed.extra,
+        tools=parsed.tools,
+        template_kwargs=parsed.template_kwargs,
     )
     return parsed.format, row
 
@@ -213,6 +223,8 @@ def _parquet_rows(stream: BinaryIO, file: str) -> Iterator[tuple[str, Any]]:
             for raw in batch.to_pylist():
                 # pandas writes its index as a column, which says nothing about the prompt.
                 row = {k: v for k, v in raw.items() if not k.startswith("__index_level_")}
+                for key in TEMPLATE_FIELDS & row.keys():
+                    row[key] = conversations.without_nulls(row[key])
                 yield f"{file} row {number}", row
                 number += 1
     except (pa.ArrowException, OSError) as error:

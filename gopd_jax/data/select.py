@@ -10,6 +10,7 @@ import json
 import math
 
 from gopd_jax.data.lazy import LazySequence
+from gopd_jax.data.messages import content_text
 from gopd_jax.types import Prompt
 
 
@@ -99,6 +100,11 @@ def hold_out(prompts: Sequence[Prompt], amount: float) -> tuple[Sequence[Prompt]
 
 
 def question_hash(prompt: Prompt) -> int:
-    """Returns a 64-bit hash of the user's messages, ignoring white space."""
-    words = [message["content"].split() for message in prompt.messages if message["role"] == "user"]
+    """Returns a 64-bit hash of the user's messages, ignoring white space.
+
+    Tools and keyword arguments of the template are no part of it: the same question with and
+    without thinking, say, must not be on both sides of a split.
+    """
+    users = (message for message in prompt.messages if message["role"] == "user")
+    words = [content_text(message).split() for message in users]
     return int.from_bytes(hashlib.sha256(json.dumps(words).encode()).digest()[:8], "big")

@@ -1,5 +1,10 @@
 """Settings of prompts: the domains that they belong to, and how they are read."""
 
+import dataclasses
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, JsonValue
+
 from gopd_jax.rewards.settings import RewardKind
 from gopd_jax.runtime.schema import (
     Count,
@@ -10,6 +15,47 @@ from gopd_jax.runtime.schema import (
     Text,
     settings,
 )
+
+# What a chat template is given in another way, and the options of transformers beside it.
+RESERVED = (
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "conversations",
+    "max_length",
+    "messages",
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "sanitize_control_tokens",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
+)
+
+
+def check_template_kwargs(kwargs: dict[str, Any], where: str) -> dict[str, Any]:
+    """Checks keyword arguments of a chat template and returns them.
+
+    Raises:
+        ValueError: a name that is reserved, or an enable_thinking that is not true or false.
+    """
+    if reserved := [name for name in kwargs if name in RESERVED]:
+        raise ValueError(
+            f"{where}.{reserved[0]}: expected a variable of the chat template other than "
+            f"{', '.join(RESERVED)}"
+        )
+    thinking = kwargs.get("enable_thinking", False)
+    if not isinstance(thinking, bool):  # templates compare it with `is false`: 0 would be true
+        raise ValueError(f"{where}.enable_thinking={thinking!r}: expected true or false")
+    return kwargs
+
+
+def _checked(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return check_template_kwargs(kwargs, "config.data.template_kwargs")
 
 
 @settings
@@ -76,7 +122,11 @@ class DataSettings:
     """Longest prompt in tokens, template included; longer prompts are left out, never cut."""
     max_teacher_prompt_tokens: Count = 0
     """Longest prompt with a teacher_context; 0 takes max_prompt_tokens."""
-    enable_thinking: Flag = False
-    """Passed to the chat template; Qwen3's template knows it, others ignore it."""
+    template_kwargs: Annotated[dict[str, JsonValue], AfterValidator(_checked)] = dataclasses.field(
+        default_factory=lambda: {"enable_thinking": False}
+    )
+    """Keyword arguments of the chat template: data.template_kwargs.NAME=VALUE, where VALUE is JSON
+    or a text. A row's chat_template_kwargs override them. A name that the template does not know is
+    refused, except enable_thinking: Qwen3's template knows it, others ignore it."""
     skip_bad_rows: Flag = False
     """Leave out rows that cannot be read, and say which, instead of refusing to start."""

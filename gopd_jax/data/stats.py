@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from gopd_jax.data import rows
+from gopd_jax.data.encode import chat_of
 from gopd_jax.data.formats import guess_reward_kind
+from gopd_jax.data.messages import with_suffix
 from gopd_jax.data.select import difficulty, hard_enough, hold_out, question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.rewards.verifier import check_ground_truth
@@ -42,6 +44,8 @@ class Report:
     train: prompts left to train on.
     held_out: prompts held out from training.
     questions: id of the first row with each question, by `question_hash`.
+    example: the first prompt with tools, or else with several messages, or else the first, as the
+        model reads it; None without a tokenizer.
     """
 
     source: str
@@ -56,6 +60,7 @@ class Report:
     dropped: dict[str, int]
     train: int
     held_out: int
+    example: str | None
     questions: dict[int, str] = dataclasses.field(repr=False)
 
 
@@ -87,7 +92,7 @@ def examine(
 
     Raises:
         ValueError: no such source, no row that can be read, no difficulty although one is required,
-            or no prompts left.
+            no prompts left, or a chat template that drops a part of a prompt.
     """
     prompts, formats, bad = _scan(source, advance)
     if not prompts:
@@ -100,9 +105,12 @@ def examine(
     kept, easy = hard_enough(prompts, min_difficulty)
     train, test = hold_out(kept, held_out) if held_out else (kept, ())
     dropped = Counter(reason for _, reason in easy)
-    lengths, too_long = None, set()
+    lengths, too_long, example = None, set(), None
     if tokenizer is not None:
-        ids = tokenizer.encode_prompts([p.messages for p in prompts], suffix)
+        chats = [chat_of(p, with_suffix(p.messages, suffix)) for p in prompts]
+        ids = tokenizer.encode_chats(chats)
+        shown = max(chats, key=lambda chat: (bool(chat.tools), len(chat.messages) > 1))
+        example = tokenizer.render(shown)
         lengths = np.array([len(x) for x in ids])
         too_long = {
             p.prompt_id for p, n in zip(prompts, lengths, strict=True) if n > max_prompt_tokens
@@ -125,6 +133,7 @@ def examine(
         train=sum(p.prompt_id not in too_long for p in train),
         held_out=sum(p.prompt_id not in too_long for p in test),
         questions=questions,
+        example=example,
     )
 
 
@@ -139,7 +148,8 @@ def _scan(
         else:
             row, chat = scanned.row, tuple(scanned.row["messages"])
             formats[scanned.format] += 1
-            prompts.append(Prompt(row["prompt_id"], chat, "", row["ground_truth"], row["extra"]))
+            more = (row["extra"], row["tools"], row["template_kwargs"])
+            prompts.append(Prompt(row["prompt_id"], chat, "", row["ground_truth"], *more))
         advance(1)
     return prompts, formats, bad
 
@@ -219,6 +229,9 @@ def text(report: Report) -> str:
     lines += [f"    {line}" for line in report.bad[:SHOWN]]
     held_out = f", held out {report.held_out:,}" if report.held_out else ""
     lines.append(f"  to train on  {report.train:,}{held_out}")
+    if report.example is not None:
+        lines += ["  a prompt as the model reads it"]
+        lines += [f"    {line}".rstrip() for line in report.example.split("\n")]
     return "\n".join(lines)
 
 

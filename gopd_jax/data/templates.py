@@ -4,8 +4,6 @@ In: two tokenizers. Out: what differs, in words. The student's template and stop
 all models of a run, so a model that was trained with others reads chats it has not seen.
 """
 
-from jinja2 import TemplateError
-
 from gopd_jax.data.messages import Messages
 from gopd_jax.data.tokenizer import ChatTokenizer
 
@@ -48,5 +46,7 @@ def _rendered(tokenizer: ChatTokenizer, messages: Messages) -> str:
             enable_thinking=tokenizer.enable_thinking,
             tokenize=False,
         )
-    except TemplateError as e:
+    except MemoryError:
+        raise
+    except Exception as e:  # a template is a program of the model's, and may raise anything
         return f"an error ({e})"

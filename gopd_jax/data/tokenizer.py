@@ -5,18 +5,22 @@ must agree on: the ids that end a response, and fingerprints of the vocabulary a
 Does not load models, and does not need torch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import types
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from gopd_jax.data.messages import Messages, with_suffix
+from gopd_jax.data.messages import Chat, Messages, with_suffix
+from gopd_jax.data.settings import check_template_kwargs
+from gopd_jax.data.template_check import TemplateCheck
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import read_json
 
@@ -29,12 +33,14 @@ class ChatTokenizer:
     path: the local folder or hub id that it came from.
     enable_thinking: passed to the chat template, which may ignore it.
     stop_ids: sorted, unique and never empty; a response ends with any of them.
+    template_kwargs: further keyword arguments, which the chat template must know.
     """
 
     tokenizer: PreTrainedTokenizerBase
     path: str
     enable_thinking: bool
     stop_ids: tuple[int, ...]
+    template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     @classmethod
     def load(
@@ -43,6 +49,7 @@ class ChatTokenizer:
         enable_thinking: bool = False,
         extra_stop_ids: Iterable[int] = (),
         chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] = types.MappingProxyType({}),
     ) -> "ChatTokenizer":
         """Loads a tokenizer.
 
@@ -52,10 +59,12 @@ class ChatTokenizer:
             extra_stop_ids: stop ids in addition to those of generation_config.json and the
                 tokenizer's end of sequence.
             chat_template: Jinja text that replaces the tokenizer's own template.
+            template_kwargs: keyword arguments of the chat template; an "enable_thinking" among
+                them replaces the argument.
 
         Raises:
-            ValueError: no tokenizer at `path`, no chat template, no stop id, or a stop id outside
-                the vocabulary.
+            ValueError: no tokenizer at `path`, no chat template, no stop id, a stop id outside the
+                vocabulary, or a reserved name in `template_kwargs`.
         """
         path = os.path.expanduser(os.fspath(path))
         tokenizer = _from_pretrained(path)
@@ -84,7 +93,9 @@ class ChatTokenizer:
                 f"stop ids {sorted(outside)} of {path!r} are outside its vocabulary of "
                 f"{len(tokenizer)} ids: expected ids from 0 to {len(tokenizer) - 1}"
             )
-        return cls(tokenizer, path, enable_thinking, tuple(sorted(stop_ids)))
+        kwargs = check_template_kwargs(dict(template_kwargs), "template_kwargs")
+        thinking = kwargs.pop("enable_thinking", enable_thinking)
+        return cls(tokenizer, path, thinking, tuple(sorted(stop_ids)), kwargs)
 
     @functools.cached_property
     def num_ids(self) -> int:
@@ -120,36 +131,65 @@ class ChatTokenizer:
         """Encodes many chats, as `encode_prompt` does; the tokenizer works on them in parallel.
 
         Raises:
-            ValueError: the chat template fails on a chat, or makes no token of it.
+            ValueError: the chat template refuses a chat, or makes no token of it.
         """
-        chats = [with_suffix(messages, suffix) for messages in batch]
+        chats = [Chat(with_suffix(m, suffix)) for m in batch]
+        return self._ids(chats, [self.render(chat) for chat in chats])
+
+    def encode_chats(self, chats: Sequence[Chat]) -> list[np.ndarray]:
+        """Encodes chats of a data set, after a check that the template renders all of each.
+
+        Returns:
+            int32 token ids [T] of each chat, generation prompt included.
+
+        Raises:
+            ValueError: the template refuses a chat or drops a part of it; names the chat.
+        """
+        self._check.check_kwargs(self.template_kwargs, "template_kwargs")
+        texts = [self.render(chat) for chat in chats]
+        for chat, text in zip(chats, texts, strict=True):
+            self._check.check(chat, text)
+        return self._ids(chats, texts)
+
+    def render(self, chat: Chat) -> str:
+        """Returns the text of a chat, generation prompt included.
+
+        Raises:
+            ValueError: the template refuses the chat; names the chat.
+        """
+        kwargs = {"enable_thinking": self.enable_thinking, **self.template_kwargs}
         try:
-            encoded = self._encode(chats)
+            return self.tokenizer.apply_chat_template(
+                list(chat.messages),
+                tools=chat.tools,
+                add_generation_prompt=True,
+                tokenize=False,
+                **{**kwargs, **chat.template_kwargs},
+            )
         except MemoryError:
             raise
         except Exception as error:  # a template is a program of the model's, and may raise anything
-            if len(chats) > 1:  # name the one
-                return [self.encode_prompts([chat])[0] for chat in chats]
             raise ValueError(
-                f"the chat template of {self.path!r} refuses {str(chats[0])[:80]}: {brief(error)}"
+                f"{chat.name}: the chat template of {self.path!r} refuses it ({brief(error)})"
             ) from error
-        if empty := [chat for chat, ids in zip(chats, encoded, strict=True) if not len(ids)]:
-            raise ValueError(
-                f"the chat template of {self.path!r} makes no token of {str(empty[0])[:80]}: "
-                "expected at least one"
-            )
-        return encoded
 
-    def _encode(self, chats: Sequence[Messages]) -> list[np.ndarray]:
-        encoded = self.tokenizer.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            enable_thinking=self.enable_thinking,
-            tokenize=True,
-            padding=False,
-            truncation=False,
-            return_dict=True,  # transformers 4 defaults to a list, 5 to a dict
-        )
+    @functools.cached_property
+    def _check(self) -> TemplateCheck:
+        templates = self.tokenizer.chat_template
+        texts = templates.values() if isinstance(templates, dict) else [templates]
+        return TemplateCheck(f"the chat template of {self.path!r}", self.render, texts)
+
+    def _ids(self, chats: Sequence[Chat], texts: list[str]) -> list[np.ndarray]:
+        if not texts:
+            return []
+        # The template writes the special tokens itself.
+        encoded = self.tokenizer(texts, add_special_tokens=False, padding=False, truncation=False)
+        for chat, ids in zip(chats, encoded["input_ids"], strict=True):
+            if not ids:
+                raise ValueError(
+                    f"{chat.name}: the chat template of {self.path!r} makes no token of "
+                    f"{str(list(chat.messages))[:80]}: expected at least one"
+                )
         return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
@@ -169,8 +209,11 @@ class ChatTokenizer:
 
     @functools.cached_property
     def template_fingerprint(self) -> str:
-        """sha256 hex of the chat template and its thinking switch."""
-        return _sha256([self.tokenizer.get_chat_template(), self.enable_thinking])
+        """sha256 hex of the chat templates and their keyword arguments."""
+        templates = self.tokenizer.chat_template  # a dict: one is for chats with tools
+        more = [templates] if isinstance(templates, dict) else []
+        more += [dict(self.template_kwargs)] if self.template_kwargs else []
+        return _sha256([self.tokenizer.get_chat_template(), self.enable_thinking, *more])
 
 
 def check_same_vocabulary(named: dict[str, ChatTokenizer]) -> None:

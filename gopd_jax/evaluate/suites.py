@@ -150,12 +150,19 @@ def _read(
             check_ground_truth(kind, truth)
         except ValueError as error:
             raise ValueError(f"{source}: prompt {prompt_id!r}: {error}") from error
-        content = json.dumps([prompt_id, messages, truth])
+        content = json.dumps([prompt_id, messages, truth, *_more(row)])
         hashes[prompt_id] = hashlib.sha256(content.encode()).hexdigest()[:16]
         if suffix is None:
             chat = with_suffix(messages, own_suffix)
         else:
             chat = add_to_last_user_message(messages, suffix)
-        prompts.append(Prompt(prompt_id, tuple(chat), name, truth))
+        more = {"tools": row["tools"], "template_kwargs": row["template_kwargs"]}
+        prompts.append(Prompt(prompt_id, tuple(chat), name, truth, **more))
     k = samples or (known.samples if known else PAPER_SAMPLES[kind])
     return Benchmark(name, source, kind, k, tuple(prompts), hashes)
+
+
+def _more(row: rows.Row) -> list[object]:
+    """What the chat template reads besides messages; nothing for most rows."""
+    more = [row["tools"], row["template_kwargs"]]
+    return more if any(more) else []

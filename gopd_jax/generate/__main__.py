@@ -27,9 +27,10 @@ example:
 """
 EPILOG = """\
 PROMPTS: JSON lines. Each has "messages" (a chat: role and content) or "prompt" (the text of one
-user message), and may have "prompt_id" (unique; default line-N, where N is the line number) and
-"max_tokens" (the response limit of this prompt). The chat template of the model is applied. A
-prompt over a limit is reported and skipped.
+user message), and may have "prompt_id" (unique; default line-N, where N is the line number),
+"max_tokens" (the response limit of this prompt), "tools" and "chat_template_kwargs"; messages may
+hold tool calls and results, as in training. The chat template of the model is applied. A prompt
+over a limit is reported and skipped.
 
 OUT: JSON lines, one for each sample as soon as it is finished, in any order: prompt_id, sample_id
 (0 to samples - 1), text (without special tokens), tokens (ids, including the stop token), logprobs

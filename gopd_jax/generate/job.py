@@ -18,6 +18,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from gopd_jax.data.encode import chat_of
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.generate.options import DEFAULT_SLOTS, engine_options, sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
@@ -85,9 +86,15 @@ def make_job(
     """
     rule = sampling_rule(args)
     model = load_config(args.model)
-    tokenizer = ChatTokenizer.load(args.model, args.enable_thinking, args.stop_ids)
+    tokenizer = ChatTokenizer.load(
+        args.model,
+        args.enable_thinking,
+        args.stop_ids,
+        template_kwargs=args.template_kwargs or {},
+    )
     tokenizer.check_fits(f"--model={args.model}", model.vocab_size)
-    encoded = [EncodedPrompt(p.prompt, _encode(tokenizer, p.prompt)) for p in prompts]
+    ids_of = tokenizer.encode_chats([chat_of(p.prompt, p.prompt.messages) for p in prompts])
+    encoded = [EncodedPrompt(p.prompt, t) for p, t in zip(prompts, ids_of, strict=True)]
     longest = max(len(e.tokens) for e in encoded)
     max_prompt_tokens, max_tokens = _limits(args, model, longest, default_max_tokens)
     requests, skipped = _requests(prompts, encoded, max_prompt_tokens, max_tokens)
@@ -190,13 +197,6 @@ def _check_memory(
         setting=f"--slots={slots}",
     )
     check_fits([weights, cache], mesh, device_memory(mesh))
-
-
-def _encode(tokenizer: ChatTokenizer, prompt: Prompt) -> np.ndarray:
-    try:
-        return tokenizer.encode_prompt(prompt.messages)
-    except ValueError as e:
-        raise ValueError(f"prompt {prompt.prompt_id!r}: {e}") from e
 
 
 def _limits(

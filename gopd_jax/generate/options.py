@@ -6,7 +6,7 @@ they parse to. Imports nothing but settings, so that `--help` answers at once.
 
 import argparse
 
-from gopd_jax.cli import Parser, integer, number
+from gopd_jax.cli import Parser, integer, json_object, number
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
@@ -87,6 +87,12 @@ def add_sampling_options(parser: Parser) -> None:
         "--enable-thinking",
         action="store_true",
         help="a switch of Qwen3's chat template; other templates ignore it",
+    )
+    group.add_argument(
+        "--template-kwargs",
+        type=json_object,
+        metavar="JSON",
+        help="keyword arguments of the chat template, as an object; those of a row override them",
     )
 
 

@@ -18,8 +18,8 @@ def read_prompts(path: str, samples: int = 1) -> list[PromptSamples]:
     """Reads the prompts of a file of JSON lines.
 
     Args:
-        path: the file; each line has "prompt" or "messages", and may have "prompt_id" and
-            "max_tokens". Empty lines are skipped.
+        path: the file; each line has "prompt" or "messages", and may have "prompt_id",
+            "max_tokens", "tools" and "chat_template_kwargs". Empty lines are skipped.
         samples: number of samples of each prompt.
 
     Raises:
@@ -57,5 +57,12 @@ def _parse(line: bytes, default_id: str, samples: int) -> PromptSamples:
     limit = raw.get("max_tokens")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(f"max_tokens={limit!r}: expected an integer >= 1")
-    prompt = Prompt(row["prompt_id"], tuple(row["messages"]), domain="", ground_truth="")
+    prompt = Prompt(
+        row["prompt_id"],
+        tuple(row["messages"]),
+        domain="",
+        ground_truth="",
+        tools=row["tools"],
+        template_kwargs=row["template_kwargs"],
+    )
     return PromptSamples(prompt, samples, limit)

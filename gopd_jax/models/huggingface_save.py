@@ -75,6 +75,7 @@ def save_pretrained(
     tokenizer_from: str | Path | None = None,
     token_ids: TokenIds | None = None,
     shard_bytes: int = SHARD_BYTES,
+    card: str = "",
 ) -> Path:
     """Writes config.json, generation_config.json, safetensors and tokenizer files.
 
@@ -91,6 +92,7 @@ def save_pretrained(
             `tokenizer_from`.
         shard_bytes: limit of a file's size; a larger tensor has a file of its own. The tensors of
             one file are in host memory at a time.
+        card: text of README.md, the model card; empty writes none.
 
     Returns:
         The folder.
@@ -123,6 +125,8 @@ def save_pretrained(
         for name in TOKENIZER_FILES if source else ():
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
+        if card:
+            (partial / "README.md").write_text(card, encoding="utf-8")
         # The helpers of `runtime.files` rename one file; this renames the whole folder, and
         # replaces `out` if it is an empty folder.
         os.replace(partial, out)

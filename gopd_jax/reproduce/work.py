@@ -11,7 +11,7 @@ import time
 
 from gopd_jax.config import Config, from_config_dict
 from gopd_jax.expo import extrapolate
-from gopd_jax.export import export
+from gopd_jax.export.run import export
 from gopd_jax.presets import embedded
 from gopd_jax.reproduce import scoring
 from gopd_jax.reproduce.arms import Arm, Size

@@ -1,24 +1,19 @@
-"""Metrics and samples of a run: JSON lines that survive a kill, and TensorBoard scalars.
+"""Metrics and samples of a run: JSON lines that survive a kill.
 
-In: plain numbers and records by step. Out: metrics.jsonl, samples.jsonl and tensorboard/ in the
-run's folder.
+In: plain numbers and records by step. Out: metrics.jsonl and samples.jsonl in the run's folder; the
+numbers also go to the trackers of the run.
 """
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping, Sequence
 import json
-import os
-import time
 
 from etils import epath
 import jax
 import jax.monitoring
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import directory_check
-from tensorboardX.summary import scalar
 
-from gopd_jax.runtime.files import JsonObject, append, cannot_write, replace_text
+from gopd_jax.runtime.files import JsonObject, append, replace_text
+from gopd_jax.runtime.tensorboard import Board
+from gopd_jax.runtime.trackers import Trackers
 
 _compilations = 0
 
@@ -94,66 +89,47 @@ class JsonLines:
             self._file.close()
 
 
-class Board:
-    """The scalars of a run for TensorBoard; written at once, without a thread that could fail.
+class RunLog:
+    """The logs of a run; does nothing on hosts other than the first.
 
     Args:
-        folder: gets a file of events.
-        first_step: events of this and later steps that are in the folder already are not shown.
+        workdir: the run's folder.
+        last_step: step that the run resumes from; what is logged of later steps is dropped.
+        trackers: shown the same numbers; those that lack earlier steps are given them.
+        scores: of earlier evaluations, as arguments of `scores`.
     """
 
-    def __init__(self, folder: str, first_step: int):
-        self._folder = folder
-        with self._errors():
-            directory_check(folder)
-            # The writer names its file by the clock, which may be set back between two starts.
-            number = len(list(epath.Path(folder).glob("*")))
-            self._writer = EventsWriter(os.path.join(folder, "events"), f".{number}")
-        start = SessionLog(status=SessionLog.START)
-        self._write(Event(session_log=start, step=first_step))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._write(Event(summary=scalar(name, value), step=step))
-
-    def flush(self) -> None:
-        with self._errors():
-            self._writer.flush()
-
-    def close(self) -> None:
-        with self._errors():
-            self._writer.close()
-
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        with self._errors():
-            self._writer.write_event(event)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as e:
-            raise cannot_write(self._folder, e) from e
-
-
-class RunLog:
-    """The three logs of a run; does nothing on hosts other than the first."""
-
-    def __init__(self, workdir: str, last_step: int):
+    def __init__(
+        self,
+        workdir: str,
+        last_step: int,
+        trackers: Trackers,
+        scores: Sequence[tuple[str, int, Mapping[str, float]]] = (),
+    ):
         self._on = jax.process_index() == 0
+        self._trackers = trackers
+        self._board = None
         if self._on:
             folder = epath.Path(workdir)
             self._metrics = JsonLines(folder / "metrics.jsonl", last_step)
             self._samples = JsonLines(folder / "samples.jsonl", last_step)
-            self._board = Board(str(folder / "tensorboard"), last_step + 1)
+            if trackers.tensorboard:
+                self._board = Board(str(folder / "tensorboard"), last_step + 1)
+            earlier = [("metrics", r["step"], _scalars(r)) for r in self._metrics.records()]
+            earlier += [(_scores_of(model), step, values) for model, step, values in scores]
+            for kind, step, values in sorted(earlier, key=lambda item: item[1]):
+                trackers.scalars(kind, step, values)
 
     def metrics(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Writes the metrics of a step; lists (numbers by position) go to metrics.jsonl alone."""
         if self._on:
             self._metrics.write({"step": step} | values)
-            scalars = {k: v for k, v in values.items() if not isinstance(v, list)}
-            self._board.scalars(step, scalars)
+            self._show("metrics", step, _scalars(values))
+
+    def scores(self, model: str, step: int, values: Mapping[str, float]) -> None:
+        """Shows the scores of a model to the trackers; the record of them is evaluations.jsonl."""
+        if self._on and values:
+            self._show(_scores_of(model), step, values)
 
     def sample(self, step: int, record: JsonObject) -> None:
         if self._on:
@@ -163,10 +139,29 @@ class RunLog:
         if self._on:
             self._metrics.flush()
             self._samples.flush()
-            self._board.flush()
+            if self._board:
+                self._board.flush()
+            self._trackers.flush()
 
     def close(self) -> None:
         if self._on:
+            self.flush()
             self._metrics.close()
             self._samples.close()
-            self._board.close()
+            if self._board:
+                self._board.close()
+
+    def _show(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        if self._board:
+            self._board.scalars(step, values)
+        self._trackers.scalars(kind, step, values)
+
+
+def _scalars(record: Mapping[str, float | list[float]]) -> dict[str, float]:
+    """The plain numbers of a line of metrics.jsonl, without its step."""
+    lists = {name for name, value in record.items() if isinstance(value, list)}
+    return {name: record[name] for name in record if name not in lists | {"step"}}
+
+
+def _scores_of(model: str) -> str:
+    return f"scores of {model}"

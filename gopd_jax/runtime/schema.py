@@ -166,12 +166,18 @@ def reference(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             yield from reference(hint, f"{prefix}{name}.")
-        elif typing.get_origin(hint) is dict:
+        elif typing.get_origin(hint) is dict and not _is_json(hint):
             yield from reference(typing.get_args(hint)[1], f"{prefix}{name}.NAME.")
         else:
             meaning = " ".join(_meaning(cls, name).split())
-            default = "required" if field.is_required() else repr(field.default)
+            default = repr(field.get_default(call_default_factory=True))
+            default = "required" if field.is_required() else default
             yield FieldInfo(f"{prefix}{name}", _kind(field), default, meaning)
+
+
+def _is_json(hint: Any) -> bool:
+    """Whether a dict holds values of any type, and not settings by name."""
+    return not dataclasses.is_dataclass(typing.get_args(hint)[1])
 
 
 def _meaning(cls: type, name: str) -> str:
@@ -195,9 +201,12 @@ def _kind(field: Any) -> str:
     if typing.get_origin(inner) is tuple:
         item = typing.get_args(inner)[0]
         item = typing.get_args(item)[0] if typing.get_origin(item) is Annotated else item
-        text = f"tuple of {words[item]}s"
+        if typing.get_origin(item) is Literal:
+            text = "tuple of " + ", ".join(map(repr, typing.get_args(item)))
+        else:
+            text = f"tuple of {words[item]}s"
     else:
-        text = words[inner]
+        text = "JSON object" if typing.get_origin(inner) is dict else words[inner]
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     limits = []
     for bound in bounds:

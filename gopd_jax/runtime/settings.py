@@ -1,11 +1,12 @@
 """Settings of the machine: mesh, checkpoints, logs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
 from gopd_jax.runtime.schema import Count, PositiveCount, settings
 
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 AxisSize = Annotated[int, Strict(), Field(ge=-1)]
 
 
@@ -34,8 +35,12 @@ class CheckpointSettings:
 
 @settings
 class LogSettings:
-    """What a run writes down besides its metrics."""
+    """What a run writes down besides its metrics, and where its metrics are shown."""
 
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where metrics and scores are shown: files for TensorBoard in the run's folder, a run of
+    Weights & Biases, a run of Trackio. The last two need `pip install wandb` or `pip install
+    trackio`. metrics.jsonl is written in any case."""
     samples: Count = 4
     """Responses written to samples.jsonl, with the log-probs and advantage of each token; 0 writes
     none."""

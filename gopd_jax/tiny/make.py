@@ -24,7 +24,7 @@ from gopd_jax import cli, tiny
 from gopd_jax.config import Config
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
-from gopd_jax.export import export
+from gopd_jax.export.run import export
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import init_params

@@ -11,16 +11,19 @@
   --help                      this text; with --config, what that file is and sets
 
 The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
-checkpoints/ and, at the end, summary.json and curves.png. The same command again resumes the run,
+checkpoints/ and, at the end, summary.json and curves.png. --config.log.trackers=wandb or trackio
+shows the run there. The same command again resumes the run,
 or says that it is complete. Ctrl-C and SIGTERM end it during rollouts, scoring or an evaluation,
 with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers that are not finite,
 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from collections.abc import Sequence
+import json
 import os
 import sys
 import traceback
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -32,6 +35,8 @@ from gopd_jax.runtime.schema import unknown_field
 from gopd_jax.train import config_files
 
 UNREAD = "Configuration is not available because of an earlier failure to load: "
+TEMPLATE_KWARGS = "--config.data.template_kwargs."
+NEW_NAMES = {"--config.data.enable_thinking": f"{TEMPLATE_KWARGS}enable_thinking"}
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -66,11 +71,15 @@ def parse(arguments: Sequence[str]) -> tuple[Config, str]:
     files = [a for a in arguments if a.startswith("--config=")]
     if not files:
         raise ValueError(f"--config must be set: {EXPECTED}")
+    kwargs, arguments = _template_kwargs(arguments)
     fields, _ = _flags(files)  # of the file alone, to name what an option gets wrong
     for argument in arguments:
         if argument.startswith("--config."):
             _check_field(argument.removeprefix("--config.").partition("=")[0], fields)
     config, workdir = _flags(arguments)
+    with config.unlocked(), config.ignore_type():
+        for name, value in kwargs.items():
+            config.data.template_kwargs[name] = value
     return from_config_dict(config), workdir
 
 
@@ -85,6 +94,29 @@ def _with_paths(arguments: Sequence[str]) -> list[str]:
         prefix + config_files.resolve(a.removeprefix(prefix)) if a.startswith(prefix) else a
         for a in given
     ]
+
+
+def _template_kwargs(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The keyword arguments of the chat template in a command line, and its other arguments.
+
+    ml_collections takes only fields that the config file has, and a template has its own names.
+    Values are JSON, or a text where that fails. --config.data.enable_thinking, an earlier name, is
+    read too.
+    """
+    kwargs, others = {}, []
+    for argument in arguments:
+        field, equals, text = argument.partition("=")
+        field = NEW_NAMES.get(field, field)
+        if not field.startswith(TEMPLATE_KWARGS):
+            others.append(argument)
+            continue
+        text = text if equals else "true"
+        try:
+            value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+        except ValueError:
+            value = text
+        kwargs[field.removeprefix(TEMPLATE_KWARGS)] = value
+    return kwargs, others
 
 
 def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:

@@ -42,6 +42,13 @@ class Evaluations:
     def get(self, model: str, domain: str, step: int) -> Evaluation:
         return self._results[model, domain, step]
 
+    def scores(self) -> list[tuple[str, int, dict[str, float]]]:
+        """Model, step and score of each result, the score as trackers show it."""
+        return [
+            (model, step, {score_name(model, domain): result.mean})
+            for (model, domain, step), result in self._results.items()
+        ]
+
     def add(self, model: str, domain: str, step: int, result: Evaluation) -> None:
         self._results[model, domain, step] = result
         if jax.process_index() == 0:
@@ -64,27 +71,38 @@ class Evaluator:
         self._config, self._inputs, self._samplers = config, inputs, samplers
         self._verify, self._results = verify, results
 
-    def student(self, params: Params, step: int) -> None:
-        """Evaluates the student when the step calls for it: first, last, and every `eval.every`."""
+    def student(self, params: Params, step: int) -> dict[str, float]:
+        """Evaluates the student when the step calls for it: first, last, and every `eval.every`.
+
+        Returns:
+            Its score in each domain, as trackers show it; empty if nothing was evaluated.
+        """
         every, last = self._config.eval.every, self._config.steps
         if step in (0, last) or (every and step % every == 0):
             model = self._inputs.models[self._config.student]
-            self._measure("student", model, params, list(self._config.domains), step)
+            return self._measure("student", model, params, list(self._config.domains), step)
+        return {}
 
-    def teachers(self, teachers: Mapping[str, FrozenModel]) -> None:
-        """Evaluates each teacher on its own domain, and frees the caches that only it needed."""
+    def teachers(self, teachers: Mapping[str, FrozenModel]) -> dict[str, float]:
+        """Evaluates each teacher on its own domain, and frees the caches that only it needed.
+
+        Returns:
+            Their scores, as trackers show them; empty if nothing was evaluated.
+        """
+        scores: dict[str, float] = {}
         student = self._inputs.models[self._config.student]
         for domain, teacher in teachers.items():
-            self._measure("teacher", teacher.config, teacher.params, [domain], 0)
+            scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0)
             if teacher.config != student:
                 self._samplers[teacher.config].free()
+        return scores
 
     def _measure(
         self, who: str, model: ModelConfig, params: Params, domains: Sequence[str], step: int
-    ) -> None:
+    ) -> dict[str, float]:
         missing = [d for d in domains if not self._results.has(who, d, step)]
         if not missing:
-            return
+            return {}
         config = self._config
         between = 0 < step < config.steps and config.eval.during_prompts
         most = between or config.eval.prompts
@@ -109,3 +127,9 @@ class Evaluator:
                     name=name,
                 )
             self._results.add(who, domain, step, result)
+        return {score_name(who, d): self._results.get(who, d, step).mean for d in domains}
+
+
+def score_name(model: str, domain: str) -> str:
+    """Name of a score among the metrics that trackers show."""
+    return f"score_{model}/{domain}"

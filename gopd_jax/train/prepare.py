@@ -26,6 +26,7 @@ from gopd_jax.models.huggingface import check_tensors, weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.runtime.files import JsonObject, check_output
 from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.trackers import check_installed
 from gopd_jax.train.checks import (
     check_models,
     check_prompts,
@@ -63,6 +64,12 @@ class RunInputs:
     fingerprints: JsonObject
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Number of prompts, by "DOMAIN/train" and "DOMAIN/test"."""
+        sides = {"train": self.train, "test": self.test}
+        return {f"{n}/{side}": len(p) for side, by in sides.items() for n, p in by.items()}
+
+    @property
     def num_ids(self) -> int:
         """Number of ids that the models are sampled and scored on."""
         return self.tokenizer.num_ids
@@ -79,11 +86,16 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     check_writable(workdir)
     if config.data.cache_dir:
         check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
+    check_installed(config.log.trackers)
     roles = roles_of(config)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
-        lambda path: ChatTokenizer.load(path, data.enable_thinking, rollout.extra_stop_ids)
+        lambda path: ChatTokenizer.load(
+            path,
+            extra_stop_ids=rollout.extra_stop_ids,
+            template_kwargs=data.template_kwargs,
+        )
     )
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)

@@ -18,6 +18,7 @@ from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.runtime.run_folder import one_process
 from gopd_jax.runtime.stopping import stop_points
+from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.evaluations import Evaluations, Evaluator
@@ -44,22 +45,30 @@ def run(config: Config, workdir: str) -> summary.Summary:
     with undone_if_refused(workdir):
         programs, dtype = devices_for(config, workdir)
         inputs = prepare(config, workdir)
-        with one_process(workdir):
-            return _run(config, workdir, inputs, programs, dtype)
+        with one_process(workdir), Trackers(workdir, config.log.trackers) as trackers:
+            return _run(config, workdir, inputs, trackers, programs, dtype)
 
 
 def _run(
-    config: Config, workdir: str, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+    config: Config,
+    workdir: str,
+    inputs: RunInputs,
+    trackers: Trackers,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
 ) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
-    resumed = start_or_resume(workdir, host.identity, provenance.record())
+    start = provenance.record() | {"prompts": inputs.counts}
+    resumed = start_or_resume(workdir, host.identity, start)
     if (finished := summary.read(workdir)) is not None:
         say(f"{summary.table(finished)}\n{summary.complete(workdir)}")
         return finished
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
+    shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
+    trackers.start(config.name, shown)
 
     # ---- Models, at the start or where the last run stopped.
     teachers, reference = load_frozen(inputs, programs, dtype)
@@ -73,12 +82,13 @@ def _run(
         say(summary.resumed(workdir, first, config.steps))
 
     with contextlib.ExitStack() as stack:
-        log = StepLog(workdir, first, config, inputs.tokenizer, learner.schedule)
+        evaluations = Evaluations(workdir, first)
+        schedule, earlier = learner.schedule, evaluations.scores()
+        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, schedule, earlier)
         stack.enter_context(contextlib.closing(log))
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
-        evaluations = Evaluations(workdir, first)
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
         with stop_points():
@@ -87,7 +97,7 @@ def _run(
     # ---- What came of it.
     result = summary.write(workdir, config, inputs, evaluations, host.seconds)
     curves.draw(workdir, config)
-    say(f"{summary.table(result)}\n{summary.closing(workdir)}")
+    say(f"{summary.table(result)}\n{summary.closing(workdir, trackers.tensorboard)}")
     return result
 
 
@@ -110,8 +120,8 @@ def _train(
     now = host.to_json()
     try:
         # Where student and teachers stand.
-        evaluator.student(state.params, first)
-        evaluator.teachers(trainer.teachers)
+        log.scores("student", first, evaluator.student(state.params, first))
+        log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
 
         with Bar("train", steps, "steps", first) as bar:
             for step in range(first + 1, steps + 1):
@@ -124,7 +134,7 @@ def _train(
                     saved = step
                 checkpoints.check()
                 bar.advance(1, note)
-                evaluator.student(state.params, step)
+                log.scores("student", step, evaluator.student(state.params, step))
     except Stopped as stop:
         if done > saved:
             log.write_last()

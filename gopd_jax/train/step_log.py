@@ -1,11 +1,11 @@
 """What a step leaves behind: one line of metrics, and some samples with the numbers of each token.
 
-In: the record of a step, its metrics still on device. Out: metrics.jsonl, samples.jsonl,
-TensorBoard, and the short note that the progress bar shows. A step is written while the next one
+In: the record of a step, its metrics still on device. Out: metrics.jsonl, samples.jsonl, the
+trackers, and the short note that the progress bar shows. A step is written while the next one
 runs, so that the device never waits.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
 import time
@@ -25,6 +25,7 @@ from gopd_jax.rollout.stats import RolloutStats
 from gopd_jax.runtime.files import JsonObject, replace_text
 from gopd_jax.runtime.metrics import RunLog, compilations
 from gopd_jax.runtime.processes import fetch
+from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train.rollout_metrics import rollout_metrics
 from gopd_jax.train.verification import PendingVerdicts
 from gopd_jax.types import PackedBatch, Rollout, SampleKey
@@ -81,20 +82,24 @@ class StepLog:
     Args:
         workdir: the run's folder.
         last_step: step of the checkpoint that the run resumes from; later lines are dropped.
+        trackers: started; they are shown the metrics too.
         schedule: learning rate by update.
+        scores: model, step and scores of each evaluation of earlier starts.
     """
 
     def __init__(
         self,
         workdir: str,
         last_step: int,
+        trackers: Trackers,
         config: Config,
         tokenizer: ChatTokenizer,
         schedule: optax.Schedule,
+        scores: Sequence[tuple[str, int, Mapping[str, float]]],
     ):
         self._config, self._tokenizer, self._schedule = config, tokenizer, schedule
         self._workdir = workdir
-        self._log = RunLog(workdir, last_step)
+        self._log = RunLog(workdir, last_step, trackers, scores)
         self._last: StepRecord | None = None
 
     def keep(self, record: StepRecord) -> None:
@@ -119,6 +124,10 @@ class StepLog:
                 self._log.sample(record.step, sample)
         self._log.flush()
         return "  ".join(f"{short} {values[k]:.3g}" for k, short in NOTE.items() if k in values)
+
+    def scores(self, model: str, step: int, values: Mapping[str, float]) -> None:
+        """Shows the trackers what an evaluation of "student" or "teacher" has found, if any."""
+        self._log.scores(model, step, values)
 
     def write_fault(self, record: StepRecord, update: Update, keys: Collection[SampleKey]) -> str:
         """Writes the rollouts in which a number is not finite; returns the path of the file.

@@ -176,12 +176,12 @@ def complete(workdir: str) -> str:
     return f"{workdir} is complete. For another run, give another --workdir or delete this one."
 
 
-def closing(workdir: str) -> str:
-    """Where everything is."""
-    tensorboard = os.path.join(workdir, "tensorboard")
+def closing(workdir: str, tensorboard: bool) -> str:
+    """Where everything is; `tensorboard` if its files were written."""
+    folder = os.path.join(workdir, "tensorboard")
+    curves = f"  live curves: tensorboard --logdir {folder}\n" if tensorboard else ""
     return (
         f"results in {workdir}: summary.json, curves.png, metrics.jsonl, samples.jsonl, "
-        "evaluations.jsonl\n"
-        f"  live curves: tensorboard --logdir {tensorboard}\n"
+        f"evaluations.jsonl\n{curves}"
         f"  the student: python -m gopd_jax.export --workdir={workdir} --out=FOLDER"
     )

@@ -36,6 +36,16 @@ def data_utf16(folder):
     return train(folder, json.dumps(sums()[0]).encode("utf-16"))
 
 
+@case(
+    "train",
+    "an unreadable row, with data.cache_dir",
+    "train.jsonl:3: not valid JSON",
+    ONE_OBJECT,
+)
+def data_cache_dir(folder):
+    return [*with_row(folder, b"{"), "--config.data.cache_dir=new/cache"]
+
+
 @case("train", "NUL bytes in a row", "train.jsonl:3: not valid JSON", ONE_OBJECT)
 def data_nul(folder):
     return with_row(folder, b"\0\0\0\0\0")

@@ -80,9 +80,10 @@ def cut(path: Path, part: float = 0.5) -> None:
     path.write_bytes(content[: int(len(content) * part)])
 
 
-def sums(count: int = 4) -> list[dict[str, str]]:
+def sums(count: int = 4, first: int = 100) -> list[dict[str, str]]:
     """Rows that every command can read."""
-    return [{"prompt": f"{i}+{i}", "ground_truth": str(2 * i)} for i in range(100, 100 + count)]
+    numbers = range(first, first + count)
+    return [{"prompt": f"{i}+{i}", "ground_truth": str(2 * i)} for i in numbers]
 
 
 def without_permission(path: Path, mode: int = 0) -> None:

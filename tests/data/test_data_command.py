@@ -2,7 +2,8 @@
 
 import json
 
-from data_cases import sums, write
+from chat_cases import TEMPLATE, row
+from data_cases import save_tokenizer, sums, write
 import pytest
 
 from gopd_jax import tiny
@@ -30,6 +31,24 @@ def test_the_command_counts_everything(tmp_path, capsys):
     assert record["difficulties"] == {"5": 11, "6": 10, "7": 10, "8": 10, "9": 1}
     assert record["dropped"] == {"difficulty below 6": 11, "over 60 tokens": 1, "cannot be read": 2}
     assert record["train"] + record["held_out"] == 30 and record["lengths"]["max"] > 90
+
+
+def test_the_command_shows_a_row_with_tools(tmp_path, capsys):
+    model = save_tokenizer(tmp_path / "model", TEMPLATE)
+    path = write(tmp_path / "a.jsonl", [*sums(0, 3), row(), *sums(5, 3)])
+    options = [f"--tokenizer={model}", '--template-kwargs={"style": "new"}', "--prompt-suffix=!!"]
+    assert command.main([str(path), *options, f"--json={tmp_path / 'out.jsonl'}"]) == 0
+    example = json.loads((tmp_path / "out.jsonl").read_text())["example"]
+    assert example.startswith('[new][fast]<tool>{"type": "function"')
+    assert "<user>And its weather?!!" in example and example.endswith("<tool>rain<assistant>")
+    assert "    " + example.replace("\n", "\n    ") in capsys.readouterr().out
+
+
+def test_what_a_template_drops_is_one_line(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [*sums(0, 3), row()])
+    assert command.main([str(path), f"--tokenizer={save_tokenizer(tmp_path / 'model')}"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: prompt 'a/000003': the chat template of ") and " drops " in said
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,13 @@ def test_without_a_user_message_there_is_nothing_to_append_to():
     assert add_to_last_user_message(system, "") == system
     with pytest.raises(ValueError, match=r"no user message .* \['system'\]"):
         add_to_last_user_message(system, "x")
+
+
+def test_text_goes_to_the_last_part_of_the_last_user_message():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "id": 1}]
+    chat = [{"role": "user", "content": parts}, {"role": "tool", "content": "c"}]
+    added = add_to_last_user_message(chat, "!")
+    assert added == [{"role": "user", "content": [parts[0], {**parts[1], "text": "b!"}]}, chat[1]]
+    assert parts[1]["text"] == "b"
+    parts[0]["text"] = "In \\boxed{}."
+    assert with_suffix(chat, SUFFIX) == chat

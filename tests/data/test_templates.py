@@ -30,6 +30,7 @@ def test_equal_files_differ_in_nothing():
             r"renders '\n<|assistant|>' from character 31 on",
         ),
         (TEMPLATE.replace("{% if add", "{% if not add"), "renders '' from character 31 on"),
+        ("{{ 1 // 0 }}", "renders 'an error (integer divisi"),
         (SYSTEM_REFUSED + TEMPLATE, "renders 'an error (no system role)"[:30]),
     ],
 )

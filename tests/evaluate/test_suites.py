@@ -119,3 +119,17 @@ def test_two_files_of_one_name_or_with_one_id(tmp_path, no_weights, capsys):
     write_rows(tmp_path / "y.jsonl", [GOOD | {"prompt_id": "one"}])
     assert command(tmp_path, suite=f"{tmp_path}/x.jsonl,{tmp_path}/y.jsonl") == 2
     assert "prompt_id 'one' is in" in capsys.readouterr().err
+
+
+def test_tools_and_keyword_arguments_are_part_of_a_problem(tmp_path):
+    def load(**more):
+        row = GOOD | {"prompt_id": "p"} | more
+        (benchmark,) = suites.load(str(write_rows(tmp_path / "mine.jsonl", [row])), "")
+        return benchmark
+
+    tools, kwargs = [{"name": "f", "parameters": {}}], {"effort": "high"}
+    variants = [load(), load(tools=tools), load(chat_template_kwargs=kwargs)]
+    assert len({b.hashes["p"] for b in variants}) == 3
+    assert load(tools=[], chat_template_kwargs={}).hashes == load(level=3).hashes
+    assert [b.prompts[0].tools for b in variants] == [None, tools, None]
+    assert variants[2].prompts[0].template_kwargs == kwargs

@@ -5,6 +5,8 @@ import shutil
 from generate_cases import BASE, ROWS, command, samples, summary, write_rows
 import pytest
 
+from gopd_jax.generate.prompts import read_prompts
+
 
 def test_prompts_over_a_limit_are_reported_and_the_others_are_drawn(tmp_path, capsys):
     wordy = {"prompt_id": "wordy", "prompt": "1+" * 20}
@@ -17,6 +19,38 @@ def test_prompts_over_a_limit_are_reported_and_the_others_are_drawn(tmp_path, ca
     assert skipped.keys() == {"wordy", "greedy"}
     assert all(f"prompt {name!r} {reason}" in said for name, reason in skipped.items())
     assert samples(tmp_path).keys() == {("short", 0)}
+
+
+def test_tools_and_keyword_arguments_of_a_row_are_read(tmp_path):
+    tools = [{"name": "f", "parameters": {"properties": {"x": None}}}]
+    chat = [
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]},
+        {"role": "tool", "content": "2"},
+    ]
+    row = {"messages": chat, "tools": tools, "chat_template_kwargs": {"n": 1}}
+    (read,) = read_prompts(str(write_rows(tmp_path / "a.jsonl", [row])))
+    assert read.prompt.messages == tuple(chat)
+    assert (read.prompt.tools, read.prompt.template_kwargs) == (tools, {"n": 1})
+
+
+TOOL = {"name": "f", "parameters": {}}
+
+
+@pytest.mark.parametrize(
+    "more, options, words",
+    [
+        ({"tools": [TOOL]}, [], "prompt 'line-1': the chat template of"),
+        ({"tools": [TOOL]}, [], "drops tools[0].name='f'"),
+        ({"chat_template_kwargs": {"n": 1}}, [], "prompt 'line-1': chat_template_kwargs.n: "),
+        ({}, ['--template-kwargs={"n": 1}'], "template_kwargs.n: the chat template of"),
+        ({}, ["--template-kwargs=[1]"], "invalid value '[1]': expected a JSON object"),
+    ],
+)
+def test_a_template_that_drops_what_it_is_given(tmp_path, no_weights, capsys, more, options, words):
+    write_rows(tmp_path / "prompts.jsonl", [ROWS[0] | more])
+    assert command(tmp_path, *options) == 2
+    assert words in one_error(capsys)
 
 
 def one_error(capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from gopd_jax.runtime import metrics
 from gopd_jax.runtime.metrics import JsonLines, RunLog
+from gopd_jax.runtime.trackers import Trackers
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_object_stores_get_the_whole_file_at_each_flush(tmp_path, monkeypatch):
 
 def test_the_logs_of_a_run(tmp_path):
     """Lists are numbers by position: they go to metrics.jsonl alone, not to TensorBoard."""
-    log = RunLog(str(tmp_path), 0)
+    log = RunLog(str(tmp_path), 0, Trackers(str(tmp_path), ["tensorboard"]))
     log.metrics(1, {"reward": 0.5, "tokens_by_position": [3.0, 1.0]})
     log.sample(1, {"response": "42"})
     log.flush()
@@ -114,7 +115,7 @@ def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(path):
 
 def test_tensorboard_on_a_full_disk_ends_the_run(tmp_path):
     """And does not wait for a thread that has ended."""
-    log = RunLog(str(tmp_path), 0)
+    log = RunLog(str(tmp_path), 0, Trackers(str(tmp_path), ["tensorboard"]))
     with full_at(2000), pytest.raises(OSError, match="cannot be written .File too large"):
         for step in range(1, 1000):
             log.metrics(step, {"reward": 0.5})
@@ -126,7 +127,7 @@ def test_two_starts_within_a_second_keep_both_files_of_events(tmp_path, monkeypa
     """A clock that was set back must not make a start overwrite the events of another."""
     monkeypatch.setattr(time, "time", lambda: 1e9)
     for start in range(3):
-        log = RunLog(str(tmp_path), start)
+        log = RunLog(str(tmp_path), start, Trackers(str(tmp_path), ["tensorboard"]))
         log.metrics(start + 1, {f"reward_{start}": 0.5})
         log.close()
     events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").iterdir())

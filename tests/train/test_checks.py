@@ -1,5 +1,6 @@
 """What is wrong is found before any work: one clear error each, and no run is written."""
 
+import importlib.util
 import json
 import shutil
 
@@ -57,6 +58,12 @@ REFUSED = {
 @pytest.mark.parametrize("changes, message", REFUSED.values(), ids=REFUSED)
 def test_refused_before_any_work(changes, message, tmp_path):
     refused(small(**changes), tmp_path / "run", message)
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    config = small(**{"log.trackers": ("tensorboard", "trackio")})
+    refused(config, tmp_path / "run", "trackio is not installed.*`pip install trackio`")
 
 
 def test_every_domain_needs_a_teacher():

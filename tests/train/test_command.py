@@ -76,6 +76,25 @@ def test_a_name_is_a_file_of_configs(arguments):
     assert parse(arguments) == parse([CONFIG])
 
 
+def test_keyword_arguments_of_the_template_may_have_any_name():
+    changes = ["enable_thinking=True", "effort=high", "date=2", 'more={"a": [1, null]}', "text=1 x"]
+    config, _ = parse([CONFIG, *(f"--config.data.template_kwargs.{c}" for c in changes)])
+    assert config.data.template_kwargs == {
+        "enable_thinking": True,
+        "effort": "high",
+        "date": 2,
+        "more": {"a": [1, None]},
+        "text": "1 x",
+    }
+    assert parse([CONFIG])[0].data.template_kwargs == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("text", ["=True", "=true", ""])
+def test_the_earlier_name_of_the_thinking_switch_is_read(text):
+    config, _ = parse([CONFIG, f"--config.data.enable_thinking{text}"])
+    assert config.data.template_kwargs == {"enable_thinking": True}
+
+
 MISTAKES = {
     "no config": ([], "--config must be set: expected --config=FILE"),
     "workdir alone": (["--workdir=x"], "--config must be set: expected --config=FILE"),
@@ -98,6 +117,14 @@ MISTAKES = {
     "text for a number": ([CONFIG, "--config.steps=three"], "--config.steps=three"),
     "fraction for an integer": ([CONFIG, "--config.steps=1.5"], "--config.steps=1.5"),
     "text for true or false": ([CONFIG, "--config.learner.remat=maybe"], "learner.remat=maybe"),
+    "reserved keyword argument": (
+        [CONFIG, "--config.data.template_kwargs.tools=[]"],
+        "config.data.template_kwargs.tools: expected a variable of the chat template other than",
+    ),
+    "thinking switch": (
+        [CONFIG, "--config.data.template_kwargs.enable_thinking=0"],
+        "config.data.template_kwargs.enable_thinking=0: expected true or false",
+    ),
     "out of bounds": ([CONFIG, "--config.steps=0"], "config.steps=0: expected a number >= 1"),
     "no choice": (
         [CONFIG, "--config.method=ppo"],

@@ -8,7 +8,8 @@ from loop_cases import small
 import numpy as np
 import pytest
 
-from gopd_jax import export, tiny
+from gopd_jax import tiny
+from gopd_jax.export.run import export
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params
 from gopd_jax.models.huggingface import load_params
@@ -36,7 +37,7 @@ def test_multi_teacher_run_and_export(tmp_path):
         assert record["kl_reference/code"] == 0
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
 
-    export.export(str(tmp_path / "run"), str(tmp_path / "out"), dtype="float32")
+    export(str(tmp_path / "run"), str(tmp_path / "out"), dtype="float32")
     model = load_config(str(tmp_path / "out"))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     exported = load_params(tmp_path / "out", model, jnp.float32, here)

@@ -12,8 +12,9 @@ from loop_cases import ROOT, SETTINGS, small
 from model_folders import EMBEDDING, NORM, spoiled
 import pytest
 
-from gopd_jax import expo, export, tiny
+from gopd_jax import expo, tiny
 from gopd_jax.cli import BAD_INPUT, NON_FINITE
+from gopd_jax.export.__main__ import main as export_main
 from gopd_jax.models.config import load_config
 from gopd_jax.rewards import verifier
 from gopd_jax.runtime.checkpoint import Checkpoints
@@ -187,7 +188,7 @@ def test_a_checkpoint_is_refused(part, finished, tmp_path, capsys):
     assert f"the checkpoint of step 1 is not finite in {part}/" in said
     assert checkpoints_of(workdir) == before and not (workdir / "summary.json").exists()
     out = tmp_path / "exported"
-    status = export.main([f"--workdir={workdir}", f"--out={out}"])
+    status = export_main([f"--workdir={workdir}", f"--out={out}"])
     assert (status, out.exists()) == ((BAD_INPUT, False) if part == "params" else (0, True))
 
 

@@ -3,13 +3,15 @@
 import os
 import shutil
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 from model_cases import CASES, random_params
 import numpy as np
 import pytest
+import transformers
 
-from gopd_jax.export import main
+from gopd_jax.export.__main__ import main
 from gopd_jax.models.config import load_config
 from gopd_jax.models.huggingface import load_params
 from gopd_jax.models.huggingface_save import save_pretrained
@@ -45,6 +47,35 @@ def test_export_writes_the_student(run, tmp_path, capsys):
     exported = load_params(out, CONFIG, "float32", HERE)
     jax.tree.map(np.testing.assert_array_equal, exported, random_params(CONFIG, seed=9))
     assert (out / "tokenizer.json").is_file()
+    assert "at step 30" not in (card := (out / "README.md").read_text()) and "step 30" in card
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    embedding = loaded.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(embedding, exported["embedding"])
+
+
+class Hub:
+    """In place of `HfApi`: an account that may push, and what it was given."""
+
+    pushed = []
+
+    def whoami(self):
+        return {"name": "jo"}
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message, **_):
+        self.pushed.append((repo_id, sorted(os.listdir(folder_path)), commit_message))
+
+
+def test_export_pushes_the_folder(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    out = tmp_path / "out"
+    assert main([f"--workdir={run}/run", f"--out={out}", "--push-to-hub=jo/x", "--private"]) == 0
+    assert "pushed it to https://hub/jo/x" in capsys.readouterr().out
+    ((repo, files, message),) = Hub.pushed
+    assert (repo, message) == ("jo/x", "Student of step 30 (bfloat16)")
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +84,8 @@ def test_export_writes_the_student(run, tmp_path, capsys):
         ("nowhere", "out", [], ["no run", "nowhere", "gopd_jax.train"]),
         ("run", "student", [], ["will not overwrite", "student"]),
         ("run", "out", ["--step=31"], ["step 31", "[30]"]),
+        ("run", "out", ["--private"], ["--private: expected --push-to-hub=OWNER/NAME"]),
+        ("run", "out", ["--push-to-hub=x"], ["--push-to-hub=x: expected OWNER/NAME"]),
     ],
 )
 def test_errors_are_one_line(run, capsys, workdir, out, extra, words):

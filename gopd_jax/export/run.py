@@ -1,0 +1,47 @@
+"""The student of a run as a Hugging Face folder, for transformers, vLLM or the hub.
+
+In: a run folder with a checkpoint. Out: a model folder with its card. The run is only read.
+"""
+
+from pathlib import Path
+
+from gopd_jax.export.card import model_card
+from gopd_jax.models.config import load_config
+from gopd_jax.models.decoder import abstract_params, param_shardings
+from gopd_jax.models.huggingface_save import check_free, save_pretrained
+from gopd_jax.runtime.checkpoint import restore_params
+from gopd_jax.runtime.mesh import make_mesh, with_shardings
+from gopd_jax.runtime.run_folder import read_run
+
+
+def export(workdir: str, out: str, step: int | None = None, dtype: str = "bfloat16") -> int:
+    """Writes the student of a run as a Hugging Face folder.
+
+    Args:
+        workdir: folder of the run.
+        out: folder to write.
+        step: step of the checkpoint; None takes the latest.
+        dtype: of the weights written, "bfloat16" or "float32".
+
+    Returns:
+        The step.
+
+    Raises:
+        ValueError: there is no such run or step, or `out` is not free.
+    """
+    student = read_run(workdir)["config"].get("student")
+    if not isinstance(student, str):
+        raise ValueError(
+            f"{workdir}/run.json is damaged: expected a text as 'student' of its config, not "
+            f"{student!r}"
+        )
+    check_free(out)  # before restoring, which can take minutes
+    checkpoints = Path(workdir).resolve() / "checkpoints"
+    if checkpoints in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise ValueError(f"--out={out} is among the checkpoints of the run: expected another place")
+    config = load_config(student)
+    abstract = with_shardings(abstract_params(config), param_shardings(config, make_mesh()))
+    step, params = restore_params(workdir, step, abstract)
+    card = model_card(workdir, step, dtype)
+    save_pretrained(out, config, params, dtype=dtype, tokenizer_from=student, card=card)
+    return step
