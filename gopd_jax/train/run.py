@@ -79,7 +79,7 @@ def _run(
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
         evaluations = Evaluations(workdir, first)
-        evaluator = Evaluator(config, inputs, samplers, verify, evaluations)
+        evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
         with stop_points():
             _train(trainer, evaluator, state, first, host, checkpoints, log)
