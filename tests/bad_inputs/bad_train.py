@@ -12,11 +12,11 @@ from gopd_jax.train.identity import run_identity
 MINE = """
 from gopd_jax.config import default, domain
 
-
 def get_config():
     config = default()
     config.name, config.student = "mine", {student!r}
-    config.domains.math = domain(train="train.jsonl", test="test.jsonl", teacher={teacher!r})
+    files = dict(train="train.jsonl", test="test.jsonl")
+    config.domains.math = domain(**files, reward="math", teacher={teacher!r})
     config.data.max_prompt_tokens, config.rollout.max_response_tokens = 40, 20
     config.rollout.prompts_per_step = config.rollout.slots = 2
     {more}
