@@ -4,7 +4,6 @@ In: a prompt and the text of an answer. Out: an item for `rewards.verifier.Verif
 reward function of the user, so that what is wrong with it is found before any work.
 """
 
-import dataclasses
 import json
 from typing import Any
 
@@ -47,7 +46,11 @@ def record(prompt: Prompt) -> dict[str, Any]:
         Every field of the row, and "prompt_id", "domain", "messages" and "ground_truth" ("" if
         there is none).
     """
-    names = [f.name for f in dataclasses.fields(prompt) if f.name not in ("extra", "ground_truth")]
-    own = {name: getattr(prompt, name) for name in names}
-    truth = prompt.ground_truth or prompt.extra.get("ground_truth", "")
-    return prompt.extra | own | {"ground_truth": truth}
+    own: dict[str, Any] = {name: getattr(prompt, name) for name in ("prompt_id", "domain")}
+    own["messages"] = prompt.messages
+    own["ground_truth"] = prompt.ground_truth or prompt.extra.get("ground_truth", "")
+    if prompt.tools is not None:
+        own["tools"] = prompt.tools
+    if prompt.template_kwargs:
+        own["chat_template_kwargs"] = prompt.template_kwargs
+    return {**prompt.extra, **own}
