@@ -4,10 +4,10 @@ In: a prompt and the text of an answer. Out: an item for `rewards.verifier.Verif
 reward function of the user, so that what is wrong with it is found before any work.
 """
 
-import dataclasses
 import json
 from typing import Any
 
+from gopd_jax.data.conversations import KWARGS, TOOLS
 from gopd_jax.rewards.own import DETAIL, RewardError, is_own
 from gopd_jax.rewards.verifier import Item, Verifier
 from gopd_jax.types import Prompt
@@ -47,7 +47,11 @@ def record(prompt: Prompt) -> dict[str, Any]:
         Every field of the row, and "prompt_id", "domain", "messages" and "ground_truth" ("" if
         there is none).
     """
-    names = [f.name for f in dataclasses.fields(prompt) if f.name not in ("extra", "ground_truth")]
-    own = {name: getattr(prompt, name) for name in names}
-    truth = prompt.ground_truth or prompt.extra.get("ground_truth", "")
-    return prompt.extra | own | {"ground_truth": truth}
+    row = prompt.extra | {
+        "prompt_id": prompt.prompt_id,
+        "domain": prompt.domain,
+        "messages": list(prompt.messages),
+        "ground_truth": prompt.ground_truth or prompt.extra.get("ground_truth", ""),
+    }
+    for_template = {TOOLS: prompt.tools, KWARGS: prompt.template_kwargs}
+    return row | {name: value for name, value in for_template.items() if value}
