@@ -7,6 +7,7 @@ reward function of the user, so that what is wrong with it is found before any w
 import json
 from typing import Any
 
+from gopd_jax.data.conversations import KWARGS, TOOLS
 from gopd_jax.rewards.own import DETAIL, RewardError, is_own
 from gopd_jax.rewards.verifier import Item, Verifier
 from gopd_jax.types import Prompt
@@ -46,11 +47,11 @@ def record(prompt: Prompt) -> dict[str, Any]:
         Every field of the row, and "prompt_id", "domain", "messages" and "ground_truth" ("" if
         there is none).
     """
-    own: dict[str, Any] = {name: getattr(prompt, name) for name in ("prompt_id", "domain")}
-    own["messages"] = prompt.messages
-    own["ground_truth"] = prompt.ground_truth or prompt.extra.get("ground_truth", "")
-    if prompt.tools is not None:
-        own["tools"] = prompt.tools
-    if prompt.template_kwargs:
-        own["chat_template_kwargs"] = prompt.template_kwargs
-    return {**prompt.extra, **own}
+    row = prompt.extra | {
+        "prompt_id": prompt.prompt_id,
+        "domain": prompt.domain,
+        "messages": list(prompt.messages),
+        "ground_truth": prompt.ground_truth or prompt.extra.get("ground_truth", ""),
+    }
+    for_template = {TOOLS: prompt.tools, KWARGS: prompt.template_kwargs}
+    return row | {name: value for name, value in for_template.items() if value}

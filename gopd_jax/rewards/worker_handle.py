@@ -70,7 +70,10 @@ class WorkerHandle:
         Raises:
             RewardError: there is no such module or function.
         """
-        _ = self._process or self._start()
+        try:
+            _ = self._process or self._start()
+        except RuntimeError as error:
+            raise RewardError(str(error)) from error
         return self._source
 
     def __call__(self, response: str, ground_truth: str) -> tuple[float, str, dict[str, float]]:
@@ -85,10 +88,12 @@ class WorkerHandle:
         for last in (False, True):
             try:
                 process = self._process or self._start()
-            except RuntimeError:
-                if last:
-                    raise
-                continue
+            except RuntimeError as error:
+                if not last:
+                    continue
+                if self._is_own:
+                    raise RewardError(str(error)) from error
+                raise
             try:
                 replies = process.stdout.fileno()
                 wire.send(process.stdin.fileno(), [response, ground_truth])
@@ -121,7 +126,7 @@ class WorkerHandle:
         environment, path = _environment(), []
         if self._is_own:  # the user's code finds what it finds in the trainer
             given = os.environ.get("PYTHONPATH", "")
-            environment = {**os.environ, "PYTHONHASHSEED": "0"}
+            environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), given)))
             path = [os.getcwd(), *filter(None, sys.path)]
         self._process = subprocess.Popen(
@@ -136,7 +141,7 @@ class WorkerHandle:
             started = wire.receive(self._process.stdout.fileno(), time.monotonic() + START_S)
         except (EOFError, TimeoutError) as error:
             self.close()
-            raise (RewardError if self._is_own else RuntimeError)(
+            raise RuntimeError(
                 f"the {self._arguments[0]} worker did not start within {START_S:g} s "
                 f"({type(error).__name__}): see its stderr"
             ) from error
