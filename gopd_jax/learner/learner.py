@@ -16,7 +16,12 @@ import optax
 
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
-from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
+from gopd_jax.learner.optimizer import (
+    make_optimizer,
+    make_schedule,
+    opt_state_shardings,
+    restart_schedule,
+)
 from gopd_jax.learner.packing import (
     Example,
     RowSlice,
@@ -173,6 +178,13 @@ class Learner:
         )
         return run(params)
 
+    def restart(self, state: TrainState) -> TrainState:
+        """Step 0 of a run that starts from another run's state (donated); see `_restarted`."""
+        run = self.programs.compiled(
+            _restarted, state, name="restart", donate=0, out=lambda: self._state_shardings
+        )
+        return run(state)
+
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
         shapes = jax.eval_shape(self._initial, abstract_params(self._student))
@@ -295,6 +307,11 @@ class Learner:
 
 def _initial(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def _restarted(state: TrainState) -> TrainState:
+    """The state with no updates done; moments and their count, which corrects their bias, stay."""
+    return TrainState(jnp.int32(0), state.params, restart_schedule(state.opt_state))
 
 
 def _regather(ours: jax.Array, theirs: jax.Array, index: jax.Array) -> jax.Array:

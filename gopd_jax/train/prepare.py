@@ -5,7 +5,7 @@ loaded here.
 """
 
 import collections
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -35,7 +35,9 @@ from gopd_jax.train.checks import (
     spread,
     warn_of_templates,
 )
+from gopd_jax.train.going_on import check_steps
 from gopd_jax.train.identity import check_same_run, run_identity
+from gopd_jax.train.origin import check_reference, origin_of
 from gopd_jax.types import EncodedPrompt, Prompt
 
 
@@ -51,6 +53,8 @@ class RunInputs:
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
     in_train: by domain, ids of the test prompts whose question is also trained on.
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
+    origin: what run.json records when the run starts: "models" by role, and "init_from", the
+        checkpoint that it starts from, or None.
     """
 
     tokenizer: ChatTokenizer
@@ -62,6 +66,7 @@ class RunInputs:
     dropped: dict[str, FilterReport]
     in_train: dict[str, list[str]]
     fingerprints: JsonObject
+    origin: JsonObject
 
     @property
     def counts(self) -> dict[str, int]:
@@ -88,6 +93,7 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
     check_installed(config.log.trackers)
     roles = roles_of(config)
+    check_reference(config, roles)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
@@ -112,6 +118,11 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
+    fingerprints = _fingerprints(roles, models, tokenizers, weights)
+    fingerprints["data"] = data_fingerprints
+    old = check_same_run(workdir, run_identity(config, fingerprints))
+    check_steps(workdir, old, config.steps)
+    origin = origin_of(config, workdir, roles, fingerprints)
     inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
@@ -121,21 +132,31 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         test={name: domain.test for name, domain in prompts.items()},
         dropped=dropped,
         in_train={name: in_both(d.test, d.train) for name, d in prompts.items()},
-        fingerprints={
-            "weights": {role: weights[path] for role, path in roles.items()},
-            "vocabulary": tokenizer.vocabulary_fingerprint,
-            "template": tokenizer.template_fingerprint,
-            # Of generation_config.json, the tokenizer and the config.
-            "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
-            # What is read of each config.json; other entries of the file decide nothing.
-            "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
-            "data": data_fingerprints,
-        },
+        fingerprints=fingerprints,
+        origin=origin,
     )
-    check_same_run(workdir, run_identity(config, inputs.fingerprints))
     warn_of_templates(tokenizers)
     _warn_of_overlap(inputs)
     return inputs
+
+
+def _fingerprints(
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    tokenizers: Mapping[str, ChatTokenizer],
+    weights: Mapping[str, str],
+) -> JsonObject:
+    """The fingerprints of the models of a run; `models` and `weights` are by path."""
+    student = tokenizers["student"]
+    return {
+        "weights": {role: weights[path] for role, path in roles.items()},
+        "vocabulary": student.vocabulary_fingerprint,
+        "template": student.template_fingerprint,
+        # Of generation_config.json, the tokenizer and the config.
+        "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
+        # What is read of each config.json; other entries of the file decide nothing.
+        "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
+    }
 
 
 def make_stream(config: Config, inputs: RunInputs) -> PromptStream:
