@@ -40,6 +40,9 @@ class Config:
     reference: Text = ""
     """The reference of gopd: a Hugging Face folder or hub id; empty is the student's start. It has
     no influence where lambda is 1."""
+    init_from: Text = ""
+    """The checkpoint of another run that the student starts from, with its optimizer: RUN, the
+    newest, or RUN@STEP. Empty starts from the student's own weights, with a new optimizer."""
     seed: Seed = 0
     """Decides the order of prompts and every draw."""
     steps: PositiveCount = 50

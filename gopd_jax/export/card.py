@@ -90,7 +90,7 @@ def front_matter(config: JsonObject) -> str:
     datasets = [f"{owner}/{name.partition('@')[0]}" for owner, name, *_ in on_hub]
     student = config["student"]
     data = huggingface_hub.ModelCardData(
-        base_model=student if _is_on_hub(student) else None,
+        base_model=student if is_on_hub(student) else None,
         datasets=list(dict.fromkeys(datasets)) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -260,14 +260,14 @@ def _scale(config: JsonObject, domain: JsonObject) -> float | None:
     return config.get("learner", {}).get("reward_scale") if own is None else own
 
 
-def _is_on_hub(path: str) -> bool:
+def is_on_hub(path: str) -> bool:
     """Whether a model is named by a hub id and not by a folder."""
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
     return is_id and not Path(path).exists() and not Path(path).parent.exists()
 
 
 def _model(path: str) -> str:
-    return path if _is_on_hub(path) else f"{Path(path).name} (a local folder)"
+    return path if is_on_hub(path) else f"{Path(path).name} (a local folder)"
 
 
 def _source(source: str) -> str:

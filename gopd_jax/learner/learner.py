@@ -17,7 +17,12 @@ import optax
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
 from gopd_jax.learner.distance import Reading, distance, reading
-from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
+from gopd_jax.learner.optimizer import (
+    make_optimizer,
+    make_schedule,
+    opt_state_shardings,
+    restart_schedule,
+)
 from gopd_jax.learner.packing import (
     Example,
     RowSlice,
@@ -174,6 +179,13 @@ class Learner:
             self._initial, params, name="start", donate=0, out=lambda: self._state_shardings
         )
         return run(params)
+
+    def restart(self, state: TrainState) -> TrainState:
+        """Step 0 of a run that starts from another run's state (donated); see `_restarted`."""
+        run = self.programs.compiled(
+            _restarted, state, name="restart", donate=0, out=lambda: self._state_shardings
+        )
+        return run(state)
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
@@ -348,6 +360,11 @@ def put(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:
 
 def _initial(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def _restarted(state: TrainState) -> TrainState:
+    """The state with no updates done; moments and their count, which corrects their bias, stay."""
+    return TrainState(jnp.int32(0), state.params, restart_schedule(state.opt_state))
 
 
 def _regather(ours: jax.Array, theirs: jax.Array, index: jax.Array) -> jax.Array:

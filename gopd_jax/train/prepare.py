@@ -5,7 +5,7 @@ loaded here.
 """
 
 import collections
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -40,7 +40,9 @@ from gopd_jax.train.checks import (
     spread,
     warn_of_templates,
 )
+from gopd_jax.train.going_on import check_steps
 from gopd_jax.train.identity import check_same_run, run_identity
+from gopd_jax.train.origin import check_reference, origin_of
 from gopd_jax.types import EncodedPrompt, Prompt
 
 # Prompts that are held out where neither answers nor a test set tell how far the student is, at
@@ -60,6 +62,8 @@ class RunInputs:
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
     in_train: by domain, ids of the test prompts whose question is also trained on.
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
+    origin: what run.json records when the run starts: "models" by role, and "init_from", the
+        checkpoint that it starts from, or None.
     """
 
     tokenizer: ChatTokenizer
@@ -71,6 +75,7 @@ class RunInputs:
     dropped: dict[str, FilterReport]
     in_train: dict[str, list[str]]
     fingerprints: JsonObject
+    origin: JsonObject
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,6 +108,7 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
     check_installed(config.log.trackers)
     rewards = own_rewards.sources(config, verify)
     roles = roles_of(config)
+    check_reference(config, roles)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
@@ -127,6 +133,14 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
+    fingerprints = _fingerprints(roles, models, tokenizers, weights)
+    fingerprints["data"] = data_fingerprints
+    if rewards:
+        fingerprints["rewards"] = rewards
+    own_rewards.try_once(config, {name: d.train for name, d in prompts.items()}, verify)
+    old = check_same_run(workdir, run_identity(config, fingerprints))
+    check_steps(workdir, old, config.steps)
+    origin = origin_of(config, workdir, roles, fingerprints)
     inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
@@ -136,23 +150,31 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
         test={name: domain.test for name, domain in prompts.items()},
         dropped=dropped,
         in_train={name: in_both(d.test, d.train) for name, d in prompts.items()},
-        fingerprints={
-            "weights": {role: weights[path] for role, path in roles.items()},
-            "vocabulary": tokenizer.vocabulary_fingerprint,
-            "template": tokenizer.template_fingerprint,
-            # Of generation_config.json, the tokenizer and the config.
-            "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
-            # What is read of each config.json; other entries of the file decide nothing.
-            "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
-            "data": data_fingerprints,
-            **({"rewards": rewards} if rewards else {}),
-        },
+        fingerprints=fingerprints,
+        origin=origin,
     )
-    own_rewards.try_once(config, inputs.train, verify)
-    check_same_run(workdir, run_identity(config, inputs.fingerprints))
     warn_of_templates(tokenizers)
     _warn_of_overlap(inputs)
     return inputs
+
+
+def _fingerprints(
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    tokenizers: Mapping[str, ChatTokenizer],
+    weights: Mapping[str, str],
+) -> JsonObject:
+    """The fingerprints of the models of a run; `models` and `weights` are by path."""
+    student = tokenizers["student"]
+    return {
+        "weights": {role: weights[path] for role, path in roles.items()},
+        "vocabulary": student.vocabulary_fingerprint,
+        "template": student.template_fingerprint,
+        # Of generation_config.json, the tokenizer and the config.
+        "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
+        # What is read of each config.json; other entries of the file decide nothing.
+        "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
+    }
 
 
 def make_stream(config: Config, inputs: RunInputs) -> PromptStream:

@@ -12,17 +12,12 @@ from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, paired_difference
 from gopd_jax.evaluate.unverified import NOT_MEASURED, Unverified, paired_change
 from gopd_jax.rewards.settings import NONE
-from gopd_jax.runtime.files import JsonObject, read_json, replace_json
+from gopd_jax.runtime.files import JsonObject, replace_json
 from gopd_jax.train.evaluations import Evaluations
+from gopd_jax.train.origin import reference_line, start_line
 from gopd_jax.train.prepare import RunInputs
 
 Summary = JsonObject  # the content of summary.json
-
-
-def read(workdir: str) -> Summary | None:
-    """The summary of a finished run, or None; ValueError if it is damaged."""
-    path = epath.Path(workdir) / "summary.json"
-    return read_json(path) if path.exists() else None
 
 
 def write(
@@ -192,11 +187,13 @@ def opening(config: Config, inputs: RunInputs, mesh: Mesh, dtype: jnp.dtype, wor
         f"  student    {config.student} ({model.family}, {model.num_params:,} parameters, "
         f"computed in {jnp.dtype(dtype).name})",
     ]
+    if inputs.origin["init_from"]:
+        lines.append(f"  from       {start_line(inputs.origin['init_from'])}")
     for name, path in inputs.teachers.items():
         scale = f", lambda {config.reward_scales[name]:g}" if config.method == "gopd" else ""
         lines.append(f"  teacher    {path} for {name}{scale}")
     if config.method == "gopd":
-        lines.append(f"  reference  {inputs.reference or 'not needed: every lambda is 1'}")
+        lines.append(f"  reference  {reference_line(config, inputs.reference)}")
     for split, prompts in (("train", inputs.train), ("test", inputs.test)):
         counts = ", ".join(_prompt_count(n, split, len(p), inputs) for n, p in prompts.items())
         lines.append(f"  {split:10} {counts}")
