@@ -21,7 +21,7 @@ import pydantic
 
 from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import say, say_error
 from gopd_jax.runtime.schema import one_line
 
 DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
@@ -141,10 +141,10 @@ def run(
         with _raising_on_sigterm():
             command(*args)
     except bad_input as error:
-        say(f"error: {_one_line(error)}")
+        say_error(_one_line(error))
         return BAD_INPUT
     except NonFiniteError as error:
-        say(f"error: {_one_line(error)}")
+        say_error(_one_line(error))
         return NON_FINITE
     except KeyboardInterrupt:
         return _say_stopped(Stopped(signal.SIGINT), stopped)
