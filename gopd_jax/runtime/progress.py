@@ -148,7 +148,9 @@ class Bar:
         left = self._ended or ("" if seconds is None else f"{duration(seconds)} left")
         notes = self._note.split("  ") if self._note else []
         if width is None:
-            return Text("  ".join(filter(None, [f"{self._name} {count}", self._rate, left, *notes])))
+            return Text(
+                "  ".join(filter(None, [f"{self._name} {count}", self._rate, left, *notes]))
+            )
         room = width - len(count) - 1 - (len(left) + 2 if left else 0)
         with_rate = room - len(self._rate) - 2 >= min(len(self._name), NAME_WIDTH)
         parts = [self._rate if with_rate else "", left]
