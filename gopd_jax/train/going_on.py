@@ -23,11 +23,17 @@ def check_steps(workdir: str, old: JsonObject | None, steps: int) -> None:
         steps: of the command.
 
     Raises:
-        ValueError: it has more steps than that, or is finished and has lost its last checkpoint.
+        ValueError: it has more steps than that, is finished and has lost its last checkpoint, or
+            its run.json is damaged.
     """
     if old is None:
         return
-    before = old["config"]["steps"]
+    before = old["config"].get("steps")
+    if not isinstance(before, int):
+        raise ValueError(
+            f"{workdir}/run.json is damaged: expected a whole number as 'steps' of its config, not "
+            f"{before!r}"
+        )
     if steps < before:
         raise ValueError(
             f"config.steps={steps}: expected at least {before}, the steps of the run in {workdir}; "

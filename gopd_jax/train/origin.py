@@ -105,7 +105,13 @@ def starting_point(config: Config, workdir: str, fingerprints: JsonObject) -> St
     """
     if not config.init_from:
         return None
-    recorded = read_run(workdir).get("init_from") if holds_run(workdir) else None
+    recorded = (read_run(workdir) if holds_run(workdir) else {}).get("init_from")
+    names = {f.name for f in dataclasses.fields(StartingPoint)}
+    if recorded and not (isinstance(recorded, dict) and recorded.keys() == names):
+        raise ValueError(
+            f"{workdir}/run.json is damaged: expected a run, step and manifest as its 'init_from', "
+            f"not {recorded!r}"
+        )
     if recorded and saved_steps(workdir):
         return StartingPoint(**recorded)
     folder, step = _parts(config.init_from)
