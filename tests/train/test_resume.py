@@ -136,6 +136,7 @@ def test_more_steps_equal_one_long_run(uninterrupted, tmp_path, lines, capsys):
         run(small(steps=5), str(workdir))
 
 
+@pytest.mark.slow  # in one process: test_signals_in_rollout_score_and_evaluation
 def test_sigterm_saves_what_was_finished(uninterrupted, tmp_path, lines):
     workdir = tmp_path / "run"
     process = start(workdir)
