@@ -10,7 +10,7 @@ from types import ModuleType
 
 import gopd_jax
 from gopd_jax import cli
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import say_error
 
 # Name of a module or folder of gopd_jax -> what the command does.
 COMMANDS = {
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return cli.DONE if name else cli.BAD_INPUT
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    say(f"error: no command {name!r}{hint}: expected one of {', '.join(COMMANDS)}; see --help")
+    say_error(f"no command {name!r}{hint}: expected one of {', '.join(COMMANDS)}; see --help")
     return cli.BAD_INPUT
 
 

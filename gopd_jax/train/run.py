@@ -95,7 +95,7 @@ def _run(
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
-        evaluator = Evaluator(config, inputs, samplers, verify, evaluations)
+        evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
         with stop_points():
             _train(trainer, evaluator, state, first, host, checkpoints, log)

@@ -13,9 +13,15 @@ FEW = {"steps": 4, "eval.prompts": 8, "eval.every": 3}
 SEVERAL_UPDATES = {"learner.updates_per_batch": 4, "learner.learning_rate": 1e-2}
 GRPO = {"method": "grpo", "rollout.prompts_per_step": 4, "rollout.samples_per_prompt": 4}
 BFLOAT16 = {"compute_dtype": "bfloat16"}
+OWN_AND_NONE = {
+    "domains.code.reward": "reward_cases:graded",
+    "domains.math.reward": "none",
+    "domains.math.test": "",
+}
 # Each case costs seconds of compilation, so that the default run has few.
 TOGETHER = {
     "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
+    "two domains, an own reward and no verifier": ("configs/multi_teacher.py", OWN_AND_NONE),
     "grpo, several updates, bfloat16": ("configs/math.py", GRPO | SEVERAL_UPDATES | BFLOAT16),
 }
 APART = {
