@@ -248,6 +248,7 @@ def test_run_json_and_summary_damaged_or_lost(unfinished):
     (unfinished / "summary.json").write_text('{"name"')
     with pytest.raises(ValueError, match="summary.json is damaged: expected a JSON object"):
         run(small(), str(unfinished))
+    (unfinished / "summary.json").unlink()
     (unfinished / "run.json").write_text('{"format": 2, "con')
     with pytest.raises(ValueError, match="run.json is damaged: expected a JSON object"):
         run(small(), str(unfinished))
