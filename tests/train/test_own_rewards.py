@@ -53,7 +53,7 @@ def test_a_run_with_graded_rewards_and_its_fingerprint(own, tmp_path):
     assert {e["model"] for e in evaluations} == {"student", "teacher"}
     assert 0 < result["domains"]["math"]["rows"]["teacher"]["mean"] < 1
     changed = own(GRADED.replace("20", "30"))
-    with pytest.raises(ValueError, match=r"another run.*fingerprint of rewards\.math: '"):
+    with pytest.raises(ValueError, match=r"(?s)another run.*fingerprint of rewards\.math: '"):
         run(changed, str(workdir))
 
 

@@ -1,18 +1,26 @@
 """Runs on prompts alone: nothing is verified, the distance to the teacher is what is measured."""
 
 import json
+import shutil
 
 from loop_cases import small
 import pytest
+from same_run import differences
 
 from gopd_jax.export.card import model_card
 from gopd_jax.report import numbers
 from gopd_jax.report.read import read_run
-from gopd_jax.train import summary
+from gopd_jax.train import curves, summary
 from gopd_jax.train.prepare import prepare
 from gopd_jax.train.run import run
 
-QUICK = {"steps": 2, "eval.every": 1, "eval.prompts": 0, "eval.during_prompts": 0}
+QUICK = {
+    "steps": 2,
+    "eval.every": 1,
+    "eval.prompts": 0,
+    "eval.during_prompts": 0,
+    "checkpoint.every": 1,
+}
 
 
 def prompts(folder, count):
@@ -28,10 +36,16 @@ def lines(path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run on 100 prompts, and its summary."""
-    folder = tmp_path_factory.mktemp("unverified")
-    return folder / "run", run(small(**QUICK, **prompts(folder, 100)), str(folder / "run"))
+def config(tmp_path_factory):
+    """A run on 100 prompts."""
+    return small(**QUICK, **prompts(tmp_path_factory.mktemp("prompts"), 100))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, config):
+    """The folder of the finished run, and its summary."""
+    folder = tmp_path_factory.mktemp("unverified") / "run"
+    return folder, run(config, str(folder))
 
 
 def test_nothing_is_verified(finished):
@@ -84,6 +98,17 @@ def test_what_else_reads_the_run_claims_no_score(finished):
     assert (workdir / "curves.png").stat().st_size > 10_000
 
 
+def test_resumed_equals_uninterrupted(finished, config, tmp_path, monkeypatch):
+    """The folder is that of a run killed while it saves step 2, the last."""
+    monkeypatch.setattr(curves, "draw", lambda *_: None)
+    resumed = shutil.copytree(finished[0], tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoints/2")
+    (resumed / "summary.json").unlink()
+    run(config, str(resumed))
+    assert differences(resumed, finished[0], {1, 2}) == []
+
+
+@pytest.mark.slow
 def test_learning_from_given_responses_has_no_distance(tmp_path):
     """SFT on the data set's own responses: length, truncation and entropy are what is left."""
     changes = {"domains.math.train": "tiny:math/noisy", "domains.math.teacher": "", "steps": 1}
