@@ -21,7 +21,7 @@ import pydantic
 
 from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
-from gopd_jax.runtime.progress import say, say_error
+from gopd_jax.runtime.progress import begin, say, say_error
 from gopd_jax.runtime.schema import one_line
 
 DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
@@ -137,6 +137,7 @@ def run(
         0 when the work is done, 2 for bad input, 3 for numbers that are not finite, 130 after
         Ctrl-C, 143 after SIGTERM.
     """
+    begin()
     try:
         with _raising_on_sigterm():
             command(*args)

@@ -239,7 +239,7 @@ def test_make_train_ends_where_jax_has_no_such_device(tmp_path):
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     (tmp_path / ".venv" / "installed-cuda13").touch()
-    command = ["make", "train", "DEVICE=cuda13"]
+    command = ["make", "--no-print-directory", "train", "DEVICE=cuda13"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 2

@@ -8,6 +8,7 @@ errors are printed by each. Does not import JAX.
 import collections
 from collections.abc import Iterator
 import contextlib
+import os
 import statistics
 import time
 from types import TracebackType
@@ -25,10 +26,10 @@ NAME_WIDTH = 16  # a name is cut to this before a rate is left out
 
 
 class _Voice:
-    """Which process this is, whether it tells details, and when it last logged progress."""
+    """Which process this is, what it was asked to tell, and when it last logged progress."""
 
     index, count = 0, 1
-    verbose = False
+    verbose = os.environ.get("GOPD_VERBOSE") == "1"
     logged = float("-inf")
 
 
@@ -37,9 +38,9 @@ def speak_as(index: int, count: int) -> None:
     _Voice.index, _Voice.count = index, count
 
 
-def tell_details(verbose: bool) -> None:
-    """Decides whether `detail` prints: what --verbose stands for."""
-    _Voice.verbose = verbose
+def begin() -> None:
+    """Begins a command: what an earlier one logged in this process no longer counts."""
+    _Voice.logged = float("-inf")
 
 
 def say(text: str) -> None:
@@ -49,7 +50,7 @@ def say(text: str) -> None:
 
 
 def detail(text: str) -> None:
-    """Prints lines for whoever works on this project; nothing without --verbose."""
+    """Prints lines for whoever works on this project; nothing unless GOPD_VERBOSE=1."""
     if _Voice.verbose:
         say(text)
 
@@ -170,7 +171,7 @@ class Bar:
         text = Text(f"{name} ", no_wrap=True, overflow="crop")
         if bar:
             filled = bar * self._done // self._total
-            text.append("━" * filled, "bar.complete").append("━" * (bar - filled), "bar.back")
+            text.append("━" * filled, "bar.complete").append("─" * (bar - filled), "bar.back")
             text.append("  ")
         return text.append("  ".join(filter(None, [count, *parts])))
 
@@ -185,7 +186,8 @@ class Bar:
             return ""
         if each > 1:
             return f"{each:.3g} s/{self._unit.removesuffix('s')}"
-        return f"{1 / max(each, 1e-9):.3g} {self._unit}/s"
+        rate = 1 / max(each, 1e-9)
+        return f"{rate:,.0f} {self._unit}/s" if rate >= 100 else f"{rate:.3g} {self._unit}/s"
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None

@@ -119,7 +119,8 @@ def test_settings_and_table_name_the_same_decode_kernels():
 
 
 ONCE = """
-import contextlib, io
+import contextlib, io, os
+os.environ["GOPD_VERBOSE"] = "1"
 from gopd_jax.kernels.choose import choose_decode_attention, choose_grouped_matmul
 said = io.StringIO()
 with contextlib.redirect_stderr(said):

@@ -12,6 +12,7 @@ from gopd_jax.train.run import run
 FEW = {"steps": 1, "eval.prompts": 8, "eval.every": 0}
 
 
+@pytest.mark.slow
 def test_rows_without_an_id_change_no_number_of_a_run(tmp_path, lines):
     """The embedded models have 128 rows for 102 ids; this teacher has 136."""
     wider = {"domains.math.teacher": with_rows(tmp_path / "teacher", "math_teacher", 136)}
