@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 
 import pydantic
 
+from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import say, say_error
 from gopd_jax.runtime.schema import one_line
 
 DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
@@ -81,6 +82,18 @@ def number(least: float = -math.inf) -> Callable[[str], float]:
     return parse
 
 
+def reward_option(*choices: str) -> Callable[[str], str]:
+    """The argparse type of one of `choices`, or of a reward function "package.module:function"."""
+
+    def parse(text: str) -> str:
+        if text in choices or SPELLING.fullmatch(text):
+            return text
+        expected = f"expected {', '.join(choices)}, or package.module:function"
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
+
+    return parse
+
+
 def positive_number(text: str) -> float:
     """The argparse type of a finite number above 0."""
     try:
@@ -128,10 +141,10 @@ def run(
         with _raising_on_sigterm():
             command(*args)
     except bad_input as error:
-        say(f"error: {_one_line(error)}")
+        say_error(_one_line(error))
         return BAD_INPUT
     except NonFiniteError as error:
-        say(f"error: {_one_line(error)}")
+        say_error(_one_line(error))
         return NON_FINITE
     except KeyboardInterrupt:
         return _say_stopped(Stopped(signal.SIGINT), stopped)

@@ -56,6 +56,7 @@ def examine(args: argparse.Namespace) -> None:
                 min_difficulty=args.min_difficulty,
                 held_out=args.held_out,
                 verify=args.verify,
+                reward=args.reward,
                 advance=bar.advance,
             )
         print(stats.text(report))
@@ -111,11 +112,20 @@ def _parser() -> cli.Parser:
         help="as domains.NAME.held_out: a share below 1, or a number",
     )
     add(
+        "--reward",
+        type=cli.reward_option("auto", "math", "code", "none"),
+        default="auto",
+        metavar="REWARD",
+        help="as domains.NAME.reward; rows need no ground truth with none or with a function of "
+        "yours (default: by the ground truth of each row)",
+    )
+    add(
         "--verify",
         type=cli.integer(0),
         default=0,
         metavar="N",
-        help="check every ground truth, with N processes",
+        help="check every ground truth, or call the reward function on every row with an empty "
+        "answer, with N processes",
     )
     add("--json", metavar="FILE", help="write one JSON line for each source")
     return parser

@@ -1,8 +1,8 @@
 """Which kernel runs an operation: the tables of kernels, and the functions that choose from them.
 
 In: a name from the settings, or "auto", and the platform of the devices. Out: a `Choice`, which is
-also printed once per process. A new kernel is a function with the interface of its operation, and
-one row in a table here. Does not run kernels.
+printed once per process under --verbose. A new kernel is a function with the interface of its
+operation, and one row in a table here. Does not run kernels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from gopd_jax.kernels.decode_attention_gpu import pallas_gpu
 from gopd_jax.kernels.decode_attention_tpu import pallas_tpu
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.kernels.packed_attention import PackedAttention
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import detail
 
 Kernel = TypeVar("Kernel", bound=PackedAttention | DecodeAttention | GroupedMatmul)
 
@@ -183,5 +183,5 @@ def _announce(operation: str, choice: Choice[Kernel]) -> Choice[Kernel]:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Prints a line once per process, however many engines and learners make the same choice."""
-    say(line)
+    """Prints a detail once per process, however many engines and learners make the same choice."""
+    detail(line)

@@ -31,7 +31,7 @@ from gopd_jax.rollout.stats import RolloutStats
 from gopd_jax.rollout.weights import decode_weight_shardings, decode_weights
 from gopd_jax.runtime.mesh import replicated, rows_multiple
 from gopd_jax.runtime.programs import Program, ProgramTable
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import detail
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.types import Params, Request, Rollout
 
@@ -112,7 +112,7 @@ class RolloutEngine:
         )
         self._drawing = False
         self._unreported: list[Program] = []  # compiled for this engine, not in the log yet
-        say(f"rollout engine: {slots} slots x {sum(self.sizes)} columns")
+        detail(f"rollout engine: {slots} slots x {sum(self.sizes)} columns")
 
     # ---- Weights and memory.
 
@@ -364,11 +364,11 @@ class RolloutEngine:
             self._unreported += self.programs.programs[before:]
 
     def _report(self) -> None:
-        """Prints which programs the call compiled."""
+        """Says, as a detail, which programs the call compiled."""
         if self._unreported:
             seconds = sum(p.compile_seconds for p in self._unreported)
             names = ", ".join(map(str, self._unreported))
-            say(f"rollout engine: {seconds:.1f} s of compilation: {names}")
+            detail(f"rollout engine: {seconds:.1f} s of compilation: {names}")
             self._unreported = []
 
 

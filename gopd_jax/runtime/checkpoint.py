@@ -195,6 +195,34 @@ class Checkpoints:
         )
 
 
+def saved_steps(workdir: str) -> list[int]:
+    """The steps of a run's checkpoints, ascending; those that were set aside are left out."""
+    folder = _folder(workdir)
+    if not folder.exists():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def restore_state(workdir: str, step: int, abstract_state: TrainState) -> TrainState:
+    """The train state of one checkpoint, without the host's state. Changes no file.
+
+    Args:
+        workdir: folder of the run.
+        step: step of the checkpoint; whether it is damaged is not checked.
+        abstract_state: shapes, dtypes and shardings.
+
+    Raises:
+        ValueError: it cannot be restored into these shapes.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            return checkpointer.restore(_folder(workdir) / str(step) / "state", abstract_state)
+        except NO_DAMAGE:
+            raise
+        except Exception as e:
+            raise _not_restored(step, e) from e
+
+
 def restore_params(workdir: str, step: int | None, abstract_params: Params) -> tuple[int, Params]:
     """The student's parameters of one checkpoint, without its optimizer. Changes no file.
 

@@ -7,6 +7,8 @@ from jax.experimental import multihost_utils
 from jax.typing import ArrayLike
 import numpy as np
 
+from gopd_jax.runtime.progress import speak_as
+
 
 def start_processes() -> None:
     """Joins the other hosts when GOPD_DISTRIBUTED=1, which the scripts in tpu_scripts/ set.
@@ -17,6 +19,7 @@ def start_processes() -> None:
         # JAX would take SIGTERM for itself; `stopping` answers it.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize()
+        speak_as(jax.process_index(), jax.process_count())
 
 
 def agree(value: ArrayLike) -> ArrayLike:

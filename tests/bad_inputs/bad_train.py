@@ -12,11 +12,11 @@ from gopd_jax.train.identity import run_identity
 MINE = """
 from gopd_jax.config import default, domain
 
-
 def get_config():
     config = default()
     config.name, config.student = "mine", {student!r}
-    config.domains.math = domain(train="train.jsonl", test="test.jsonl", teacher={teacher!r})
+    files = dict(train="train.jsonl", test="test.jsonl")
+    config.domains.math = domain(**files, reward="math", teacher={teacher!r})
     config.data.max_prompt_tokens, config.rollout.max_response_tokens = 40, 20
     config.rollout.prompts_per_step = config.rollout.slots = 2
     {more}
@@ -327,14 +327,23 @@ def workdir_with_nul(folder):
     "workdir of another run",
     (
         "run holds another run; resuming it with this command would mix two. Differing: "
-        "steps: 3 -> 50 Use another --workdir, or the old values."
+        "seed: 3 -> 0 Use another --workdir, or the old values."
     ),
 )
 def workdir_of_another_run(folder):
     arguments = [config(folder), "--workdir=run"]
-    identity = run_identity(parse([*arguments, "--config.steps=3"])[0], {})
+    identity = run_identity(parse([*arguments, "--config.seed=3"])[0], {})
     write(folder / "run/run.json", identity | {"format": FORMAT, "starts": []})
     return arguments
+
+
+@case(
+    "train",
+    "init_from a folder without a run",
+    "'nowhere' holds no run: expected a folder written by gopd_jax.train",
+)
+def init_from_nothing(folder):
+    return [config(folder), "--workdir=run", "--config.init_from=nowhere"]
 
 
 @case(

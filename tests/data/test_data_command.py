@@ -73,3 +73,22 @@ def test_questions_of_two_sources_are_compared(tmp_path, capsys):
     assert f"3 questions are also in {train}, the first in row 'test/000000'" in out
     assert command.main([str(train)]) == 0
     assert "overlap" not in capsys.readouterr().out
+
+
+def test_prompts_alone_and_rows_that_a_reward_function_fails_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", [{"prompt": f"{i}?", "level": i} for i in range(5)])
+    (tmp_path / "judge.py").write_text(
+        "def f(record, answer):\n    return {'reward': 0, 'inverse': 1 / (record['level'] - 2)}\n"
+    )
+    assert command.main(["a.jsonl", "--json=auto.jsonl"]) == 2
+    assert command.main(["a.jsonl", "--reward=none", "--json=none.jsonl", "--verify=1"]) == 0
+    assert "verified as  not verified" in capsys.readouterr().out
+    assert command.main(["a.jsonl", "--reward=judge:f", "--json=own.jsonl", "--verify=2"]) == 0
+    none, own = (json.loads((tmp_path / f"{n}.jsonl").read_text()) for n in ("none", "own"))
+    assert none["formats"] == own["formats"] == {"prompt alone": 5}
+    assert (none["unverifiable"], own["unverifiable"]) == (None, 1)
+    (failed,) = own["unverifiable_shown"]
+    assert "ZeroDivisionError" in failed and "'a/000002'" in failed and "judge.py:2" in failed
+    assert command.main(["a.jsonl", "--reward=judge:g", "--verify=1"]) == 2
+    assert "nearest: 'f'" in capsys.readouterr().err

@@ -111,6 +111,7 @@ def test_kill_and_resume_equals_uninterrupted(uninterrupted, tmp_path, lines):
     assert_same_run(workdir, uninterrupted, lines)
 
 
+@pytest.mark.slow  # in one process: test_signals_in_rollout_score_and_evaluation
 def test_sigterm_saves_what_was_finished(uninterrupted, tmp_path, lines):
     workdir = tmp_path / "run"
     process = start(workdir)
@@ -248,6 +249,7 @@ def test_run_json_and_summary_damaged_or_lost(unfinished):
     (unfinished / "summary.json").write_text('{"name"')
     with pytest.raises(ValueError, match="summary.json is damaged: expected a JSON object"):
         run(small(), str(unfinished))
+    (unfinished / "summary.json").unlink()
     (unfinished / "run.json").write_text('{"format": 2, "con')
     with pytest.raises(ValueError, match="run.json is damaged: expected a JSON object"):
         run(small(), str(unfinished))
