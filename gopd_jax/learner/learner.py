@@ -37,6 +37,7 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.programs import ProgramTable
@@ -61,13 +62,13 @@ class BatchShape:
     """The fixed shape that the examples of one update are packed into.
 
     examples: of one update. longest: tokens of the longest possible example.
-    rows: of a micro-batch. row_length: tokens of a row.
+    rows: of a micro-batch. row_length: tokens of a row; 0 takes `longest`.
     """
 
     examples: int
     longest: int
-    rows: int
-    row_length: int
+    rows: int = 16
+    row_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,16 @@ class Packed:
 class Learner:
     """The programs of one student on one mesh.
 
+    Example:
+        learner = Learner(
+            config, programs, LearnerSettings(), reward_scales={"math": 1.25},
+            shape=BatchShape(examples=256, longest=1536), updates=100,
+        )
+        state = learner.start(params)
+        packed = learner.pack(examples)
+        batch = learner.score(packed, {"math": teacher}, reference, None)
+        state, metrics, tokens = learner.update(state, batch)
+
     Args:
         student: architecture of the model that is trained.
         programs: the table of compiled programs; its mesh is the learner's.
@@ -109,6 +120,7 @@ class Learner:
         num_ids: number of ids of the tokenizer; the further rows of student, teachers and reference
             count for nothing. None stands for the whole vocabulary of each.
         dtype: compute dtype.
+        loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Raises:
         ValueError: the mesh does not divide the rows of a micro-batch, or a parameter.
@@ -127,6 +139,7 @@ class Learner:
         likelihood: bool = False,
         num_ids: int | None = None,
         dtype: jnp.dtype = jnp.float32,
+        loss_fn: Loss = weighted_loss,
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self._devices = devices = rows_multiple(self.mesh)
@@ -135,6 +148,7 @@ class Learner:
                 f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
                 f"{devices}, the devices on the data and fsdp axes"
             )
+        shape = dataclasses.replace(shape, row_length=shape.row_length or shape.longest)
         self.reward_scales, self.shape = dict(reward_scales), shape
         self._num_ids = num_ids
         self._domains = list(reward_scales)
@@ -163,6 +177,7 @@ class Learner:
             likelihood=likelihood,
             num_ids=num_ids,
             devices=devices,
+            loss_fn=loss_fn,
         )
 
     def _decoder(self, config: ModelConfig, remat: bool) -> Decoder:

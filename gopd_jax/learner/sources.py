@@ -16,6 +16,8 @@ from gopd_jax.objective.settings import Weighting
 from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import Request, Rollout
 
+WEIGHTING = Weighting()
+
 
 def in_order(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Rollouts in the order of their keys, whatever the order in which they finished."""
@@ -44,8 +46,13 @@ def outside_advantages(
 
     Returns:
         float32 [B]: 0 for gopd, 1 for sft, the group-normalised reward for grpo.
+
+    Raises:
+        ValueError: grpo without rewards.
     """
     if method == "grpo":
+        if rewards is None:
+            raise ValueError("rewards=None: expected one for each rollout with method='grpo'")
         prompts = [r.request.key.prompt_id for r in rollouts]
         _, groups = np.unique(prompts, return_inverse=True)
         return group_normalised(np.asarray(rewards), groups)
@@ -54,13 +61,13 @@ def outside_advantages(
 
 def to_examples(
     rollouts: Sequence[Rollout],
-    advantages: np.ndarray,
+    advantages: np.ndarray | None = None,
     *,
-    method: Method,
+    method: Method = "gopd",
     reward_scales: Mapping[str, float],
-    weighting: Weighting,
-    updates: int,
-    split_seed: tuple[int, int],
+    weighting: Weighting = WEIGHTING,
+    updates: int = 1,
+    split_seed: tuple[int, int] = (0, 0),
 ) -> list[list[Example]]:
     """Splits one rollout batch into the examples of each update.
 
@@ -70,12 +77,16 @@ def to_examples(
 
     Args:
         rollouts: in the order of their keys.
-        advantages: float [B], from outside.
+        advantages: float [B], from outside; None takes the `outside_advantages` of the method,
+            which for grpo need rewards.
         reward_scales: lambda by domain; the order of the domains gives their indices.
         weighting: aggregation and truncation rule.
         updates: number of updates; divides the number of rollouts.
-        split_seed: run seed and step, the seed of the random split into several updates.
+        split_seed: run seed and step, the seed of the random split into several updates; it should
+            differ from step to step.
     """
+    if advantages is None:
+        advantages = outside_advantages(method, rollouts, None)
     shuffled = np.arange(len(rollouts))
     if updates > 1:
         shuffled = np.random.default_rng(split_seed).permutation(len(rollouts))

@@ -15,7 +15,7 @@ from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.heads import token_logprobs
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
-from gopd_jax.objective.loss import weighted_loss
+from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch, Params, TrainState
 
@@ -62,6 +62,7 @@ def train_step(
     likelihood: bool = False,
     num_ids: int | None = None,
     devices: int = 1,
+    loss_fn: Loss = weighted_loss,
 ) -> tuple[TrainState, StepMetrics, TokenValues]:
     """One optimizer update from one packed batch.
 
@@ -80,6 +81,7 @@ def train_step(
         likelihood: the loss is the negative log-likelihood (SFT); see `objective.loss`.
         num_ids: number of ids of the tokenizer; see `heads.token_logprobs`.
         devices: number of devices that the rows are spread over.
+        loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Returns:
         The new state, the metrics, and the values of each token.
@@ -94,9 +96,7 @@ def train_step(
         if rule != PLAIN:
             fixed = jax.lax.stop_gradient((hidden_RSD, head_VD))
             ruled, _ = logprobs_of(*fixed, micro.targets, rule=rule)
-        loss, details = weighted_loss(
-            logprobs, entropy, micro, clipping, num_domains, ruled, likelihood
-        )
+        loss, details = loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
         tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
         finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
         return loss, (details.diagnostics, (tokens, finite))

@@ -111,6 +111,10 @@ def token_logprobs(
     Rows are cut along S into chunks, which leaves the sharding of rows alone, and the chunks are
     scanned. A chunk's logits are accumulated in float32 and recomputed in the backward pass.
 
+    Example:
+        hidden = Decoder(config).apply({"params": params}, tokens, positions, segments)
+        logprobs, entropies = token_logprobs(hidden, output_head(params), targets)
+
     Args:
         hidden_RSD: hidden states after the final norm.
         head_VD: the output head, any float dtype. Each chunk casts it to the dtype of the hidden

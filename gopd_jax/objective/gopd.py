@@ -43,6 +43,9 @@ def gopd_advantage(
     The second form is computed. No gradient flows through A; there is no baseline, normalisation or
     return-to-go.
 
+    Example:
+        gopd_advantage(jnp.array([-2.0]), jnp.array([-1.0]), jnp.array([-2.0]), 1.25)  # [1.25]
+
     Args:
         student_logprobs, teacher_logprobs: log-probs of the drawn tokens, nats, of any one shape.
         reference_logprobs: likewise, finite; None where no token needs it (`needs_reference`).

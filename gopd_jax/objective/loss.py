@@ -3,6 +3,8 @@
 Every denominator is in the batch's token weights, so the loss is a plain weighted sum.
 """
 
+from typing import Protocol
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,21 @@ class LossDetails:
 
     diagnostics: Diagnostics
     advantages: jax.Array
+
+
+class Loss(Protocol):
+    """A loss of one micro-batch; see `weighted_loss`, which is the default of the learner."""
+
+    def __call__(
+        self,
+        logprobs: jax.Array,
+        entropy: jax.Array,
+        batch: PackedBatch,
+        clipping: Clipping,
+        num_domains: int,
+        sampler_logprobs: jax.Array | None,
+        likelihood: bool,
+    ) -> tuple[jax.Array, LossDetails]: ...
 
 
 def weighted_loss(

@@ -17,8 +17,11 @@ from step_cases import (
     trees_close,
 )
 
-from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
+from gopd_jax.learner.settings import LearnerSettings
+from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
+from gopd_jax.runtime.programs import ProgramTable
 
 
 def frozen(params):
@@ -186,6 +189,15 @@ def test_rows_that_the_mesh_does_not_divide_are_refused():
 
     with pytest.raises(ValueError, match=r"rows_per_micro_batch=2: expected a multiple of 4"):
         make_learner(make_config(), FakeMesh())
+
+
+def test_rows_are_as_long_as_the_longest_example_unless_told():
+    for row_length, expected in {0: 20, 48: 48}.items():
+        shape = BatchShape(examples=8, longest=20, rows=4, row_length=row_length)
+        programs = ProgramTable(make_mesh(devices=jax.devices()[:1]))
+        settings, scales = LearnerSettings(), {"math": 1.25}
+        learner = Learner(TINY, programs, settings, reward_scales=scales, shape=shape, updates=1)
+        assert learner.pack(make_examples(8)).batch.tokens.shape[1:] == (4, expected)
 
 
 # ---- Several devices.

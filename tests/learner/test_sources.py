@@ -133,3 +133,16 @@ def test_rollouts_of_weight_0_are_left_out(rule, counted):
     kept = [key for i, key in enumerate(keys(rollouts)) if i not in (1, 6)]
     assert [e.key for e in examples] == kept
     assert {e.weight for e in examples} == {1 / counted}
+
+
+def test_what_is_not_given_is_that_of_gopd():
+    rollouts = make_rollouts(truncated=(2,))
+    scales = {"math": 1.25}
+    (short,) = to_examples(rollouts, reward_scales=scales)
+    (long,) = examples_of(rollouts, np.zeros(8), make_config())
+    assert [e.key for e in short] == [e.key for e in long]
+    assert [(e.weight, e.advantage) for e in short] == [(e.weight, 0.0) for e in long]
+    (answers,) = to_examples(rollouts, method="sft", reward_scales=scales)
+    assert {e.advantage for e in answers} == {1.0}
+    with pytest.raises(ValueError, match="rewards=None: expected one for each rollout"):
+        to_examples(rollouts, method="grpo", reward_scales=scales)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gopd_jax.objective.gopd import gopd_advantage
 from gopd_jax.objective.loss import weighted_loss
 from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch
@@ -69,6 +70,19 @@ def test_sum_of_weight_times_importance_times_policy_loss(absent):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     tokens = details.diagnostics.finish(["math"])["tokens_trained"]
     assert tokens == (batch.weights > 0).sum()
+
+
+def test_advantages_in_the_batch_take_the_place_of_those_of_the_teacher():
+    """An advantage of one's own: in `advantages`, without teacher log-probs."""
+    student, batch = make_batch(advantages=np.zeros((R, S), np.float32))
+    own = gopd_advantage(
+        student, batch.teacher_logprobs, batch.reference_logprobs, batch.reward_scale
+    )
+    with_own = batch.replace(advantages=own, teacher_logprobs=None)
+    (expected, _), expected_grad = jax.value_and_grad(loss_of, has_aux=True)(student, batch)
+    (found, _), grad = jax.value_and_grad(loss_of, has_aux=True)(student, with_own)
+    assert found == expected != 0
+    np.testing.assert_array_equal(grad, expected_grad)
 
 
 def test_untrained_tokens_may_hold_anything():
