@@ -18,7 +18,7 @@ from gopd_jax.generate.samples_file import Record, SamplesFile
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import result, say
 from gopd_jax.types import Rollout
 
 # MiB for a program under test: the tests of LiveCodeBench need more than those of training.
@@ -28,12 +28,12 @@ VERIFIER_MEMORY_MB = 1024
 MAY_CHANGE = (
     "model",
     "suite",
-    "data",
-    "samples",
+    "benchmark_dir",
+    "samples_per_prompt",
     "reward",
     "prompt_suffix",
     "compare",
-    "verifiers",
+    "verifier_workers",
     "slots",
     "tensor",
 )
@@ -50,8 +50,12 @@ def evaluate(args: argparse.Namespace) -> None:
     start_processes()
     check_output("--out", os.path.join(args.out, "samples.jsonl"))
     other = read_results(args.compare) if args.compare else None
-    options = {"reward": args.reward, "samples": args.samples, "suffix": args.prompt_suffix}
-    benchmarks = suites.load(args.suite, args.data, **options)
+    options = {
+        "reward": args.reward,
+        "samples": args.samples_per_prompt,
+        "suffix": args.prompt_suffix,
+    }
+    benchmarks = suites.load(args.suite, args.benchmark_dir, **options)
     job = _job(args, benchmarks)
     if other is not None:
         check_comparable(benchmarks, job.skipped, other, args.compare)
@@ -67,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> None:
         MAY_CHANGE,
         seen=lambda record: records.append({name: record[name] for name in KEPT}),
     )
-    verifier = Verifier(args.verifiers, args.verifier_timeout, VERIFIER_MEMORY_MB)
+    verifier = Verifier(args.verifier_workers, args.verifier_timeout_s, VERIFIER_MEMORY_MB)
     with contextlib.closing(file), verifier as verify:
         if not file.complete:
             _ = job.engine  # whatever is wrong with its options is found before files are written
@@ -88,9 +92,9 @@ def evaluate(args: argparse.Namespace) -> None:
             results["comparison"] = compare(results, other, args.compare)
         if other is not None or not file.complete:
             file.write_summary(results)
-    print(table(results))
     tokens = sum(r["tokens"] for r in records)
     say(f"{folder}: {len(records)} samples, {tokens} tokens; {speed(drawn)}")
+    result(table(results), {"out": args.out} | results)
 
 
 def _job(args: argparse.Namespace, benchmarks: list[Benchmark]) -> Job:

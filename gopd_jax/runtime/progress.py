@@ -1,4 +1,4 @@
-"""What a command says on stderr: progress of long work, lines for a person, and details.
+"""What a command says: its result on stdout; progress, notes and errors on stderr.
 
 On a terminal, progress is one line that fits its width. Elsewhere, such as in a log file, all
 progress together is at most one line in ten seconds. Of several processes only the first speaks;
@@ -6,11 +6,14 @@ errors are printed by each. Does not import JAX.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
+import json
 import statistics
+import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -25,10 +28,10 @@ NAME_WIDTH = 16  # a name is cut to this before a rate is left out
 
 
 class _Voice:
-    """Which process this is, whether it tells details, and when it last logged progress."""
+    """Which process this is, what it was asked to tell, and when it last logged progress."""
 
     index, count = 0, 1
-    verbose = False
+    verbose = as_json = False
     logged = float("-inf")
 
 
@@ -37,9 +40,10 @@ def speak_as(index: int, count: int) -> None:
     _Voice.index, _Voice.count = index, count
 
 
-def tell_details(verbose: bool) -> None:
-    """Decides whether `detail` prints: what --verbose stands for."""
-    _Voice.verbose = verbose
+def tell(*, details: bool = False, as_json: bool = False) -> None:
+    """Begins a command: says whether `detail` prints (--verbose), and `result` JSON (--json)."""
+    _Voice.logged = float("-inf")
+    _Voice.verbose, _Voice.as_json = details, as_json
 
 
 def say(text: str) -> None:
@@ -52,6 +56,16 @@ def detail(text: str) -> None:
     """Prints lines for whoever works on this project; nothing without --verbose."""
     if _Voice.verbose:
         say(text)
+
+
+def result(text: str, record: Mapping[str, Any]) -> None:
+    """Prints what a command found: text on stdout; with --json a line of JSON there, and the text
+    on stderr. Only the first process does.
+    """
+    if _Voice.index == 0 and _Voice.as_json:
+        print(json.dumps(record), flush=True)
+    if _Voice.index == 0 and text:
+        print(text, file=sys.stderr if _Voice.as_json else sys.stdout, flush=True)
 
 
 def say_error(text: str) -> None:
@@ -148,7 +162,9 @@ class Bar:
         left = self._ended or ("" if seconds is None else f"{duration(seconds)} left")
         notes = self._note.split("  ") if self._note else []
         if width is None:
-            return Text("  ".join(filter(None, [f"{self._name} {count}", self._rate, left, *notes])))
+            return Text(
+                "  ".join(filter(None, [f"{self._name} {count}", self._rate, left, *notes]))
+            )
         room = width - len(count) - 1 - (len(left) + 2 if left else 0)
         with_rate = room - len(self._rate) - 2 >= min(len(self._name), NAME_WIDTH)
         parts = [self._rate if with_rate else "", left]
@@ -168,7 +184,7 @@ class Bar:
         text = Text(f"{name} ", no_wrap=True, overflow="crop")
         if bar:
             filled = bar * self._done // self._total
-            text.append("━" * filled, "bar.complete").append("━" * (bar - filled), "bar.back")
+            text.append("━" * filled, "bar.complete").append("─" * (bar - filled), "bar.back")
             text.append("  ")
         return text.append("  ".join(filter(None, [count, *parts])))
 
@@ -183,7 +199,8 @@ class Bar:
             return ""
         if each > 1:
             return f"{each:.3g} s/{self._unit.removesuffix('s')}"
-        return f"{1 / max(each, 1e-9):.3g} {self._unit}/s"
+        rate = 1 / max(each, 1e-9)
+        return f"{rate:,.0f} {self._unit}/s" if rate >= 100 else f"{rate:.3g} {self._unit}/s"
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
