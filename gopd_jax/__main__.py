@@ -6,29 +6,30 @@ gopd train --config=math     is   python -m gopd_jax.train --config=math
 import difflib
 import importlib
 import sys
+from types import ModuleType
 
 import gopd_jax
 from gopd_jax import cli
 from gopd_jax.runtime.progress import say_error
 
-# Name -> its module below gopd_jax, and what it does.
+# Name of a module or folder of gopd_jax -> what the command does.
 COMMANDS = {
-    "train": ("train.__main__", "train a student, or resume a run"),
-    "export": ("export", "write the student of a run as a Hugging Face folder"),
-    "evaluate": ("evaluate.__main__", "score a model on benchmarks or your own files"),
-    "report": ("report.__main__", "compare runs on one HTML page"),
-    "generate": ("generate.__main__", "draw samples with log-probs from a model"),
-    "data": ("data.__main__", "say what a data set holds, and what a run leaves out"),
-    "benchmark": ("benchmark.__main__", "measure tokens per second, bytes and compilations"),
-    "expo": ("expo", "extrapolate a teacher's weights, without training"),
-    "reproduce": ("reproduce.__main__", "repeat the paper's experiments in the embedded world"),
+    "train": "train a student, or resume a run",
+    "export": "write the student of a run as a Hugging Face folder",
+    "evaluate": "score a model on benchmarks or your own files",
+    "report": "compare runs on one HTML page",
+    "generate": "draw samples with log-probs from a model",
+    "data": "say what a data set holds, and what a run leaves out",
+    "benchmark": "measure tokens per second, bytes and compilations",
+    "expo": "extrapolate a teacher's weights, without training",
+    "reproduce": "repeat the paper's experiments in the embedded world",
 }
 HELP = f"""\
 usage: gopd COMMAND [options]
 
 Generalized on-policy distillation (G-OPD / ExOPD) in JAX.
 
-{chr(10).join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())}
+{chr(10).join(f"  {name:<11}{what}" for name, what in COMMANDS.items())}
 
   gopd train --config=math     distils an embedded student: minutes on a CPU
   gopd train --help            the presets, and every setting
@@ -39,10 +40,17 @@ Generalized on-policy distillation (G-OPD / ExOPD) in JAX.
 """
 
 
+def module(name: str) -> ModuleType:
+    """The module of a command: `gopd_jax.NAME`, or its `__main__` if it is a folder."""
+    found = importlib.import_module(f"gopd_jax.{name}")
+    is_folder = hasattr(found, "__path__")
+    return importlib.import_module(f"gopd_jax.{name}.__main__") if is_folder else found
+
+
 def main(argv: list[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if name in COMMANDS:
-        return importlib.import_module(f"gopd_jax.{COMMANDS[name][0]}").main(rest)
+        return module(name).main(rest)
     if name == "--version":
         print(gopd_jax.__version__)
         return cli.DONE

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import pydantic
 
+from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
 from gopd_jax.runtime.progress import say, say_error, tell
 from gopd_jax.runtime.schema import one_line
@@ -114,6 +115,18 @@ def number(least: float = -math.inf) -> Callable[[str], float]:
             expected = "expected a finite number" + (f" >= {least:g}" if least > -math.inf else "")
             raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
         return value
+
+    return parse
+
+
+def reward_option(*choices: str) -> Callable[[str], str]:
+    """The argparse type of one of `choices`, or of a reward function "package.module:function"."""
+
+    def parse(text: str) -> str:
+        if text in choices or SPELLING.fullmatch(text):
+            return text
+        expected = f"expected {', '.join(choices)}, or package.module:function"
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
 
     return parse
 

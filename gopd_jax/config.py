@@ -17,7 +17,7 @@ from pydantic import Field, Strict
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.learner.settings import LearnerSettings, Method
-from gopd_jax.rewards.settings import RewardKind, VerifierSettings
+from gopd_jax.rewards.settings import NONE, VerifierSettings
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime import schema
 from gopd_jax.runtime.schema import PositiveCount, Text, settings
@@ -40,6 +40,9 @@ class Config:
     reference: Text = ""
     """The reference of gopd: a Hugging Face folder or hub id; empty is the student's start. It has
     no influence where lambda is 1."""
+    init_from: Text = ""
+    """The checkpoint of another run that the student starts from, with its optimizer: RUN, the
+    newest, or RUN@STEP. Empty starts from the student's own weights, with a new optimizer."""
     seed: Seed = 0
     """Decides the order of prompts and every draw."""
     steps: PositiveCount = 50
@@ -84,6 +87,11 @@ class Config:
                     f"config.domains.{name}.teacher must be set: method gopd needs a teacher for "
                     "every domain"
                 )
+            if self.method == "grpo" and domain.reward == NONE:
+                raise ValueError(
+                    f"config.domains.{name}.reward={NONE!r}: expected one that verifies answers, "
+                    "because method grpo learns from nothing else"
+                )
 
     def _check_counts(self) -> None:
         rollout, learner = self.rollout, self.learner
@@ -124,7 +132,7 @@ class Config:
         return self.learner.row_length or self.longest
 
     @property
-    def reward_kinds(self) -> dict[str, RewardKind]:
+    def reward_kinds(self) -> dict[str, str]:
         """How the answers of each domain are verified."""
         return {name: domain.reward for name, domain in self.domains.items()}
 

@@ -46,7 +46,7 @@ def make_config(domains=("math",), **changes):
             if name in {f.name for f in dataclasses.fields(cls)}:
                 fields[part][name] = changes.pop(name)
                 break
-    domain = DomainSettings(train="a.jsonl", test="b.jsonl", teacher="teacher")
+    domain = DomainSettings(train="a.jsonl", test="b.jsonl", reward="math", teacher="teacher")
     scales = changes.pop("scales", {})
     return Config(
         **({"name": "test", "student": "student"} | changes),

@@ -16,7 +16,9 @@ def make(**changes):
     """
     config = default()
     config.name, config.student = "run", "student"
-    config.domains.math = domain(train="train.jsonl", test="test.jsonl", teacher="teacher")
+    config.domains.math = domain(
+        train="train.jsonl", test="test.jsonl", reward="math", teacher="teacher"
+    )
     with config.unlocked(), config.ignore_type():
         for name, value in changes.items():
             *parts, last = name.split("__")
@@ -85,7 +87,9 @@ def test_config_dict_and_dataclass_agree():
 def test_lambda_of_each_teacher():
     config = make(learner__reward_scale=1.1)
     for name, scale in (("code", 1.5), ("zero", 0.0), ("whole", 1)):
-        config.domains[name] = domain(train="a", test="b", teacher="c", reward_scale=scale)
+        config.domains[name] = domain(
+            train="a", test="b", reward="code", teacher="c", reward_scale=scale
+        )
     config = from_config_dict(config)
     assert config.reward_scales == {"math": 1.1, "code": 1.5, "zero": 0.0, "whole": 1.0}
     assert list(config.reward_scales) == list(config.domains)
@@ -191,7 +195,13 @@ WRONG_VALUE = [
     ("domains.math.min_difficulty", -1.0, "a number >= 0"),
     ("domains.math.reward_scale", -1.0, "a number >= 0"),
     ("domains.math.share", 0.0, "a number > 0"),
-    ("domains.math.reward", "mth", "one of 'math' or 'code'"),
+    (
+        "domains.math.reward",
+        "mth",
+        "'math', 'code', 'none', or 'package.module:function'; nearest: 'math'",
+    ),
+    ("domains.math.reward", "my rewards:f", "'math', 'code', 'none', or 'package.module:"),
+    ("domains.math.reward", "rewards:f:g", "'math', 'code', 'none', or 'package.module:"),
     ("domains.math.held_out", 0.1, "no other test set"),
 ]
 
@@ -208,6 +218,14 @@ WRONG_TOGETHER = [
     ({"name": ""}, r"config\.name and config\.student must be set"),
     ({"student": ""}, r"config\.name and config\.student must be set"),
     ({"domains": {}}, r"config\.domains is empty"),
+    (
+        {"domains__math__reward": ""},
+        r"config\.domains\.math\.reward must be set: expected 'math', 'code', 'none', or 'package",
+    ),
+    (
+        {"method": "grpo", "rollout__samples_per_prompt": 2, "domains__math__reward": "none"},
+        r"config\.domains\.math\.reward='none': expected one that verifies answers",
+    ),
     ({"domains__math__train": ""}, r"config\.domains\.math\.train must be set"),
     ({"domains__math": {"test": "a"}}, r"config\.domains\.math\.train must be set"),
     ({"domains__math__test": ""}, r"config\.domains\.math: test or held_out must be set"),

@@ -52,6 +52,7 @@ def examine(args: argparse.Namespace) -> None:
                 min_difficulty=args.min_difficulty,
                 held_out=args.held_out,
                 verify=args.verifier_workers if args.verify else 0,
+                reward=args.reward,
                 advance=bar.advance,
             )
         lines, record = [stats.text(report)], stats.record(report)
@@ -106,9 +107,18 @@ def _parser() -> cli.Parser:
         help="as domains.NAME.held_out: a share below 1, or a number",
     )
     add(
+        "--reward",
+        type=cli.reward_option("auto", "math", "code", "none"),
+        default="auto",
+        metavar="REWARD",
+        help="as domains.NAME.reward; rows need no ground truth with none or with a function of "
+        "yours (default: by the ground truth of each row)",
+    )
+    add(
         "--verify",
         action="store_true",
-        help="check that every ground truth can be verified",
+        help="check every ground truth, or call the reward function on every row with an empty "
+        "answer",
     )
     add(
         "--verifier-workers",

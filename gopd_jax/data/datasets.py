@@ -38,8 +38,15 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
     # github.com/tensorflow/datasets/issues/11212
     code_path = None
 
-    def __init__(self, *, source: str, skipped: epath.Path | None = None, **kwargs: Any):
-        self._source, self._skipped = source, skipped
+    def __init__(
+        self,
+        *,
+        source: str,
+        skipped: epath.Path | None = None,
+        prompt_alone: bool = False,
+        **kwargs: Any,
+    ):
+        self._source, self._skipped, self._prompt_alone = source, skipped, prompt_alone
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -55,9 +62,9 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
         skipped: list[str] = []
         if self._skipped is None:
-            found = rows.read(self._source)
+            found = rows.read(self._source, None, self._prompt_alone)
         else:
-            found = rows.read(self._source, skipped.append)
+            found = rows.read(self._source, skipped.append, self._prompt_alone)
         for number, row in enumerate(found):
             lists = {name: json.dumps(row[name]) for name in JSON_FIELDS}
             yield number, {**row, **lists}
@@ -110,6 +117,7 @@ def prepare(
     *,
     domain: str,
     skip_bad_rows: bool = False,
+    prompt_alone: bool = False,
 ) -> DataSource:
     """Builds a source into `data_dir`, unless it is there already, and opens it.
 
@@ -121,6 +129,7 @@ def prepare(
         data_dir: folder of the prepared data sets; each has its own folder, `STEM-FINGERPRINT`.
         domain: the domain of every prompt. A "domain" field of a row is only kept in `extra`.
         skip_bad_rows: leave out rows that cannot be read, and list them in `skipped`.
+        prompt_alone: a row needs no ground truth.
 
     Returns:
         The prompts.
@@ -131,11 +140,12 @@ def prepare(
     """
     source = os.fspath(source)
     version = f"{GopdPrompts.VERSION}{'-skip' if skip_bad_rows else ''}"
+    version += "-prompts" if prompt_alone else ""
     fingerprint = rows.fingerprint(source, version)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", sources.stem(source))
     folder = epath.Path(data_dir) / f"{name}-{fingerprint[:16]}"
     skipped = folder / "skipped.json" if skip_bad_rows else None
-    builder = _builder(source, folder, skipped)
+    builder = _builder(source, folder, skipped, prompt_alone)
     if not builder.data_path.exists():
         logging.info("building %s into %s", source, folder)
         new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -146,7 +156,7 @@ def prepare(
                 _remove_empty(folder, new)
             raise
         # A new builder, because another process may have written the files.
-        builder = _builder(source, folder, skipped)
+        builder = _builder(source, folder, skipped, prompt_alone)
     records = builder.as_data_source(SPLIT)
     bad = json.loads(skipped.read_text()) if skipped else ()
     return DataSource(records, domain, fingerprint, bad)
@@ -163,8 +173,16 @@ def _remove_empty(folder: epath.Path, new: list[epath.Path]) -> None:
             os.rmdir(place)
 
 
-def _builder(source: str, folder: epath.Path, skipped: epath.Path | None) -> GopdPrompts:
-    return GopdPrompts(source=source, skipped=skipped, data_dir=folder, file_format="array_record")
+def _builder(
+    source: str, folder: epath.Path, skipped: epath.Path | None, prompt_alone: bool
+) -> GopdPrompts:
+    return GopdPrompts(
+        source=source,
+        skipped=skipped,
+        prompt_alone=prompt_alone,
+        data_dir=folder,
+        file_format="array_record",
+    )
 
 
 def _build(builder: GopdPrompts) -> None:

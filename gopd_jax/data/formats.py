@@ -36,6 +36,7 @@ from gopd_jax.data.messages import Message, Tools, content_text
 from gopd_jax.rewards.math import last_boxed
 from gopd_jax.rewards.verifier import check_ground_truth
 
+NO_GROUND_TRUTH = "prompt alone"  # the format of a row without a ground truth
 PROMPT_KEYS = ("messages", "prompt", "question", "problem")
 _THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 
@@ -46,7 +47,7 @@ class Parsed:
 
     format: name of its format.
     messages: the prompt as a chat.
-    ground_truth: a text; for code, a test specification as JSON.
+    ground_truth: a text; for code, a test specification as JSON; "" for a prompt alone.
     extra: the remaining fields.
     tools: JSON schemas, or None.
     template_kwargs: keyword arguments of the chat template.
@@ -73,8 +74,12 @@ class Format(NamedTuple):
     take: Callable[[Fields], tuple[list[Message], str]]
 
 
-def read(raw: Fields) -> Parsed:
+def read(raw: Fields, prompt_alone: bool = False) -> Parsed:
     """Reads a row by the first format that fits; fields that are null count as absent.
+
+    Args:
+        raw: the row.
+        prompt_alone: a row may have no ground truth, or one that its format does not allow.
 
     Raises:
         ValueError: no format fits, or a field does not hold what its format requires.
@@ -88,18 +93,26 @@ def read(raw: Fields) -> Parsed:
             messages, ground_truth = take(extra)
             tools, template_kwargs = take_tools(extra), take_template_kwargs(extra)
         except ValueError:
+            if prompt_alone and take in PROMPT_AS_IT_STANDS:
+                break
             raise
         except Exception as error:  # a field of a type or form that its format does not allow
             raise ValueError(
                 f"not a row of format {name}: {type(error).__name__}: {error}"
             ) from error
         return Parsed(name, messages, ground_truth, extra, tools, template_kwargs)
+    if prompt_alone and _has_prompt(row):
+        extra = dict(raw)
+        messages = _prompt(extra)
+        tools, template_kwargs = take_tools(extra), take_template_kwargs(extra)
+        return Parsed(NO_GROUND_TRUTH, messages, "", extra, tools, template_kwargs)
     found = ", ".join(raw) or "an empty row"
     if not _has_prompt(row):
         raise ValueError(f"no prompt: expected one of {', '.join(PROMPT_KEYS)}, found {found}")
     raise ValueError(
         "no ground truth: expected one of ground_truth, reward_model.ground_truth, answer, or the "
-        f"fields of another known format ({', '.join(f.name for f in FORMATS)}); found {found}"
+        f"fields of another known format ({', '.join(f.name for f in FORMATS)}); found {found}; a "
+        'domain with reward "none" needs none'
     )
 
 
@@ -228,3 +241,5 @@ FORMATS = [
     Format("math", lambda r: {"problem", "solution"} <= r.keys() and "answer" not in r, _math),
     Format("plain", lambda row: "answer" in row and _has_prompt(row), _plain),
 ]
+# These only take the ground truth from a row; the others also write the prompt.
+PROMPT_AS_IT_STANDS = (_own, _verl, _deepmath, _gsm8k, _math, _plain)

@@ -75,18 +75,21 @@ def fingerprint(source: str, version: str) -> str:
     return hashlib.sha256(json.dumps([version, stem(source), content]).encode()).hexdigest()
 
 
-def read(source: str, bad: Callable[[str], None] | None = None) -> Iterator[Row]:
+def read(
+    source: str, bad: Callable[[str], None] | None = None, prompt_alone: bool = False
+) -> Iterator[Row]:
     """Yields the checked rows of a source in order.
 
     Args:
         source: see `sources`.
         bad: called with a description of each bad row, which is then skipped.
+        prompt_alone: a row needs no ground truth.
 
     Raises:
         ValueError: no such source, no rows, or a bad row if `bad` is None.
     """
     count = 0
-    for scanned in scan(source):
+    for scanned in scan(source, prompt_alone):
         if scanned.row is not None:
             count += 1
             yield scanned.row
@@ -99,7 +102,7 @@ def read(source: str, bad: Callable[[str], None] | None = None) -> Iterator[Row]
         raise ValueError(f"{source}: no rows{can}, expected at least one")
 
 
-def scan(source: str) -> Iterator[Scanned]:
+def scan(source: str, prompt_alone: bool = False) -> Iterator[Scanned]:
     """Yields every row of a source in order, good or bad.
 
     A file that cannot be read to its end counts as one bad row at that place, and reading continues
@@ -115,7 +118,7 @@ def scan(source: str) -> Iterator[Scanned]:
                 yield Scanned(where, error=str(raw))
                 continue
             try:
-                name, row = _parse(raw, f"{prefix}/{number:06d}")
+                name, row = _parse(raw, f"{prefix}/{number:06d}", prompt_alone)
             except ValueError as error:
                 yield Scanned(where, error=str(error))
                 continue
@@ -155,7 +158,7 @@ def parse(raw: Any, default_id: str) -> Row:
     return _parse(raw, default_id)[1]
 
 
-def _parse(raw: Any, default_id: str) -> tuple[str, Row]:
+def _parse(raw: Any, default_id: str, prompt_alone: bool = False) -> tuple[str, Row]:
     """The name of a row's format, and the row."""
     if not isinstance(raw, dict):
         raise ValueError(
@@ -164,7 +167,7 @@ def _parse(raw: Any, default_id: str) -> tuple[str, Row]:
         )
     raw = dict(raw)
     prompt_id = formats.text_of(raw.pop("prompt_id", default_id), "prompt_id", convert=False)
-    parsed = formats.read(raw)
+    parsed = formats.read(raw, prompt_alone)
     try:
         json.dumps(parsed.extra)
     except TypeError as error:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, JsonValue
 
-from gopd_jax.rewards.settings import RewardKind
+from gopd_jax.rewards.settings import NONE, check_reward
 from gopd_jax.runtime.schema import (
     Count,
     Flag,
@@ -67,14 +67,16 @@ class DomainSettings:
     "hf://datasets/OWNER/NAME/PATH" on the Hugging Face hub, or "tiny:NAME/SPLIT" of the embedded
     world. Required."""
     test: Text = ""
-    """Test prompts, in the same forms. Required unless held_out is set."""
+    """Test prompts, in the same forms. Required unless held_out is set or reward is "none"."""
     held_out: NonNegative = 0.0
     """Number of training prompts held out as the test set, or their share if it is below 1. They
-    are chosen by a hash of the question, so that no question is on both sides."""
+    are chosen by a hash of the question, so that no question is on both sides. Where reward is
+    "none" and there is no test set, 0 holds out 64 prompts, at most a tenth of them."""
     min_difficulty: NonNegative = 0.0
     """Training prompts with a lower "difficulty" are left out; 0 keeps all. The paper uses 6."""
-    reward: RewardKind = "math"
-    """How answers are verified."""
+    reward: Text = ""
+    """How answers are verified: "math", "code", "package.module:function" for a function of yours,
+    or "none" for a domain whose answers nobody can verify. Required."""
     teacher: Text = ""
     """The teacher of this domain: a Hugging Face folder or hub id. Required by method gopd; with
     sft, an empty teacher trains on the data set's own responses."""
@@ -95,7 +97,7 @@ class DomainSettings:
                 f"{where}.train must be set (a .jsonl or .parquet file, hf://datasets/..., or "
                 "tiny:NAME/SPLIT)"
             )
-        if not self.test and not self.held_out:
+        if not self.test and not self.held_out and self.reward != NONE:
             raise ValueError(
                 f"{where}: test or held_out must be set (test prompts, or the number of training "
                 "prompts held out as the test set)"
@@ -110,6 +112,7 @@ class DomainSettings:
                 f"{where}.held_out={self.held_out!r}: expected no other test set, but "
                 f"{where}.test={self.test!r}; set one of the two"
             )
+        check_reward(self.reward, f"{where}.reward")
 
 
 @settings

@@ -21,7 +21,10 @@ from gopd_jax.data.formats import guess_reward_kind
 from gopd_jax.data.messages import with_suffix
 from gopd_jax.data.select import difficulty, hard_enough, hold_out, question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
-from gopd_jax.rewards.verifier import check_ground_truth
+from gopd_jax.data.verifying import try_reward
+from gopd_jax.rewards.own import RewardError, is_own
+from gopd_jax.rewards.settings import NONE
+from gopd_jax.rewards.verifier import Verifier, check_ground_truth
 from gopd_jax.types import Prompt
 
 SHOWN = 20  # bad rows that are listed
@@ -36,7 +39,7 @@ class Report:
     formats: rows by format.
     kinds: rows by the way their answers are verified.
     bad: rows that cannot be read, each with file, line and reason.
-    unverifiable: ground truths that their verifier rejects; None if they were not checked.
+    unverifiable: rows whose ground truth, or reward function, fails; None if they were not checked.
     repeated: rows whose question occurs in an earlier row.
     difficulties: rows by difficulty, rounded down.
     lengths: tokens of each prompt, template and suffix included; None without a tokenizer.
@@ -73,6 +76,7 @@ def examine(
     min_difficulty: float = 0.0,
     held_out: float = 0.0,
     verify: int = 0,
+    reward: str = "auto",
     advance: Callable[[int], None] = lambda count: None,
 ) -> Report:
     """Reads a whole source.
@@ -85,6 +89,7 @@ def examine(
         min_difficulty: as in the settings of a domain.
         held_out: as in the settings of a domain.
         verify: number of processes that check every ground truth; 0 checks none.
+        reward: as `reward` of a domain; "auto" is by the ground truth of each row.
         advance: called with the number of rows read since the last call.
 
     Returns:
@@ -94,11 +99,11 @@ def examine(
         ValueError: no such source, no row that can be read, no difficulty although one is required,
             no prompts left, or a chat template that drops a part of a prompt.
     """
-    prompts, formats, bad = _scan(source, advance)
+    prompts, formats, bad = _scan(source, reward == NONE or is_own(reward), advance)
     if not prompts:
         first = f"; the first: {bad[0]}" if bad else ""
         raise ValueError(f"{source}: no rows that can be read{first}")
-    kinds = Counter(guess_reward_kind(prompt.ground_truth) for prompt in prompts)
+    kinds = Counter(_kind(reward, prompt) for prompt in prompts)
     questions: dict[int, str] = {}
     for prompt in prompts:
         questions.setdefault(question_hash(prompt), prompt.prompt_id)
@@ -125,7 +130,7 @@ def examine(
         formats=dict(formats),
         kinds=dict(kinds),
         bad=tuple(bad),
-        unverifiable=_unverifiable(prompts, verify) if verify else None,
+        unverifiable=_unverifiable(prompts, reward, verify) if verify and reward != NONE else None,
         repeated=len(prompts) - len(questions),
         difficulties=_histogram(prompts),
         lengths=lengths,
@@ -138,11 +143,11 @@ def examine(
 
 
 def _scan(
-    source: str, advance: Callable[[int], None]
+    source: str, prompt_alone: bool, advance: Callable[[int], None]
 ) -> tuple[list[Prompt], Counter[str], list[str]]:
     """The prompts of a source, its rows by format, and its bad rows."""
     prompts, formats, bad = [], Counter(), []
-    for scanned in rows.scan(source):
+    for scanned in rows.scan(source, prompt_alone):
         if scanned.row is None:
             bad.append(f"{scanned.where}: {scanned.error}")
         else:
@@ -161,11 +166,36 @@ def _histogram(prompts: list[Prompt]) -> dict[str, int]:
     return counts | ({"none": none} if none and counts else {})
 
 
-def _unverifiable(prompts: list[Prompt], processes: int) -> tuple[str, ...]:
+def _kind(reward: str, prompt: Prompt) -> str:
+    return guess_reward_kind(prompt.ground_truth) if reward == "auto" else reward
+
+
+def _unverifiable(prompts: list[Prompt], reward: str, processes: int) -> tuple[str, ...]:
+    if is_own(reward):
+        return _failing(prompts, reward, processes)
     context = multiprocessing.get_context("spawn")
-    items = [(p.prompt_id, guess_reward_kind(p.ground_truth), p.ground_truth) for p in prompts]
+    items = [(p.prompt_id, _kind(reward, p), p.ground_truth) for p in prompts]
     with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
         return tuple(found for found in pool.map(_check, items, chunksize=64) if found)
+
+
+def _failing(prompts: list[Prompt], reward: str, processes: int) -> tuple[str, ...]:
+    """Rows for which a reward function of the user fails, each called with an empty answer."""
+
+    def failing(part: list[Prompt]) -> list[str]:
+        found = []
+        with Verifier(1, VERIFY_S) as verify:
+            verify.source(reward)  # a function that is not there is no fault of a row
+            for prompt in part:
+                try:
+                    try_reward(reward, prompt, verify)
+                except RewardError as error:
+                    found.append(str(error))
+        return found
+
+    parts = [prompts[i::processes] for i in range(min(processes, len(prompts)))]
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as threads:
+        return tuple(line for part in threads.map(failing, parts) for line in part)
 
 
 def _check(item: tuple[str, str, str]) -> str:
@@ -213,12 +243,13 @@ def text(report: Report) -> str:
 
     lines = [report.source, f"  rows         {report.rows:,}"]
     lines.append(f"  formats      {counted(report.formats)}")
-    lines.append(f"  verified as  {counted(report.kinds)}")
+    not_verified = "not verified" if NONE in report.kinds else counted(report.kinds)
+    lines.append(f"  verified as  {not_verified}")
     if report.difficulties:
         lines.append(f"  difficulty   {counted(report.difficulties)}")
     lines.append(f"  repeated     {report.repeated:,} questions that occur in an earlier row")
     if report.unverifiable is not None:
-        lines.append(f"  unverifiable {len(report.unverifiable):,} ground truths")
+        lines.append(f"  unverifiable {len(report.unverifiable):,} rows")
         lines += [f"    {line}" for line in report.unverifiable[:SHOWN]]
     if report.lengths is not None:
         quantiles = _quantiles(report.lengths).items()

@@ -145,8 +145,8 @@ class ChatTokenizer:
         Raises:
             ValueError: the template refuses a chat or drops a part of it; names the chat.
         """
-        self._check.check_kwargs(self.template_kwargs, "template_kwargs")
         texts = [self.render(chat) for chat in chats]
+        self._check.check_kwargs(self.template_kwargs, "template_kwargs")
         for chat, text in zip(chats, texts, strict=True):
             self._check.check(chat, text)
         return self._ids(chats, texts)

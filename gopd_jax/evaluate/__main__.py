@@ -11,6 +11,7 @@ from gopd_jax.evaluate.catalog import DEFAULT_MAX_TOKENS, KNOWN, SUITES
 from gopd_jax.generate.options import (
     RENAMED,
     RESUMES,
+    ArgumentGroup,
     add_engine_options,
     add_limit_options,
     add_sampling_options,
@@ -49,13 +50,15 @@ the same with .gz.
 OUT: samples.jsonl, one line for each sample: benchmark, prompt_id, sample_id, text, tokens (their
 number), finish_reason ("stop" or "length"), answer (the last \\boxed{{}}, or the program; null if
 there is none), reward (0 or 1), verdict ("correct", "wrong", "no answer", "timeout", "memory" or
-"error: ..."). results.json: the figures of the table, each problem's score, settings, versions,
-speed.
+"error: ..."). With a reward function of yours, answer is the text, reward is in [0, 1], verdict is
+"judged", "timeout" or "memory", and reward_metrics has what else it returned. results.json: the
+figures of the table, each problem's score, settings, versions, speed.
 
-The table: avg@k, the share of right samples, with its 95% interval over problems (the samples of
-one problem are not independent); pass@k, the chance that one of k samples is right; maj@k, whether
-the answer given most often is right (if answers tie, the chance for a uniform choice), math only. A
-sample without an answer counts as wrong. A problem over a limit is not drawn: it is reported,
+The table: avg@k, the share of right samples or the mean reward, with its 95% interval over problems
+(the samples of one problem are not independent); pass@k, the chance that one of k samples is right,
+left out where a reward is neither 0 nor 1; maj@k, whether the answer given most often is right (if
+answers tie, the chance for a uniform choice), math only. A sample without an answer counts as
+wrong. A problem over a limit is not drawn: it is reported,
 counted, and left out of the mean. An average over benchmarks gives each the same weight.
 
 --compare: the difference to an earlier evaluation of the same problems, paired by problem; its k
@@ -109,13 +112,7 @@ def make_parser() -> cli.Parser:
         help="appended to each prompt (default: math asks for steps and a \\boxed{} answer, unless "
         "the prompt does)",
     )
-    group.add_argument(
-        "--reward",
-        choices=["auto", "math", "code"],
-        default="auto",
-        help="how a file that is not known by name is verified (default: code if the ground truth "
-        "is a test specification, else math)",
-    )
+    _add_reward(group)
     add_sampling_options(parser)
     group = add_engine_options(parser)
     group.add_argument(
@@ -134,6 +131,18 @@ def make_parser() -> cli.Parser:
         "(default: %(default)s)",
     )
     return parser
+
+
+def _add_reward(group: ArgumentGroup) -> None:
+    group.add_argument(
+        "--reward",
+        type=cli.reward_option("auto", "math", "code"),
+        default="auto",
+        metavar="REWARD",
+        help="how a file that is not known by name is verified: auto (default: code if the ground "
+        "truth is a test specification, else math), math or code; or package.module:function of "
+        "yours, for every benchmark",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

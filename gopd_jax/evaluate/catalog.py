@@ -11,6 +11,7 @@ from gopd_jax.rewards.settings import RewardKind
 DEFAULT_MAX_TOKENS = 16384  # of a response, as in the paper
 # avg@32 and avg@4: arXiv 2602.12125, section 4.1
 PAPER_SAMPLES: dict[RewardKind, int] = {"math": 32, "code": 4}
+OWN_SAMPLES = 4  # of a problem that a reward function of the user judges
 SUFFIXES: dict[RewardKind, str] = {"math": MATH_SUFFIX, "code": ""}
 
 

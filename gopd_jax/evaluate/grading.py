@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.data.verifying import item
 from gopd_jax.evaluate.suites import Benchmark
 from gopd_jax.rewards import code, math
-from gopd_jax.rewards.verifier import Verdict, Verifier
+from gopd_jax.rewards.own import is_own
+from gopd_jax.rewards.verifier import Item, Verdict, Verifier
 from gopd_jax.types import Rollout
 
 BATCH = 64  # most samples handed to the verifier together
@@ -24,8 +26,11 @@ def answer_of(kind: str, text: str) -> str | None:
     r"""What the verifier judges in a response: the last \boxed{}, or the program.
 
     Returns:
-        The answer; None if there is none or it is blank.
+        The answer; None if there is none or it is blank. A reward function of the user judges the
+        whole text, whatever it is.
     """
+    if is_own(kind):
+        return text
     answer = math.last_boxed(text) if kind == "math" else code.extract_program(text)
     return answer if answer and answer.strip() else None
 
@@ -92,13 +97,13 @@ class Grader:
 
     def _grade(self, batch: Sequence[Rollout]) -> None:
         records: list[dict[str, Any]] = []
-        items: dict[int, tuple[str, str, str]] = {}  # what is verified, by position in `records`
+        items: dict[int, Item] = {}  # what is verified, by position in `records`
         for rollout in batch:
             prompt = rollout.request.prompt.source
             text, kind = self._tokenizer.decode(rollout.tokens), self._kinds[prompt.domain]
             answer = answer_of(kind, text)
             if answer is not None:
-                items[len(records)] = (kind, text, prompt.ground_truth)
+                items[len(records)] = item(kind, prompt, text)
             prompt_id, sample_id = rollout.request.key
             records.append(
                 {
@@ -114,4 +119,5 @@ class Grader:
         verdicts = dict(zip(items, self._verify(list(items.values())), strict=True))
         for i, record in enumerate(records):
             verdict = verdicts.get(i, NO_ANSWER)
-            self._write(record | {"reward": verdict.reward, "verdict": verdict.detail})
+            metrics = {"reward_metrics": verdict.metrics} if verdict.metrics else {}
+            self._write(record | {"reward": verdict.reward, "verdict": verdict.detail} | metrics)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.data.verifying import item
 from gopd_jax.evaluate.statistics import Estimate, difference, interval
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rewards.verifier import Verifier
@@ -50,6 +51,11 @@ class Evaluation:
         """The mean with its 95% interval."""
         return interval(self.by_prompt)
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What files of a run hold besides the fields."""
+        return self.estimate.figures
+
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yields lists of up to `size` items, each as soon as it is full."""
@@ -84,7 +90,7 @@ def evaluate(
         weights: decode weights of the model, as the engine made them.
         prompts: the held-out prompts.
         verify: judges the answers.
-        kind: of the verification, such as "math".
+        kind: of the verification, such as "math", or a reward function of the user.
         tokenizer: turns tokens into text.
         samples: k, the samples of each prompt.
         max_tokens: response limit.
@@ -99,9 +105,8 @@ def evaluate(
     tokens = truncated = 0
     with Bar(name, len(requests), "samples") as bar:
         for batch in batched(engine(weights, requests, key, rule), engine.slots):
-            truths = [r.request.prompt.source.ground_truth for r in batch]
-            texts = [tokenizer.decode(r.tokens) for r in batch]
-            verdicts = verify([(kind, *pair) for pair in zip(texts, truths, strict=True)])
+            items = [item(kind, r.request.prompt.source, tokenizer.decode(r.tokens)) for r in batch]
+            verdicts = verify(items)
             for rollout, verdict in zip(batch, verdicts, strict=True):
                 rewards[index[rollout.request.key.prompt_id]] += verdict.reward / samples
                 tokens += len(rollout.tokens)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gopd_jax.data.verifying import try_reward
 from gopd_jax.evaluate import suites
 from gopd_jax.evaluate.catalog import DEFAULT_MAX_TOKENS
 from gopd_jax.evaluate.grading import Grader
@@ -15,6 +16,7 @@ from gopd_jax.evaluate.suites import Benchmark
 from gopd_jax.evaluate.table import table
 from gopd_jax.generate.job import Job, PromptSamples, draw, make_job, speed
 from gopd_jax.generate.samples_file import Record, SamplesFile
+from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
@@ -38,7 +40,16 @@ MAY_CHANGE = (
     "tensor",
 )
 # What the figures are computed from; the texts stay on disk.
-KEPT = ("benchmark", "prompt_id", "tokens", "finish_reason", "answer", "reward", "verdict")
+KEPT = (
+    "benchmark",
+    "prompt_id",
+    "tokens",
+    "finish_reason",
+    "answer",
+    "reward",
+    "verdict",
+    "reward_metrics",
+)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -56,7 +67,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "suffix": args.prompt_suffix,
     }
     benchmarks = suites.load(args.suite, args.benchmark_dir, **options)
-    job = _job(args, benchmarks)
+    job = _job(args, benchmarks, _own_sources(args, benchmarks))
     if other is not None:
         check_comparable(benchmarks, job.skipped, other, args.compare)
 
@@ -69,7 +80,7 @@ def evaluate(args: argparse.Namespace) -> None:
         job.requests,
         job.settings,
         MAY_CHANGE,
-        seen=lambda record: records.append({name: record[name] for name in KEPT}),
+        seen=lambda record: records.append({n: v for n, v in record.items() if n in KEPT}),
     )
     verifier = Verifier(args.verifier_workers, args.verifier_timeout_s, VERIFIER_MEMORY_MB)
     with contextlib.closing(file), verifier as verify:
@@ -97,7 +108,18 @@ def evaluate(args: argparse.Namespace) -> None:
     result(table(results), {"out": args.out} | results)
 
 
-def _job(args: argparse.Namespace, benchmarks: list[Benchmark]) -> Job:
+def _own_sources(args: argparse.Namespace, benchmarks: list[Benchmark]) -> dict[str, str]:
+    """sha256 hex of the module of a reward function of the user, tried on the first problem."""
+    own = {b.reward: b.prompts[0] for b in benchmarks if is_own(b.reward)}
+    with Verifier(1, args.verifier_timeout_s, VERIFIER_MEMORY_MB) as verify:
+        for reward, prompt in own.items():
+            try_reward(reward, prompt, verify)
+        return {reward: verify.source(reward) for reward in own}
+
+
+def _job(
+    args: argparse.Namespace, benchmarks: list[Benchmark], reward_sources: dict[str, str]
+) -> Job:
     """The job, its settings extended by what decides the verdicts."""
     prompts = [PromptSamples(prompt, b.samples) for b in benchmarks for prompt in b.prompts]
     job = make_job(args, prompts, f"--suite={args.suite}", DEFAULT_MAX_TOKENS)
@@ -108,6 +130,8 @@ def _job(args: argparse.Namespace, benchmarks: list[Benchmark]) -> Job:
         },
         "problems_fingerprint": suites.fingerprint(benchmarks),
     }
+    if reward_sources:
+        in_effect["reward_sources"] = reward_sources
     return dataclasses.replace(job, settings=job.settings | in_effect)
 
 

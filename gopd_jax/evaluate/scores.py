@@ -54,31 +54,45 @@ def _score_one(
 ) -> Figures:
     drawn = [p.prompt_id for p in benchmark.prompts if p.prompt_id not in skipped]
     k = benchmark.samples
-    correct = {name: sum(int(r["reward"]) for r in by_prompt[name]) for name in drawn}
+    ours = [r for name in drawn for r in by_prompt[name]]
+    rewards = {name: sum(r["reward"] for r in by_prompt[name]) for name in drawn}
     result: Figures = {
         "reward": benchmark.reward,
         "samples": k,
         "problems": len(drawn),
         "skipped": len(benchmark.prompts) - len(drawn),
         "by_problem": {
-            name: {"score": correct[name] / k, "problem": benchmark.hashes[name]} for name in drawn
+            name: {"score": rewards[name] / k, "problem": benchmark.hashes[name]} for name in drawn
         },
     }
     if not drawn:
         return result
-    ours = [r for name in drawn for r in by_prompt[name]]
     result["avg"] = accuracy([_problem_scores(result)]).to_json()
-    result["pass"] = {
-        str(i): accuracy([[pass_at_k(k, c, i) for c in correct.values()]]).to_json()
-        for i in ks_up_to(k)
-    }
+    correct = {name: int(total) for name, total in rewards.items()}
+    # A graded reward says how good a sample is, not whether it is right.
+    if all(r["reward"] in (0, 1) for r in ours):
+        result["pass"] = {
+            str(i): accuracy([[pass_at_k(k, c, i) for c in correct.values()]]).to_json()
+            for i in ks_up_to(k)
+        }
     if benchmark.reward == "math":
         votes = [vote(correct[name], _wrong_answers(by_prompt[name]), verify) for name in drawn]
         result["majority"] = accuracy([votes]).to_json()
     result["mean_tokens"] = float(np.mean([r["tokens"] for r in ours]))
     result["truncated"] = float(np.mean([r["finish_reason"] == "length" for r in ours]))
+    if metrics := _mean_metrics(ours):
+        result["reward_metrics"] = metrics
     result["verdicts"] = dict(Counter(r["verdict"].partition(":")[0] for r in ours))
     return result
+
+
+def _mean_metrics(records: Sequence[Figures]) -> dict[str, float]:
+    """The mean of each number that a reward function of the user has named."""
+    named: dict[str, list[float]] = {}
+    for record in records:
+        for name, number in record.get("reward_metrics", {}).items():
+            named.setdefault(name, []).append(number)
+    return {name: float(np.mean(numbers)) for name, numbers in named.items()}
 
 
 def _wrong_answers(records: Sequence[Figures]) -> list[str]:
@@ -89,12 +103,14 @@ def _average_groups(scores: dict[str, Figures]) -> dict[str, list[str]]:
     """The averages that are shown, with the benchmarks of each.
 
     They are one for each kind of verification with several benchmarks, and one over all benchmarks
-    if there are both kinds.
+    if there are several kinds.
     """
     names = [name for name, s in scores.items() if s["problems"]]
-    kinds = {kind: [n for n in names if scores[n]["reward"] == kind] for kind in ("math", "code")}
-    groups = {f"{kind} average": of_kind for kind, of_kind in kinds.items() if len(of_kind) > 1}
-    return groups | ({"average of all": names} if all(kinds.values()) else {})
+    kinds = dict.fromkeys(["math", "code", *(scores[n]["reward"] for n in names)])
+    by_kind = {kind: [n for n in names if scores[n]["reward"] == kind] for kind in kinds}
+    groups = {f"{kind} average": of_kind for kind, of_kind in by_kind.items() if len(of_kind) > 1}
+    several = sum(map(bool, by_kind.values())) > 1
+    return groups | ({"average of all": names} if several else {})
 
 
 def _problem_scores(result: Figures) -> list[float]:

@@ -17,8 +17,8 @@ from gopd_jax.data.formats import guess_reward_kind
 from gopd_jax.data.messages import add_to_last_user_message, with_suffix
 from gopd_jax.data.sources import HUB, TINY, stem
 from gopd_jax.data.sources import SUFFIXES as FILE_SUFFIXES
-from gopd_jax.evaluate.catalog import KNOWN, PAPER_SAMPLES, SUFFIXES, SUITES
-from gopd_jax.rewards.settings import RewardKind
+from gopd_jax.evaluate.catalog import KNOWN, OWN_SAMPLES, PAPER_SAMPLES, SUFFIXES, SUITES
+from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.verifier import check_ground_truth
 from gopd_jax.types import Prompt
 
@@ -28,7 +28,7 @@ class Benchmark:
     """Problems and how they are judged.
 
     source: the file, hub path or tiny:NAME/SPLIT that they were read from.
-    reward: the kind of verification.
+    reward: the kind of verification, or a reward function of the user.
     samples: k, the samples of each problem.
     prompts: with their suffix; the domain of each is the name of the benchmark.
     hashes: by prompt id, a hash of the problem without its suffix. Two evaluations can be compared
@@ -37,7 +37,7 @@ class Benchmark:
 
     name: str
     source: str
-    reward: RewardKind
+    reward: str
     samples: int
     prompts: tuple[Prompt, ...]
     hashes: dict[str, str]
@@ -56,7 +56,8 @@ def load(
     Args:
         suite: the list.
         data: folder with the files of benchmarks that are known by name.
-        reward: "math", "code" or "auto"; applies to files that are not known by name.
+        reward: "math", "code" or "auto", which apply to files that are not known by name; or a
+            reward function of the user, which applies to all.
         samples: replaces the benchmark's own number of samples.
         suffix: replaces the benchmark's own suffix, which is left out where the prompt already asks
             for \boxed.
@@ -140,18 +141,19 @@ def _find_file(name: str, data: str) -> str:
 def _read(
     name: str, source: str, reward: str, samples: int | None, suffix: str | None
 ) -> Benchmark:
-    read = list(rows.read(source))
     known = KNOWN.get(name)
-    kind = known.reward if known else reward
+    kind = known.reward if known and not is_own(reward) else reward
+    read = list(rows.read(source, prompt_alone=is_own(kind)))
     if kind == "auto":
         kind = guess_reward_kind(read[0]["ground_truth"])
-    own_suffix = known.suffix if known else SUFFIXES[kind]
+    own_suffix = known.suffix if known else SUFFIXES.get(kind, "")
     prompts: list[Prompt] = []
     hashes: dict[str, str] = {}
     for row in read:
         prompt_id, messages, truth = row["prompt_id"], row["messages"], row["ground_truth"]
         try:
-            check_ground_truth(kind, truth)
+            if not is_own(kind):
+                check_ground_truth(kind, truth)
         except ValueError as error:
             raise ValueError(f"{source}: prompt {prompt_id!r}: {error}") from error
         content = json.dumps([prompt_id, messages, truth, *_more(row)])
@@ -160,9 +162,11 @@ def _read(
             chat = with_suffix(messages, own_suffix)
         else:
             chat = add_to_last_user_message(messages, suffix)
+        # Only a reward function of the user reads more than the ground truth.
+        extra = row["extra"] if is_own(kind) else {}
         more = {"tools": row["tools"], "template_kwargs": row["template_kwargs"]}
-        prompts.append(Prompt(prompt_id, tuple(chat), name, truth, **more))
-    k = samples or (known.samples if known else PAPER_SAMPLES[kind])
+        prompts.append(Prompt(prompt_id, tuple(chat), name, truth, extra, **more))
+    k = samples or (known.samples if known else PAPER_SAMPLES.get(kind, OWN_SAMPLES))
     return Benchmark(name, source, kind, k, tuple(prompts), hashes)
 
 

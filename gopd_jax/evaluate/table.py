@@ -24,7 +24,8 @@ def table(results: Figures) -> str:
     lines += [_benchmark_line(name, s) for name, s in benchmarks.items()]
     for label, a in results["averages"].items():
         lines.append(f"{label:18}{a['n']:9}{'':4}{_estimate(a)}  ({', '.join(a['benchmarks'])})")
-    lines += ["", LEGEND, *_pass_lines(benchmarks), *_skipped_lines(benchmarks)]
+    lines += ["", LEGEND, *_pass_lines(benchmarks), *_metric_lines(benchmarks)]
+    lines += _skipped_lines(benchmarks)
     empty = [name for name, s in benchmarks.items() if not s["problems"]]
     if empty and results["averages"]:
         lines.append(f"the averages are without {', '.join(empty)}")
@@ -38,12 +39,14 @@ def _benchmark_line(name: str, s: Figures) -> str:
     if not s["problems"]:
         return f"{start}  no problem within the limits"
     verdicts, samples = s["verdicts"], s["problems"] * s["samples"]
-    pass_at_k = s["pass"][str(s["samples"])]["mean"]
+    pass_at_k = f"{'-':>7}"  # rewards are graded
+    if "pass" in s:
+        pass_at_k = f"{100 * s['pass'][str(s['samples'])]['mean']:7.1f}"
     majority = f"{100 * s['majority']['mean']:7.1f}" if "majority" in s else f"{'-':>7}"
     no_answer = verdicts.get("no answer", 0) / samples
     stopped = verdicts.get("timeout", 0) + verdicts.get("memory", 0)
     return (
-        f"{start}{_estimate(s['avg'])}{100 * pass_at_k:7.1f}{majority}{s['mean_tokens']:9.1f}"
+        f"{start}{_estimate(s['avg'])}{pass_at_k}{majority}{s['mean_tokens']:9.1f}"
         f"{100 * s['truncated']:7.1f}%{100 * no_answer:10.1f}%{stopped:9}"
         f"{verdicts.get('error', 0):7}"
     )
@@ -54,7 +57,15 @@ def _pass_lines(benchmarks: dict[str, Figures]) -> list[str]:
         f"pass@k of {name}: "
         + ", ".join(f"{k}: {100 * p['mean']:.1f}" for k, p in s["pass"].items())
         for name, s in benchmarks.items()
-        if s["problems"] and len(s["pass"]) > 2
+        if len(s.get("pass", ())) > 2
+    ]
+
+
+def _metric_lines(benchmarks: dict[str, Figures]) -> list[str]:
+    return [
+        f"means of {name}: " + ", ".join(f"{n} {v:.4g}" for n, v in s["reward_metrics"].items())
+        for name, s in benchmarks.items()
+        if "reward_metrics" in s
     ]
 
 

@@ -70,7 +70,7 @@ def _export(args: argparse.Namespace) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens the run read-only
     if args.push_to_hub:
         hub.check_can_push(args.push_to_hub)
-    step = export(args.workdir, args.out, args.step, args.dtype)
+    step = export(args.workdir, args.out, args.step, args.dtype, public=bool(args.push_to_hub))
     lines = [f"wrote the student of step {step} to {args.out} ({args.dtype})"]
     where, pushed = args.out, None
     if args.push_to_hub:

@@ -90,7 +90,7 @@ def front_matter(config: JsonObject) -> str:
     datasets = [f"{owner}/{name.partition('@')[0]}" for owner, name, *_ in on_hub]
     student = config["student"]
     data = huggingface_hub.ModelCardData(
-        base_model=student if _is_on_hub(student) else None,
+        base_model=student if is_on_hub(student) else None,
         datasets=list(dict.fromkeys(datasets)) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -143,7 +143,7 @@ def _data(run: JsonObject) -> str:
         for side in ("train", "test"):
             key = f"{name}/{side}"
             source = _source(domain.get(side) or domain.get("train") or "")
-            if side == "test" and domain.get("held_out"):
+            if side == "test" and (domain.get("held_out") or not domain.get("test")):
                 source += ", held out of the training prompts"
             count = f"{counts[key]:,}" if key in counts else "not recorded"
             rows.append((key, source, count, domain.get("reward", ""), hashes.get(key, "")))
@@ -199,17 +199,29 @@ def _results(summary: JsonObject, config: JsonObject, step: int) -> str:
             f"**These are the results of step {summary['steps']}, the last of the run; this model "
             f"is that of step {step}.**"
         )
-    rows = []
+    rows, distances = [], []
     for name, domain in summary["domains"].items():
         of = f"{domain['prompts']:,} prompts x {domain['samples']}"
         for who, row in domain["rows"].items():
             cut = f"{100 * row['truncated']:.1f}"
+            if "not_measured" in domain:
+                distances.append((name, of, who, *_distance(row), f"{row['mean_tokens']:.1f}", cut))
+                continue
             rows.append((name, of, who, _percent(row), f"{row['mean_tokens']:.1f}", cut))
         if "student_minus_teacher" in domain:
             difference = _percent(domain["student_minus_teacher"], "+")
             rows.append((name, of, "student after - teacher", difference, "", ""))
-    columns = ("domain", "evaluated on", "model", "% right", "tokens", "% truncated")
-    parts.append(_table(columns, rows))
+    if rows:
+        columns = ("domain", "evaluated on", "model", "score, %", "tokens", "% truncated")
+        parts.append(_table(columns, rows))
+    if distances:
+        measured = ("KL to the teacher, nats per token", "% same first choice")
+        columns = ("domain", "evaluated on", "model", *measured, "tokens", "% truncated")
+        parts.append(_table(columns, distances))
+        parts.append(
+            "The answers of these domains were not verified: how good they are, and whether the "
+            "student has passed its teacher, was not measured."
+        )
     rule = _named(config.get("eval", {}), RULE)
     parts.append(
         "In brackets: 95% intervals, clustered by prompt; differences are paired by prompt."
@@ -248,14 +260,14 @@ def _scale(config: JsonObject, domain: JsonObject) -> float | None:
     return config.get("learner", {}).get("reward_scale") if own is None else own
 
 
-def _is_on_hub(path: str) -> bool:
+def is_on_hub(path: str) -> bool:
     """Whether a model is named by a hub id and not by a folder."""
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
     return is_id and not Path(path).exists() and not Path(path).parent.exists()
 
 
 def _model(path: str) -> str:
-    return path if _is_on_hub(path) else f"{Path(path).name} (a local folder)"
+    return path if is_on_hub(path) else f"{Path(path).name} (a local folder)"
 
 
 def _source(source: str) -> str:
@@ -295,6 +307,17 @@ def _named(values: JsonObject, form: str) -> str:
         return form.format(**values)
     except KeyError:
         return ""
+
+
+def _distance(row: JsonObject) -> tuple[str, str]:
+    """KL and overlap with the teacher; empty where there was none."""
+    kl, overlap = row.get("kl"), row.get("top1_overlap")
+    low, high = row.get("kl_low"), row.get("kl_high")
+    between = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return (
+        "" if kl is None else f"{kl:.4f}{between}",
+        "" if overlap is None else f"{100 * overlap:.1f}",
+    )
 
 
 def _percent(row: JsonObject, sign: str = "") -> str:

@@ -16,7 +16,13 @@ import optax
 
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
-from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
+from gopd_jax.learner.distance import Reading, distance, reading
+from gopd_jax.learner.optimizer import (
+    make_optimizer,
+    make_schedule,
+    opt_state_shardings,
+    restart_schedule,
+)
 from gopd_jax.learner.packing import (
     Example,
     RowSlice,
@@ -32,9 +38,10 @@ from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
+from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.stopping import stop_point
-from gopd_jax.types import PackedBatch, Params, SampleKey, TrainState
+from gopd_jax.types import PackedBatch, Params, Rollout, SampleKey, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +183,13 @@ class Learner:
         )
         return run(params)
 
+    def restart(self, state: TrainState) -> TrainState:
+        """Step 0 of a run that starts from another run's state (donated); see `_restarted`."""
+        run = self.programs.compiled(
+            _restarted, state, name="restart", donate=0, out=lambda: self._state_shardings
+        )
+        return run(state)
+
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
         shapes = jax.eval_shape(self._initial, abstract_params(self._student))
@@ -202,8 +216,7 @@ class Learner:
         return Packed(on_mesh, slices, filled, int(batch.used), batch.domains[:, 0])
 
     def _put(self, x: ArrayLike) -> jax.Array:
-        sharding = self._row_sharding if np.ndim(x) else replicated(self.mesh)
-        return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
+        return put(x, self._row_sharding if np.ndim(x) else replicated(self.mesh))
 
     # ---- Scoring.
 
@@ -280,6 +293,53 @@ class Learner:
         stop_point()
         return jax.block_until_ready(run(*args))
 
+    # ---- The distance to a teacher.
+
+    def distances(
+        self, params: Params, teacher: FrozenModel | None, rollouts: Sequence[Rollout]
+    ) -> list[dict[str, np.ndarray]]:
+        """KL, agreement and entropy of each response token; see `models.divergence`.
+
+        One program for each teacher's architecture and response limit serves every call.
+
+        Args:
+            params: the student's.
+            teacher: None gives the entropy alone.
+            rollouts: of the student, all with one response limit.
+
+        Returns:
+            For each rollout, float32 [T] by name.
+        """
+        function = functools.partial(
+            distance,
+            student=self._decoder(self._student, remat=False),
+            teacher=None if teacher is None else self._decoder(teacher.config, remat=False),
+            response=rollouts[0].request.max_tokens,
+            num_ids=self._num_ids,
+            devices=self._devices,
+        )
+        rows = batch_sharding(self.mesh)
+        found: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(rollouts), self.shape.rows):
+            part = rollouts[start : start + self.shape.rows]
+            reads = [
+                jax.tree.map(functools.partial(put, sharding=rows), self._reading(part, as_teacher))
+                for as_teacher in (False, True)
+            ]
+            theirs = (None, None) if teacher is None else (teacher.params, reads[1])
+            args = (params, theirs[0], reads[0], theirs[1])
+            run = self.programs.compiled(function, *args, name="distance", out=lambda: rows)
+            stop_point()
+            values = {name: fetch(x) for name, x in run(*args).items()}
+            found += [
+                {name: x[i, : len(r.tokens)] for name, x in values.items()}
+                for i, r in enumerate(part)
+            ]
+        return found
+
+    def _reading(self, rollouts: Sequence[Rollout], as_teacher: bool) -> Reading:
+        return reading(rollouts, self.shape.rows, self.shape.longest, as_teacher)
+
     # ---- The update.
 
     def update(
@@ -296,8 +356,18 @@ class Learner:
         return run(state, batch)
 
 
+def put(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array that every host holds, on the mesh."""
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
+
+
 def _initial(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def _restarted(state: TrainState) -> TrainState:
+    """The state with no updates done; moments and their count, which corrects their bias, stay."""
+    return TrainState(jnp.int32(0), state.params, restart_schedule(state.opt_state))
 
 
 def _regather(ours: jax.Array, theirs: jax.Array, index: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
@@ -50,6 +51,18 @@ def make_optimizer(
     if not settings.clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)
+
+
+def restart_schedule(opt_state: Tree) -> Tree:
+    """The optimizer state with its learning rate at the first update again; moments stay."""
+
+    def restarted(part: Tree) -> Tree:
+        is_schedule = isinstance(part, optax.ScaleByScheduleState)
+        return part._replace(count=jnp.zeros_like(part.count)) if is_schedule else part
+
+    return jax.tree.map(
+        restarted, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState)
+    )
 
 
 def opt_state_shardings(

@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 import transformers
 
+from gopd_jax.models import exported
 from gopd_jax.models.config import ModelConfig, from_hf, to_hf
 from gopd_jax.models.huggingface import INDEX, SINGLE, local_folder
 from gopd_jax.models.tensor_names import Row, table
-from gopd_jax.runtime.files import cannot_write, check_output, read_json
+from gopd_jax.runtime.files import JsonObject, cannot_write, check_output, read_json, replace_json
 from gopd_jax.types import Params
 
 # One tensor of a file: its name, its row in the table, its index on the parameter's stacked axes.
@@ -76,6 +77,7 @@ def save_pretrained(
     token_ids: TokenIds | None = None,
     shard_bytes: int = SHARD_BYTES,
     card: str = "",
+    made: JsonObject | None = None,
 ) -> Path:
     """Writes config.json, generation_config.json, safetensors and tokenizer files.
 
@@ -93,6 +95,7 @@ def save_pretrained(
         shard_bytes: limit of a file's size; a larger tensor has a file of its own. The tensors of
             one file are in host memory at a time.
         card: text of README.md, the model card; empty writes none.
+        made: content of gopd.json, see `models.exported`; None writes none.
 
     Returns:
         The folder.
@@ -125,6 +128,8 @@ def save_pretrained(
         for name in TOKENIZER_FILES if source else ():
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
+        if made:
+            replace_json(partial / exported.NAME, made)
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
         # The helpers of `runtime.files` rename one file; this renames the whole folder, and

@@ -274,7 +274,7 @@ def _score(evaluation: JsonObject) -> JsonObject:
 
 def _length(evaluation: JsonObject) -> float:
     """Mean response length; NaN where it was not measured."""
-    given = _mean(evaluation.get("length"))
+    given = _mean(evaluation.get("mean_tokens", evaluation.get("length")))
     if math.isfinite(given):
         return given
     by_prompt = evaluation.get("by_prompt")

@@ -1,12 +1,33 @@
 """Settings of verification. Imports no JAX."""
 
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, Strict
 
+from gopd_jax.rewards.own import SPELLING, is_own
 from gopd_jax.runtime.schema import Count, PositiveCount, settings
 
 RewardKind = Literal["math", "code"]  # the keys of `kinds.KINDS`
+NONE = "none"  # answers are not verified
+CHOICES = (*get_args(RewardKind), NONE)
+EXPECTED = f"{', '.join(map(repr, CHOICES))}, or 'package.module:function'"
+
+
+def check_reward(reward: str, name: str) -> None:
+    """Checks how a reward is spelled; `name` is that of the setting.
+
+    Raises:
+        ValueError: it is empty, or none of the choices.
+    """
+    if not reward:
+        raise ValueError(f"{name} must be set: expected {EXPECTED}")
+    if reward in CHOICES or SPELLING.fullmatch(reward):
+        return
+    nearest = ""
+    if not is_own(reward):
+        nearest = f"; nearest: {difflib.get_close_matches(reward, CHOICES, 1, 0.0)[0]!r}"
+    raise ValueError(f"{name}={reward!r}: expected {EXPECTED}{nearest}")
 
 
 @settings

@@ -1,6 +1,6 @@
 """Verified rewards: (kind, response, ground truth) -> `Verdict` -> advantages and metrics.
 
-Comes in: the text of responses. Goes out: a reward of 0 or 1 and a detail for each. `Verifier`
+Comes in: the text of responses. Goes out: a reward in [0, 1] and a detail for each. `Verifier`
 spreads the items over worker processes (`worker_handle.py`), each with the judge of one kind.
 Nothing that a model wrote is parsed or run in the trainer's process. Imports no JAX.
 """
@@ -17,10 +17,13 @@ import threading
 from types import TracebackType
 
 from gopd_jax.rewards.kinds import KINDS
+from gopd_jax.rewards.own import RewardError, is_own
 from gopd_jax.rewards.worker_handle import WorkerHandle
 from gopd_jax.runtime.errors import NonFiniteError
 
-Item = tuple[str, str, str]  # kind, response, ground truth
+# Kind, response, ground truth. A reward function of the user, "package.module:function", is a kind
+# too; in the place of the ground truth it gets the row of the prompt as JSON.
+Item = tuple[str, str, str]
 
 CACHE_SIZE = 1 << 16  # verdicts that a Verifier remembers
 
@@ -30,8 +33,10 @@ class Verdict:
     """The judgement of one response.
 
     Attributes:
-        reward: 0.0 or 1.0.
-        detail: "correct", "wrong", "no answer", "timeout", "memory" or "error: ...".
+        reward: 0.0 or 1.0; in [0, 1] from a reward function of the user.
+        detail: "correct", "wrong", "no answer", "timeout", "memory" or "error: ..."; "judged" by a
+            reward function of the user.
+        metrics: the further numbers that such a function has named.
 
     Raises:
         NonFiniteError: the reward is NaN or infinite.
@@ -39,6 +44,7 @@ class Verdict:
 
     reward: float
     detail: str
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not math.isfinite(self.reward):
@@ -82,10 +88,8 @@ class Verifier:
                 f"workers={workers}, timeout_s={timeout_s}, memory_mb={memory_mb}: expected "
                 "positive numbers"
             )
-        self._slots = [
-            {kind: WorkerHandle(kind, timeout_s, memory_mb) for kind in KINDS}
-            for _ in range(workers)
-        ]
+        self.timeout_s, self.memory_mb = timeout_s, memory_mb
+        self._slots: list[dict[str, WorkerHandle]] = [{} for _ in range(workers)]
         self._cache: OrderedDict[bytes, Verdict] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
@@ -98,6 +102,7 @@ class Verifier:
 
         Raises:
             ValueError: for an unknown kind, or if this Verifier is closed.
+            RewardError: a reward function of the user has failed.
         """
         for kind, _, _ in items:
             _check_kind(kind)
@@ -126,7 +131,12 @@ class Verifier:
                     key, (kind, response, ground_truth) = waiting.popleft()
                 except IndexError:
                     return
-                verdicts[key] = Verdict(*slot[kind](response, ground_truth))
+                try:
+                    worker = self._worker(slot, kind)
+                    verdicts[key] = Verdict(*worker(response, ground_truth))
+                except RewardError:
+                    waiting.clear()
+                    raise
 
         busy = self._slots[: len(waiting)]
         if len(busy) > 1:
@@ -135,6 +145,20 @@ class Verifier:
         elif busy:
             work(busy[0])
         return verdicts
+
+    def _worker(self, slot: dict[str, WorkerHandle], kind: str) -> WorkerHandle:
+        if kind not in slot:
+            slot[kind] = WorkerHandle(kind, self.timeout_s, self.memory_mb)
+        return slot[kind]
+
+    def source(self, reward: str) -> str:
+        """sha256 hex of the module of a reward function of the user, imported in a worker.
+
+        Raises:
+            RewardError: there is no such module or function.
+        """
+        with self._lock:
+            return self._worker(self._slots[0], reward).source()
 
     def close(self) -> None:
         """Kills the workers and everything they started."""
@@ -154,7 +178,7 @@ class Verifier:
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
+    if kind not in KINDS and not is_own(kind):
         nearest = difflib.get_close_matches(str(kind), KINDS, n=1, cutoff=0.0)[0]
         raise ValueError(
             f"reward kind {kind!r}: expected one of {sorted(KINDS)}; nearest: {nearest!r}"

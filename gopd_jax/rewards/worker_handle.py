@@ -1,10 +1,12 @@
 """The trainer's end of a worker process: starts it, asks it, and replaces it if it hangs or dies.
 
 Comes in, from `Verifier`: a response and a ground truth. Goes out: the worker's (reward, detail).
-Does not parse or run anything that a model wrote; `worker.py` is the process that does.
+For a reward function of the user also the numbers it has named. Does not parse or run anything that
+a model wrote; `worker.py` is the process that does.
 """
 
 import functools
+import json
 import logging
 import os
 from pathlib import Path
@@ -13,6 +15,7 @@ import sys
 import time
 
 from gopd_jax.rewards import wire
+from gopd_jax.rewards.own import RewardError, is_own
 
 START_S = 120.0  # seconds a worker may take to import its libraries
 GRACE_S = 3.0  # a worker keeps the time limit itself; it is killed this many seconds later
@@ -48,7 +51,7 @@ class WorkerHandle:
     """One worker process of one kind, started when it is first needed.
 
     Args:
-        kind: a key of `kinds.KINDS`.
+        kind: a key of `kinds.KINDS`, or "package.module:function".
         timeout_s: seconds one answer may take.
         memory_mb: memory in MiB one answer may use.
     """
@@ -56,33 +59,59 @@ class WorkerHandle:
     def __init__(self, kind: str, timeout_s: float, memory_mb: int):
         self._arguments = [kind, str(timeout_s), str(memory_mb)]
         self._timeout_s = timeout_s
+        self._is_own, self._source = is_own(kind), ""
+        # Nobody in the worker keeps the time limit of a function: it is killed at once.
+        self._grace_s = 0.0 if self._is_own else GRACE_S
         self._process: subprocess.Popen | None = None
 
-    def __call__(self, response: str, ground_truth: str) -> tuple[float, str]:
-        """Returns the worker's (reward, detail); reward 0 if the worker hangs, or dies twice.
+    def source(self) -> str:
+        """sha256 hex of the module of a reward function, which the worker has imported.
+
+        Raises:
+            RewardError: there is no such module or function.
+        """
+        try:
+            _ = self._process or self._start()
+        except RuntimeError as error:
+            raise RewardError(str(error)) from error
+        return self._source
+
+    def __call__(self, response: str, ground_truth: str) -> tuple[float, str, dict[str, float]]:
+        """Returns the worker's (reward, detail, metrics); reward 0 if it hangs, or dies twice.
 
         A worker that dies is replaced and asked again: what killed it may have nothing to do with
         the answer, and a verdict must not depend on that.
+
+        Raises:
+            RewardError: a reward function of the user has failed, or has ended its process twice.
         """
         for last in (False, True):
             try:
                 process = self._process or self._start()
-            except RuntimeError:
-                if last:
-                    raise
-                continue
+            except RuntimeError as error:
+                if not last:
+                    continue
+                if self._is_own:
+                    raise RewardError(str(error)) from error
+                raise
             try:
                 replies = process.stdout.fileno()
                 wire.send(process.stdin.fileno(), [response, ground_truth])
                 seconds = wire.receive(replies, time.monotonic() + self._timeout_s + GRACE_S)
-                reward, detail = wire.receive(replies, time.monotonic() + seconds + GRACE_S)
-                return reward, detail
+                reply = wire.receive(replies, time.monotonic() + seconds + self._grace_s)
+                return _verdict(*reply)
             except TimeoutError:
                 self.close()
-                return 0.0, "timeout"
+                return 0.0, "timeout", {}
             except (EOFError, OSError):
                 self.close()
-        return 0.0, "error: worker died"
+        if self._is_own:
+            raise RewardError(
+                f"reward {self._arguments[0]!r} ended its process, or ran out of memory in a "
+                f"library, for prompt {json.loads(ground_truth)['prompt_id']!r}: expected it "
+                "to return"
+            )
+        return 0.0, "error: worker died", {}
 
     def close(self) -> None:
         """Kills the process, if it runs; the next call starts another one."""
@@ -94,16 +123,14 @@ class WorkerHandle:
             process.stdout.close()
 
     def _start(self) -> subprocess.Popen:
-        environment = {
-            "PATH": os.defpath,
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONHASHSEED": "0",  # a set prints in the same order every time
-            "PYTHONNOUSERSITE": "1",
-        }
+        environment, path = _environment(), []
+        if self._is_own:  # the user's code finds what it finds in the trainer
+            given = os.environ.get("PYTHONPATH", "")
+            environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), given)))
+            path = [os.getcwd(), *filter(None, sys.path)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gopd_jax.rewards.worker", *self._arguments],
+            [sys.executable, "-P", "-m", "gopd_jax.rewards.worker", *self._arguments, *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -111,12 +138,39 @@ class WorkerHandle:
             start_new_session=True,  # Ctrl-C reaches the trainer only
         )
         try:
-            guards = wire.receive(self._process.stdout.fileno(), time.monotonic() + START_S)
+            started = wire.receive(self._process.stdout.fileno(), time.monotonic() + START_S)
         except (EOFError, TimeoutError) as error:
             self.close()
             raise RuntimeError(
-                f"the {self._arguments[0]} worker did not start ({type(error).__name__}): see its "
-                "stderr"
+                f"the {self._arguments[0]} worker did not start within {START_S:g} s "
+                f"({type(error).__name__}): see its stderr"
             ) from error
-        warn_of_missing(guards)
+        if not self._is_own:
+            warn_of_missing(started)
+        elif "error" in started:
+            self.close()
+            raise RewardError(started["error"])
+        else:
+            self._source = started["source"]
         return self._process
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a worker that runs what a model wrote."""
+    return {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",  # a set prints in the same order every time
+        "PYTHONNOUSERSITE": "1",
+    }
+
+
+def _verdict(
+    reward: float | None, detail: str, metrics: dict[str, float] | None = None
+) -> tuple[float, str, dict[str, float]]:
+    """A worker's answer; RewardError where a reward function has failed."""
+    if reward is None:
+        raise RewardError(detail)
+    return reward, detail, metrics or {}

@@ -195,6 +195,36 @@ class Checkpoints:
         )
 
 
+def saved_steps(workdir: str) -> list[int]:
+    """The steps of a run's checkpoints, ascending; those that were set aside are left out."""
+    folder = _folder(workdir)
+    if not folder.exists():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def restore_state(workdir: str, step: int, abstract_state: TrainState) -> TrainState:
+    """The train state of one checkpoint, without the host's state. Changes no file.
+
+    Args:
+        workdir: folder of the run.
+        step: step of the checkpoint; whether it is damaged is not checked.
+        abstract_state: shapes, dtypes and shardings.
+
+    Raises:
+        ValueError: it cannot be restored into these shapes.
+    """
+    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
+    with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+            return manager.restore(step, args=args).state
+        except NO_DAMAGE:
+            raise
+        except Exception as e:
+            raise _not_restored(step, e) from e
+
+
 def restore_params(workdir: str, step: int | None, abstract_params: Params) -> tuple[int, Params]:
     """The student's parameters of one checkpoint, without its optimizer. Changes no file.
 

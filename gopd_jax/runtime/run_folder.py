@@ -77,6 +77,17 @@ def holds_run(workdir: str) -> bool:
     return False
 
 
+def read_summary(workdir: str, steps: int = 0) -> JsonObject | None:
+    """The summary of a run that has finished at least `steps` steps, or None.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = epath.Path(workdir) / "summary.json"
+    result = read_json(path, steps=int) if path.exists() else None
+    return result if result and result["steps"] >= steps else None
+
+
 def write_run(workdir: str, run: JsonObject) -> None:
     """Writes run.json, the format included."""
     path = epath.Path(workdir) / "run.json"

@@ -26,6 +26,7 @@ from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.export.run import export
 from gopd_jax.learner.settings import LearnerSettings
+from gopd_jax.models import exported
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import init_params
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
@@ -134,16 +135,25 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
     if name in TEACHERS:
         base, domain, steps = TEACHERS[name]
         train(teacher_config(name, str(out / base), domain, steps), str(workdir / name))
-        export(str(workdir / name), str(out / name), dtype="float32")
+        _export(workdir / name, out / name)
         return
     start, after_sft = workdir / f"{name}_start", workdir / f"{name}_knows"
     if not start.exists():
         _save_untrained(BASES[name][0], start, workdir / "tokenizer")
     train(base_config(name, str(start), "sft"), str(workdir / f"{name}_sft"))
     if not after_sft.exists():
-        export(str(workdir / f"{name}_sft"), str(after_sft), dtype="float32")
+        _export(workdir / f"{name}_sft", after_sft)
     train(base_config(name, str(after_sft), "noisy"), str(workdir / f"{name}_noisy"))
-    export(str(workdir / f"{name}_noisy"), str(out / name), dtype="float32")
+    _export(workdir / f"{name}_noisy", out / name)
+
+
+def _export(workdir: pathlib.Path, out: pathlib.Path) -> None:
+    """Exports a student as a model of the embedded world: a place to start from, its own reference.
+
+    What names the run that made it is taken away.
+    """
+    export(str(workdir), str(out), dtype="float32")
+    (out / exported.NAME).unlink()
 
 
 def _domain(name: str, split: str) -> DomainSettings:

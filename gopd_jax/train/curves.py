@@ -35,6 +35,7 @@ def draw(workdir: str, config: Config) -> str:
             (advantage, f"advantage_mean{suffix}", f"{domain}, mean A", ":"),
             (length, f"response_length/{domain}", domain, "-"),
         ]
+        _held_out_kl(kl, [e for e in evaluations if e["domain"] == domain], domain, colour)
         for axis, name, label, style in curves:
             points = [(m["step"], m[name]) for m in metrics if name in m]
             if points:
@@ -54,8 +55,22 @@ def draw(workdir: str, config: Config) -> str:
 
 
 def _scores(axis: Axes, evaluations: Records, domain: str, colour: str) -> None:
-    """The student's scores with their intervals, and a band for each teacher."""
+    """The student's scores with their intervals, and a band for each teacher.
+
+    Where answers are not verified, what a score has nearest is the overlap with the teacher.
+    """
+    evaluations, other = (
+        [e for e in evaluations if ("by_prompt" in e) == s] for s in (True, False)
+    )
+    overlap = [(e["step"], 100 * e["top1_overlap"]) for e in other if e["top1_overlap"] is not None]
+    if overlap:
+        label = f"{domain}: overlap with teacher (no score)"
+        axis.plot(
+            *zip(*sorted(overlap), strict=True), "s:", color=colour, markersize=4, label=label
+        )
     student = sorted((e for e in evaluations if e["model"] == "student"), key=lambda e: e["step"])
+    if not student:
+        return
     means, below, above = _percent([interval(e["by_prompt"]) for e in student])
     style = {"marker": "o", "markersize": 4, "capsize": 3, "color": colour}
     steps = [e["step"] for e in student]
@@ -65,6 +80,19 @@ def _scores(axis: Axes, evaluations: Records, domain: str, colour: str) -> None:
         axis.axhspan(100 * score.low, 100 * score.high, color=colour, alpha=0.15, linewidth=0)
         style = {"color": colour, "linestyle": "--", "linewidth": 1}
         axis.axhline(100 * score.mean, label=f"{domain} teacher", **style)
+
+
+def _held_out_kl(axis: Axes, evaluations: Records, domain: str, colour: str) -> None:
+    """The KL to the teacher on held-out prompts, with its interval, where it was measured."""
+    points = sorted(
+        (e["step"], e["kl"], e["kl"] - low, high - e["kl"])
+        for e in evaluations
+        if (low := e.get("kl_low")) is not None and (high := e.get("kl_high")) is not None
+    )
+    if points:
+        steps, means, *widths = zip(*points, strict=True)
+        style = {"fmt": "o", "markersize": 4, "capsize": 3, "color": colour}
+        axis.errorbar(steps, means, widths, label=f"{domain}, to the teacher, held out", **style)
 
 
 def _percent(scores: Sequence[Estimate]) -> np.ndarray:

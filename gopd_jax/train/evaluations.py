@@ -1,7 +1,8 @@
 """Evaluations of a run: of the student as it learns, and once of each teacher.
 
-In: a model and its parameters. Out: a line of evaluations.jsonl for each domain. An evaluation that
-an earlier start of the run has made is not repeated.
+In: a model and its parameters. Out: a line of evaluations.jsonl for each domain: scores, or the
+distance to the teacher where answers are not verified. An evaluation that an earlier start of the
+run has made is not repeated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,10 @@ import jax
 
 from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, evaluate
-from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.evaluate.unverified import Unverified, measure
+from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.models.config import ModelConfig
+from gopd_jax.rewards.settings import NONE
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import naming
@@ -28,32 +31,48 @@ class Evaluations:
 
     def __init__(self, workdir: str, last_step: int):
         self._file = JsonLines(epath.Path(workdir) / "evaluations.jsonl", last_step)
-        self._results: dict[tuple[str, str, int], Evaluation] = {}
-        names = [f.name for f in dataclasses.fields(Evaluation)]
+        self._results: dict[tuple[str, str, int], Evaluation | Unverified] = {}
         for record in self._file.records():
-            values = {name: record[name] for name in names}
-            values["by_prompt"] = tuple(record["by_prompt"])
+            kind = Evaluation if "by_prompt" in record else Unverified
+            values = {f.name: record[f.name] for f in dataclasses.fields(kind)}
+            for name in {"by_prompt", "kl_by_prompt"} & values.keys():
+                values[name] = tuple(values[name])
             key = (record["model"], record["domain"], record["step"])
-            self._results[key] = Evaluation(**values)
+            self._results[key] = kind(**values)
 
     def has(self, model: str, domain: str, step: int) -> bool:
         return (model, domain, step) in self._results
 
     def get(self, model: str, domain: str, step: int) -> Evaluation:
-        return self._results[model, domain, step]
+        """The scores of a model on a domain whose answers are verified."""
+        result = self._results[model, domain, step]
+        assert isinstance(result, Evaluation)
+        return result
+
+    def shown(self, model: str, domain: str, step: int) -> dict[str, float]:
+        """A result as trackers show it: the score, or the KL where answers are not verified."""
+        result = self._results[model, domain, step]
+        if isinstance(result, Evaluation):
+            return {score_name(model, domain): result.mean}
+        return {f"kl_{model}/{domain}": result.figures["kl"]} if result.kl_by_prompt else {}
 
     def scores(self) -> list[tuple[str, int, dict[str, float]]]:
-        """Model, step and score of each result, the score as trackers show it."""
+        """Model and step of each result, and how trackers show it."""
         return [
-            (model, step, {score_name(model, domain): result.mean})
-            for (model, domain, step), result in self._results.items()
+            (model, step, self.shown(model, domain, step)) for model, domain, step in self._results
         ]
 
-    def add(self, model: str, domain: str, step: int, result: Evaluation) -> None:
+    def unverified(self, domain: str, step: int) -> Unverified:
+        """The distance of the student to its teacher on a domain without a verifier."""
+        result = self._results["student", domain, step]
+        assert isinstance(result, Unverified)
+        return result
+
+    def add(self, model: str, domain: str, step: int, result: Evaluation | Unverified) -> None:
         self._results[model, domain, step] = result
         if jax.process_index() == 0:
             record = {"step": step, "model": model, "domain": domain}
-            self._file.write(record | result.estimate.figures | dataclasses.asdict(result))
+            self._file.write(record | result.figures | dataclasses.asdict(result))
             self._file.flush()
 
 
@@ -67,9 +86,12 @@ class Evaluator:
         samplers: Samplers,
         verify: Verifier,
         results: Evaluations,
+        learner: Learner,
+        teachers: Mapping[str, FrozenModel],
     ):
         self._config, self._inputs, self._samplers = config, inputs, samplers
         self._verify, self._results = verify, results
+        self._learner, self._teachers = learner, teachers
 
     def student(self, params: Params, step: int) -> dict[str, float]:
         """Evaluates the student when the step calls for it: first, last, and every `eval.every`.
@@ -86,12 +108,16 @@ class Evaluator:
     def teachers(self, teachers: Mapping[str, FrozenModel]) -> dict[str, float]:
         """Evaluates each teacher on its own domain, and frees the caches that only it needed.
 
+        Where answers are not verified, there is nothing to know of a teacher alone.
+
         Returns:
             Their scores, as trackers show them; empty if nothing was evaluated.
         """
         scores: dict[str, float] = {}
         student = self._inputs.models[self._config.student]
         for domain, teacher in teachers.items():
+            if self._config.domains[domain].reward == NONE:
+                continue
             scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0)
             if teacher.config != student:
                 self._samplers[teacher.config].free()
@@ -111,23 +137,26 @@ class Evaluator:
         at_step = f" at step {step}" if who == "student" else ""
         for domain in missing:
             prompts = self._inputs.test[domain]
-            name = f"evaluate {who}{at_step}: {domain}"
+            prompts = [prompts[i] for i in range(min(most or len(prompts), len(prompts)))]
+            name, reward = f"evaluate {who}{at_step}: {domain}", config.domains[domain].reward
+            how = {
+                "samples": config.eval.samples,
+                "max_tokens": config.rollout.max_response_tokens,
+                "rule": config.eval.rule,
+                "key": evaluation_key(config.seed),
+                "name": name,
+            }
             with naming(name):
-                result = evaluate(
-                    sampler,
-                    weights,
-                    [prompts[i] for i in range(min(most or len(prompts), len(prompts)))],
-                    self._verify,
-                    config.domains[domain].reward,
-                    self._inputs.tokenizer,
-                    samples=config.eval.samples,
-                    max_tokens=config.rollout.max_response_tokens,
-                    rule=config.eval.rule,
-                    key=evaluation_key(config.seed),
-                    name=name,
-                )
+                if reward == NONE:
+                    teacher = self._teachers.get(domain)
+                    result = measure(
+                        sampler, weights, params, prompts, self._learner, teacher, **how
+                    )
+                else:
+                    verify, tokenizer = self._verify, self._inputs.tokenizer
+                    result = evaluate(sampler, weights, prompts, verify, reward, tokenizer, **how)
             self._results.add(who, domain, step, result)
-        return {score_name(who, d): self._results.get(who, d, step).mean for d in domains}
+        return {k: v for d in domains for k, v in self._results.shown(who, d, step).items()}
 
 
 def score_name(model: str, domain: str) -> str:

@@ -11,18 +11,20 @@ import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
+from gopd_jax.runtime.checkpoint import saved_steps
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work
 # is laid out, and not what is computed. Paths are among them because the fingerprints of what they
-# lead to are compared.
+# lead to are compared; and steps, because a run may go on (`going_on`).
 FREE_FIELDS = (
     "checkpoint",
     "log",
     "mesh",
     "data.cache_dir",
     "name",
+    "steps",
     "verifier.workers",
     "rollout.slots",
     "rollout.steps_per_dispatch",
@@ -71,12 +73,15 @@ def run_identity(config: Config, fingerprints: JsonObject) -> JsonObject:
     return json.loads(json.dumps(identity))
 
 
-def start_or_resume(workdir: str, identity: JsonObject, start: JsonObject) -> bool:
+def start_or_resume(
+    workdir: str, identity: JsonObject, start: JsonObject, origin: JsonObject | None = None
+) -> bool:
     """Writes run.json for a new run, or checks that the folder holds the same run.
 
     Args:
         identity: what `run_identity` returned.
         start: versions, git commit, command: recorded for each start, never compared.
+        origin: what `RunInputs.origin` holds: recorded when the run starts, never compared.
 
     Returns:
         Whether there was a run.
@@ -87,7 +92,8 @@ def start_or_resume(workdir: str, identity: JsonObject, start: JsonObject) -> bo
     """
     old = check_same_run(workdir, identity)
     resumed = old is not None
-    old = old or identity | {"starts": []}
+    old = (origin or {}) | (old or identity | {"starts": []})
+    old["config"] |= {"steps": identity["config"]["steps"]}
     if jax.process_index() == 0:
         write_run(workdir, old | {"starts": [*old["starts"], start]})
     return resumed
@@ -113,14 +119,21 @@ def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:
     they were recorded.
     """
     before, now = old["fingerprints"], new["fingerprints"]
-    lines = differing_fields(old["config"], new["config"])
-    lines += differing_fields(
+    # Runs that were started before there was `init_from` started from no checkpoint.
+    settings = differing_fields({"init_from": ""} | old["config"], new["config"])
+    content = differing_fields(
         before, {kind: now[kind] for kind in now if kind in before}, "fingerprint of "
     )
-    if lines:
+    if lines := settings + content:
+        use = "Use another --workdir, or the old values."
+        if not content and not new["config"]["init_from"] and saved_steps(workdir):
+            use += (
+                " To go on from its last checkpoint with the new values: another --workdir and "
+                f"--config.init_from={workdir}"
+            )
         raise ValueError(
             f"{workdir} holds another run; resuming it with this command would mix two. "
-            "Differing:\n  " + "\n  ".join(lines) + "\nUse another --workdir, or the old values."
+            "Differing:\n  " + "\n  ".join(lines) + f"\n{use}"
         )
 
 

@@ -21,7 +21,7 @@ from gopd_jax.rollout.memory import cache_part
 from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.train import summary
+from gopd_jax.runtime.run_folder import read_summary
 from gopd_jax.train.prepare import roles_of
 
 # Of a packed batch: what the model reads and predicts, weights, lambda, advantages; and what the
@@ -38,7 +38,7 @@ def devices_for(config: Config, workdir: str) -> tuple[ProgramTable, jnp.dtype]:
     """
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     dtype = compute_dtype(config.compute_dtype)
-    if summary.read(workdir) is None:
+    if read_summary(workdir, config.steps) is None:
         roles = roles_of(config)
         models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
         check_fits(run_parts(config, roles, models, mesh, dtype), mesh, device_memory(mesh))

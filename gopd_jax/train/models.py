@@ -8,9 +8,11 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params
 from gopd_jax.rollout.samplers import Samplers
+from gopd_jax.runtime.checkpoint import restore_state
 from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.train.finite import not_finite
 from gopd_jax.train.prepare import RunInputs
-from gopd_jax.types import Params
+from gopd_jax.types import Params, TrainState
 
 
 def make_learner(
@@ -71,6 +73,23 @@ def load_student(config: Config, inputs: RunInputs, programs: ProgramTable) -> P
     """The student's parameters in float32, sharded for training."""
     model = inputs.models[config.student]
     return load_params(config.student, model, jnp.float32, param_shardings(model, programs.mesh))
+
+
+def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainState:
+    """Where step 1 begins: at the student's weights, or at the checkpoint of another run.
+
+    Raises:
+        ValueError: the checkpoint cannot be restored, or holds numbers that are not finite.
+    """
+    if not (point := inputs.origin["init_from"]):
+        return learner.start(load_student(config, inputs, learner.programs))
+    state = restore_state(point["run"], point["step"], learner.abstract_state())
+    if names := not_finite(state):
+        raise ValueError(
+            f"config.init_from={config.init_from!r}: the checkpoint of step {point['step']} is not "
+            f"finite in {names[0]}; expected numbers"
+        )
+    return learner.restart(state)
 
 
 def load_frozen(

@@ -5,7 +5,7 @@ loaded here.
 """
 
 import collections
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -18,15 +18,20 @@ from gopd_jax.data.datasets import DataSource
 from gopd_jax.data.datasets import prepare as prepare_data
 from gopd_jax.data.encode import FilterReport, encode_all, in_both
 from gopd_jax.data.select import hard_enough, hold_out
+from gopd_jax.data.settings import DomainSettings
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.huggingface import check_tensors, weights_fingerprint
 from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.rewards.own import is_own
+from gopd_jax.rewards.settings import NONE
+from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime.files import JsonObject, check_output
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.trackers import check_installed
+from gopd_jax.train import own_rewards
 from gopd_jax.train.checks import (
     check_models,
     check_prompts,
@@ -35,8 +40,14 @@ from gopd_jax.train.checks import (
     spread,
     warn_of_templates,
 )
+from gopd_jax.train.going_on import check_steps
 from gopd_jax.train.identity import check_same_run, run_identity
+from gopd_jax.train.origin import check_reference, origin_of
 from gopd_jax.types import EncodedPrompt, Prompt
+
+# Prompts that are held out where neither answers nor a test set tell how far the student is, at
+# most one of LEAST_PROMPTS.
+HELD_OUT, LEAST_PROMPTS = 64, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +62,8 @@ class RunInputs:
     dropped: prompts over the length limit, by "DOMAIN/train" and "DOMAIN/test".
     in_train: by domain, ids of the test prompts whose question is also trained on.
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
+    origin: what run.json records when the run starts: "models" by role, and "init_from", the
+        checkpoint that it starts from, or None.
     """
 
     tokenizer: ChatTokenizer
@@ -62,6 +75,7 @@ class RunInputs:
     dropped: dict[str, FilterReport]
     in_train: dict[str, list[str]]
     fingerprints: JsonObject
+    origin: JsonObject
 
     @property
     def counts(self) -> dict[str, int]:
@@ -83,11 +97,18 @@ def prepare(config: Config, workdir: str) -> RunInputs:
             that do not fit together, data that cannot be verified; one sentence says which, and
             what was expected.
     """
+    with Verifier(1, config.verifier.timeout_s, config.verifier.memory_mb) as verify:
+        return _prepare(config, workdir, verify)
+
+
+def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
     check_writable(workdir)
     if config.data.cache_dir:
         check_output("--config.data.cache_dir", os.path.join(config.data.cache_dir, "data"))
     check_installed(config.log.trackers)
+    rewards = own_rewards.sources(config, verify)
     roles = roles_of(config)
+    check_reference(config, roles)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
     data, rollout = config.data, config.rollout
     load = functools.cache(
@@ -112,6 +133,14 @@ def prepare(config: Config, workdir: str) -> RunInputs:
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
+    fingerprints = _fingerprints(roles, models, tokenizers, weights)
+    fingerprints["data"] = data_fingerprints
+    if rewards:
+        fingerprints["rewards"] = rewards
+    own_rewards.try_once(config, {name: d.train for name, d in prompts.items()}, verify)
+    old = check_same_run(workdir, run_identity(config, fingerprints))
+    check_steps(workdir, old, config.steps)
+    origin = origin_of(config, workdir, roles, fingerprints)
     inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
@@ -121,21 +150,31 @@ def prepare(config: Config, workdir: str) -> RunInputs:
         test={name: domain.test for name, domain in prompts.items()},
         dropped=dropped,
         in_train={name: in_both(d.test, d.train) for name, d in prompts.items()},
-        fingerprints={
-            "weights": {role: weights[path] for role, path in roles.items()},
-            "vocabulary": tokenizer.vocabulary_fingerprint,
-            "template": tokenizer.template_fingerprint,
-            # Of generation_config.json, the tokenizer and the config.
-            "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
-            # What is read of each config.json; other entries of the file decide nothing.
-            "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
-            "data": data_fingerprints,
-        },
+        fingerprints=fingerprints,
+        origin=origin,
     )
-    check_same_run(workdir, run_identity(config, inputs.fingerprints))
     warn_of_templates(tokenizers)
     _warn_of_overlap(inputs)
     return inputs
+
+
+def _fingerprints(
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    tokenizers: Mapping[str, ChatTokenizer],
+    weights: Mapping[str, str],
+) -> JsonObject:
+    """The fingerprints of the models of a run; `models` and `weights` are by path."""
+    student = tokenizers["student"]
+    return {
+        "weights": {role: weights[path] for role, path in roles.items()},
+        "vocabulary": student.vocabulary_fingerprint,
+        "template": student.template_fingerprint,
+        # Of generation_config.json, the tokenizer and the config.
+        "stop_ids": {role: list(tokenizers[role].stop_ids) for role in roles},
+        # What is read of each config.json; other entries of the file decide nothing.
+        "architecture": {role: _sha256(models[path]) for role, path in roles.items()},
+    }
 
 
 def make_stream(config: Config, inputs: RunInputs) -> PromptStream:
@@ -194,9 +233,11 @@ def _domain_prompts(
         identity = (data_dir, name, chosen, reader)
         source = _Source(identity, domain.prompt_suffix, limit, rows, tokenizer)
         encoded[split], dropped[where] = _encode(source)
-    if domain.teacher_context and config.method == "gopd":
-        encoded["train"], dropped[f"{name}/train, as its teacher reads it"] = add_teacher_context(
-            encoded["train"],
+    # On held-out prompts a teacher reads only where its distance is what is measured.
+    read = ("train", "test") if domain.reward == NONE else ("train",)
+    for split in read if domain.teacher_context and config.method == "gopd" else ():
+        encoded[split], dropped[f"{name}/{split}, as its teacher reads it"] = add_teacher_context(
+            encoded[split],
             tokenizer,
             domain.prompt_suffix,
             domain.teacher_context,
@@ -227,23 +268,46 @@ def _rows(
         The prompts, the fingerprint of their source, and what decides which prompts those are.
     """
     domain = config.domains[name]
-    source = domain.train if split == "train" or domain.held_out else domain.test
-    data = prepare_data(source, data_dir, domain=name, skip_bad_rows=config.data.skip_bad_rows)
-    if split == "test" and not domain.held_out:
+    is_own_test = split == "test" and domain.test and not domain.held_out
+    data = prepare_data(
+        domain.test if is_own_test else domain.train,
+        data_dir,
+        domain=name,
+        skip_bad_rows=config.data.skip_bad_rows,
+        prompt_alone=domain.reward == NONE or is_own(domain.reward),
+    )
+    if is_own_test:
         _say_skipped(f"{name}/{split}", data)
         return data, data.fingerprint, (data.fingerprint,)
     try:
         prompts, dropped = hard_enough(data, domain.min_difficulty)
-        if domain.held_out:
-            prompts = hold_out(prompts, domain.held_out)[split == "test"]
+        if held_out := _held_out(domain, len(prompts)):
+            prompts = hold_out(prompts, held_out)[split == "test"]
     except ValueError as e:
         raise ValueError(f"config.domains.{name}.{e}") from e
     if split == "train":  # a held-out test side comes from the same rows: reported once
         _say_skipped(f"{name}/{split}", data)
         for reason, count in collections.Counter(reason for _, reason in dropped).items():
             say(f"{name}/{split}: {count:,} of {len(data):,} prompts left out: {reason}")
-    chosen = (data.fingerprint, domain.min_difficulty, domain.held_out, split)
+        if held_out != domain.held_out:
+            say(
+                f"{name}: {held_out:g} prompts are held out to measure progress on "
+                f"(config.domains.{name}.held_out or test says which)"
+            )
+    chosen = (data.fingerprint, domain.min_difficulty, held_out, split)
     return prompts, data.fingerprint, chosen
+
+
+def _held_out(domain: DomainSettings, prompts: int) -> float:
+    """`held_out` of a domain with this number of prompts, which chooses one if nothing is set."""
+    if domain.test or domain.held_out:
+        return domain.held_out
+    if prompts < LEAST_PROMPTS:
+        raise ValueError(
+            f"held_out=0: of {prompts} prompts a tenth would be held out, expected at least "
+            f"{LEAST_PROMPTS} prompts, or a test set"
+        )
+    return min(HELD_OUT, prompts // LEAST_PROMPTS)
 
 
 def _say_skipped(name: str, data: DataSource) -> None:

@@ -21,6 +21,10 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics `name` over all rollouts and `name/domain` for the rollouts of each domain.
 
+    The numbers NAME that a reward function of the user has named are `reward_NAME/domain`, the mean
+    over the rollouts that have one. `reward_stopped/domain` is the number of rollouts whose
+    verification was stopped at the limit of time or memory, where there are any.
+
     Args:
         rollouts: of one step.
         verdicts: of each rollout; None where it was not verified.
@@ -47,10 +51,24 @@ def rollout_metrics(
         values[f"response_length{suffix}"] = float(lengths[part].mean())
         values[f"truncated{suffix}"] = float(truncated[part].mean())
         values[f"repetition_rate{suffix}"] = float(loops[part].mean())
+        if suffix:
+            values |= _named_metrics([verdicts[i] for i in np.flatnonzero(known)], suffix)
     values["verified"] = int(verified.sum())
     values["response_length_max"] = int(lengths.max())
     values["truncated_count"] = int(truncated.sum())
     values["rollout_tokens"] = int(lengths.sum())
+    return values
+
+
+def _named_metrics(verdicts: Sequence[Verdict], suffix: str) -> dict[str, float]:
+    """The means of the numbers in the verdicts of a domain, and the number of stopped ones."""
+    named: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        for name, number in verdict.metrics.items():
+            named.setdefault(f"reward_{name}{suffix}", []).append(number)
+    values = {name: float(np.mean(numbers)) for name, numbers in named.items()}
+    if stopped := sum(verdict.detail in ("timeout", "memory") for verdict in verdicts):
+        values[f"reward_stopped{suffix}"] = stopped
     return values
 
 

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 from gopd_jax.config import Config
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
-from gopd_jax.runtime.checkpoint import Checkpoints
+from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, result, say
-from gopd_jax.runtime.run_folder import one_process
+from gopd_jax.runtime.run_folder import one_process, read_summary
 from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
+from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
 from gopd_jax.train.memory import devices_for
-from gopd_jax.train.models import load_frozen, load_student, make_learner, make_samplers
+from gopd_jax.train.models import initial_state, load_frozen, make_learner, make_samplers
 from gopd_jax.train.prepare import RunInputs, make_stream, prepare
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
@@ -61,15 +62,17 @@ def _run(
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
-    kernels = learner.kernels | {
-        "decode attention": str(samplers[inputs.models[config.student]].kernel)
-    }
-    start = provenance.record() | {"prompts": inputs.counts, "kernels": kernels}
-    resumed = start_or_resume(workdir, host.identity, start)
-    if (finished := summary.read(workdir)) is not None:
+    before = steps_before(workdir)
+    start = provenance.record() | {"prompts": inputs.counts, "steps": config.steps}
+    start["saved_step"] = max(saved_steps(workdir), default=0)
+    sampler = samplers[inputs.models[config.student]]
+    start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
+    resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
+    if (finished := read_summary(workdir, config.steps)) is not None:
         result(summary.table(finished), finished)
         say(summary.complete(workdir))
         return finished
+    set_summary_aside(workdir)
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
     shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
     trackers.start(config.name, shown)
@@ -81,9 +84,11 @@ def _run(
         first, state = saved.step, check_saved(saved.state, saved.step)
         host.restore(workdir, saved.host)
     else:
-        first, state = 0, learner.start(load_student(config, inputs, programs))
+        first, state = 0, initial_state(config, inputs, learner)
     if resumed:
         say(summary.resumed(workdir, first, config.steps))
+    if before and before < config.steps:
+        say(announcement(config, learner.schedule, before, first))
 
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
@@ -93,7 +98,7 @@ def _run(
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
-        evaluator = Evaluator(config, inputs, samplers, verify, evaluations)
+        evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
         with stop_points():
             _train(trainer, evaluator, state, first, host, checkpoints, log)

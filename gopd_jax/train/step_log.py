@@ -208,6 +208,7 @@ class StepLog:
             "ground_truth": prompt.source.ground_truth,
             "reward": verdict.reward if verdict else None,
             "verdict": verdict.detail if verdict else "not verified",
+            **({"reward_metrics": verdict.metrics} if verdict and verdict.metrics else {}),
             "finish_reason": rollout.finish_reason,
             "tokens": [decode([t], skip_special_tokens=False) for t in rollout.tokens],
             "behaviour_logprobs": _rounded(rollout.behaviour_logprobs),

@@ -10,17 +10,14 @@ from jax.sharding import Mesh
 
 from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, paired_difference
-from gopd_jax.runtime.files import JsonObject, read_json, replace_json
+from gopd_jax.evaluate.unverified import NOT_MEASURED, Unverified, paired_change
+from gopd_jax.rewards.settings import NONE
+from gopd_jax.runtime.files import JsonObject, replace_json
 from gopd_jax.train.evaluations import Evaluations
+from gopd_jax.train.origin import reference_line, start_line
 from gopd_jax.train.prepare import RunInputs
 
 Summary = JsonObject  # the content of summary.json
-
-
-def read(workdir: str) -> Summary | None:
-    """The summary of a finished run, or None; ValueError if it is damaged."""
-    path = epath.Path(workdir) / "summary.json"
-    return read_json(path) if path.exists() else None
 
 
 def write(
@@ -50,6 +47,8 @@ def write(
 
 
 def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluations) -> JsonObject:
+    if config.domains[name].reward == NONE:
+        return _unverified(name, config, inputs, evaluations)
     after = evaluations.get("student", name, config.steps)
     rows = {"student before": evaluations.get("student", name, 0)}
     if name in inputs.teachers:
@@ -70,6 +69,32 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
     return domain
 
 
+def _unverified(
+    name: str, config: Config, inputs: RunInputs, evaluations: Evaluations
+) -> JsonObject:
+    """A domain whose answers are not verified: how far the student is from its teacher."""
+    before, after = (evaluations.unverified(name, step) for step in (0, config.steps))
+    rows = {"student before": before, "student after": after}
+    domain: JsonObject = {
+        "prompts": after.prompts,
+        "samples": after.samples,
+        "test_prompts_in_train": len(inputs.in_train[name]),
+        "rows": {who: _unverified_row(evaluation) for who, evaluation in rows.items()},
+        **paired_change(before, after),
+        "passed_teacher": "not measured",
+        "not_measured": NOT_MEASURED,
+    }
+    if name in inputs.teachers and config.method == "gopd":
+        domain["reward_scale"] = config.reward_scales[name]
+    return domain
+
+
+def _unverified_row(evaluation: Unverified) -> JsonObject:
+    kept = ("top1_overlap", "entropy", "tokens", "truncated")
+    values = {name: getattr(evaluation, name) for name in kept}
+    return evaluation.figures | values | {"seconds": round(evaluation.seconds, 1)}
+
+
 def _row(evaluation: Evaluation) -> dict[str, float]:
     responses = len(evaluation.by_prompt) * evaluation.samples
     return {
@@ -88,6 +113,9 @@ def table(result: Summary) -> str:
         f"tokens, {result['training_seconds']:.0f} s of training"
     ]
     for name, domain in result["domains"].items():
+        if "not_measured" in domain:
+            lines += ["", *_unverified_lines(name, domain)]
+            continue
         k, prompts = domain["samples"], domain["prompts"]
         lines += ["", f"{name} (avg@{k} of {prompts} held-out prompts, 95% interval)"]
         header = f"  {'':16}{'score':>8}  {'interval':<18}{'tokens':>8}{'truncated':>11}"
@@ -102,6 +130,32 @@ def table(result: Summary) -> str:
         if "student_minus_teacher" in domain:
             lines.append(f"  {_comparison(result['method'], domain)}")
     return "\n".join(lines)
+
+
+def _unverified_lines(name: str, domain: JsonObject) -> list[str]:
+    lines = [
+        f"{name} ({domain['prompts']} held-out prompts x {domain['samples']}, answers not "
+        "verified, 95% interval)",
+        f"  {'':16}{'KL to teacher':>14}  {'interval':<18}{'overlap':>8}{'entropy':>9}"
+        f"{'tokens':>8}{'truncated':>11}",
+    ]
+    for who, row in domain["rows"].items():
+        kl = "-" if row.get("kl") is None else f"{row['kl']:.4f}"
+        overlap = "-" if row["top1_overlap"] is None else f"{100 * row['top1_overlap']:.1f}%"
+        lines.append(
+            f"  {who:16}{kl:>14}  {_between(row, 'kl', '.4f'):<18}{overlap:>8}"
+            f"{row['entropy']:9.3f}{row['mean_tokens']:8.1f}{100 * row['truncated']:10.1f}%"
+        )
+    if "kl_change" in domain:
+        between = _between(domain, "kl_change", "+.4f")
+        lines.append(f"  change of the KL: {domain['kl_change']:+.4f} {between} (paired by prompt)")
+    return [*lines, f"  Not measured: {domain['not_measured']}."]
+
+
+def _between(figures: JsonObject, name: str, form: str) -> str:
+    """The interval of a figure; nothing for a single prompt, or where it was not measured."""
+    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+    return "" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"
 
 
 def _comparison(method: str, domain: JsonObject) -> str:
@@ -133,11 +187,13 @@ def opening(config: Config, inputs: RunInputs, mesh: Mesh, dtype: jnp.dtype, wor
         f"  student    {config.student} ({model.family}, {model.num_params:,} parameters, "
         f"computed in {jnp.dtype(dtype).name})",
     ]
+    if inputs.origin["init_from"]:
+        lines.append(f"  from       {start_line(inputs.origin['init_from'])}")
     for name, path in inputs.teachers.items():
         scale = f", lambda {config.reward_scales[name]:g}" if config.method == "gopd" else ""
         lines.append(f"  teacher    {path} for {name}{scale}")
     if config.method == "gopd":
-        lines.append(f"  reference  {inputs.reference or 'not needed: every lambda is 1'}")
+        lines.append(f"  reference  {reference_line(config, inputs.reference)}")
     for split, prompts in (("train", inputs.train), ("test", inputs.test)):
         counts = ", ".join(_prompt_count(n, split, len(p), inputs) for n, p in prompts.items())
         lines.append(f"  {split:10} {counts}")

@@ -5,7 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import dataclasses
 from typing import Self
 
-from gopd_jax.rewards.settings import RewardKind
+from gopd_jax.data.verifying import item
+from gopd_jax.rewards.settings import NONE
 from gopd_jax.rewards.verifier import Verdict, Verifier
 from gopd_jax.types import Rollout, SampleKey
 
@@ -33,10 +34,10 @@ class BackgroundVerifier:
 
     Args:
         verify: its worker processes do the work; the thread here only waits for them.
-        reward_kinds: how each domain's answers are verified.
+        reward_kinds: how each domain's answers are verified; "none": not at all.
     """
 
-    def __init__(self, verify: Verifier, reward_kinds: Mapping[str, RewardKind]):
+    def __init__(self, verify: Verifier, reward_kinds: Mapping[str, str]):
         self._verify, self._kinds = verify, reward_kinds
         self._threads = ThreadPoolExecutor(1)
 
@@ -44,14 +45,18 @@ class BackgroundVerifier:
         self, samples: Iterable[tuple[Rollout, str]], selected: set[SampleKey]
     ) -> Future[dict[SampleKey, Verdict]]:
         """Starts verifying rollouts, given with their texts; those not selected are left out."""
-        chosen = [(r, text) for r, text in samples if r.request.key in selected]
+        chosen = [
+            (r, text)
+            for r, text in samples
+            if r.request.key in selected and self._kinds[r.request.prompt.source.domain] != NONE
+        ]
         return self._threads.submit(self._run, chosen)
 
     def _run(self, samples: Sequence[tuple[Rollout, str]]) -> dict[SampleKey, Verdict]:
         items = []
         for rollout, text in samples:
             prompt = rollout.request.prompt.source
-            items.append((self._kinds[prompt.domain], text, prompt.ground_truth))
+            items.append(item(self._kinds[prompt.domain], prompt, text))
         keys = [rollout.request.key for rollout, _ in samples]
         return dict(zip(keys, self._verify(items), strict=True))
 

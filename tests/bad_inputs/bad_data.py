@@ -154,8 +154,8 @@ def data_messages_empty(folder):
     "train",
     "a message with a role that the template does not know",
     (
-        "train.jsonl:3: messages must hold a user message and not end with the "
-        "assistant's, its roles are ['wizard']"
+        "train.jsonl:3: messages[0].role='wizard': expected one of system, developer, user, "
+        "assistant, tool"
     ),
 )
 def data_role(folder):

@@ -92,6 +92,16 @@ def not_code(folder):
 
 @case(
     "evaluate",
+    "a reward function that fails for the first problem",
+    "reward 'judge:f' returned None for prompt 'mine/000000'",
+)
+def reward_of_nothing(folder):
+    write(folder / "judge.py", "def f(record, answer):\n    pass\n")
+    return evaluate(folder, sums(), "--reward=judge:f")
+
+
+@case(
+    "evaluate",
     "the same problem file under two paths",
     (
         "--suite=mine.jsonl,a/mine.jsonl: mine.jsonl and a/mine.jsonl are both 'mine': "

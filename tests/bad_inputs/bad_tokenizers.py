@@ -121,8 +121,8 @@ def model_template_syntax(folder):
     "generate",
     "chat template that writes nothing",
     (
-        "prompt 'line-1': the chat template of 'student' makes no token of [{'role': "
-        "'user', 'content': '1+1'}]: expected at least one"
+        "prompt 'line-1': the chat template of 'student' drops messages[0].content of role "
+        "user='1+1': expected a template that renders it"
     ),
 )
 def template_empty(folder):

@@ -12,11 +12,11 @@ from gopd_jax.train.identity import run_identity
 MINE = """
 from gopd_jax.config import default, domain
 
-
 def get_config():
     config = default()
     config.name, config.student = "mine", {student!r}
-    config.domains.math = domain(train="train.jsonl", test="test.jsonl", teacher={teacher!r})
+    files = dict(train="train.jsonl", test="test.jsonl")
+    config.domains.math = domain(**files, reward="math", teacher={teacher!r})
     config.data.max_prompt_tokens, config.rollout.max_response_tokens = 40, 20
     config.rollout.prompts_per_step = config.rollout.slots = 2
     {more}
@@ -246,6 +246,81 @@ def two_test_sets(folder):
     return [config(folder), "--config.domains.math.held_out=2.0"]
 
 
+REWARDS = "'math', 'code', 'none', or 'package.module:function'"
+
+
+@case(
+    "train",
+    "domain that does not say how its answers are verified",
+    f"config.domains.math.reward must be set: expected {REWARDS}",
+)
+def no_reward(folder):
+    return [config(folder), "--config.domains.math.reward="]
+
+
+@case(
+    "train",
+    "reward that there is not",
+    f"config.domains.math.reward='cod': expected {REWARDS}; nearest: 'code'",
+)
+def unknown_reward(folder):
+    return [config(folder), "--config.domains.math.reward=cod"]
+
+
+@case(
+    "train",
+    "grpo without a reward",
+    "config.domains.math.reward='none': expected one that verifies answers",
+)
+def grpo_without_reward(folder):
+    options = ["--config.method=grpo", "--config.rollout.samples_per_prompt=2"]
+    return [config(folder), *options, "--config.domains.math.reward=none"]
+
+
+@case(
+    "train",
+    "reward function in a module that is not there",
+    (
+        "config.domains.math: reward 'judge:f': 'judge' cannot be imported (ModuleNotFoundError: "
+        "No module named 'judge'); expected a module in"
+    ),
+)
+def reward_without_module(folder):
+    return [config(folder), "--config.domains.math.reward=judge:f"]
+
+
+@case(
+    "train",
+    "reward function that its module does not have",
+    "config.domains.math: reward 'judge:f': 'f' is nothing in judge (",
+    "expected a function(record, answer); nearest: 'g'",
+)
+def reward_without_function(folder):
+    write(folder / "judge.py", "def g(record, answer):\n    return 1.0\n")
+    return [config(folder), "--config.domains.math.reward=judge:f"]
+
+
+@case(
+    "train",
+    "reward function that fails for the first row",
+    "config.domains.math: reward 'judge:f' raised KeyError: 'level' for prompt 'train/000000'",
+    "judge.py:2: expected a number in [0, 1]",
+)
+def reward_that_fails(folder):
+    write(folder / "judge.py", "def f(record, answer):\n    return record['level']\n")
+    return [config(folder), "--config.domains.math.reward=judge:f"]
+
+
+@case(
+    "train",
+    "reward out of its range",
+    "config.domains.math: reward 'judge:f' returned 10.0 for prompt 'train/000000'",
+)
+def reward_out_of_range(folder):
+    write(folder / "judge.py", "def f(record, answer):\n    return 10\n")
+    return [config(folder), "--config.domains.math.reward=judge:f"]
+
+
 @case(
     "train",
     "updates_per_batch that does not divide the rollouts",
@@ -327,14 +402,23 @@ def workdir_with_nul(folder):
     "workdir of another run",
     (
         "run holds another run; resuming it with this command would mix two. Differing: "
-        "steps: 3 -> 50 Use another --workdir, or the old values."
+        "seed: 3 -> 0 Use another --workdir, or the old values."
     ),
 )
 def workdir_of_another_run(folder):
     arguments = [config(folder), "--workdir=run"]
-    identity = run_identity(parse([*arguments, "--config.steps=3"])[0], {})
+    identity = run_identity(parse([*arguments, "--config.seed=3"])[0], {})
     write(folder / "run/run.json", identity | {"format": FORMAT, "starts": []})
     return arguments
+
+
+@case(
+    "train",
+    "init_from a folder without a run",
+    "'nowhere' holds no run: expected a folder written by gopd_jax.train",
+)
+def init_from_nothing(folder):
+    return [config(folder), "--workdir=run", "--config.init_from=nowhere"]
 
 
 @case(

@@ -78,3 +78,25 @@ def test_questions_of_two_sources_are_compared(tmp_path, capsys):
     assert command.main([str(train), str(test), "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["overlaps"], second["overlaps"]) == ({}, {str(train): 3})
+
+
+def test_prompts_alone_and_rows_that_a_reward_function_fails_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", [{"prompt": f"{i}?", "level": i} for i in range(5)])
+    (tmp_path / "judge.py").write_text(
+        "def f(record, answer):\n    return {'reward': 0, 'inverse': 1 / (record['level'] - 2)}\n"
+    )
+    assert command.main(["a.jsonl", "--json"]) == 2
+    verify = ["a.jsonl", "--json", "--verify", "--verifier-workers=1"]
+    capsys.readouterr()
+    assert command.main([*verify, "--reward=none"]) == 0
+    assert command.main([*verify, "--reward=judge:f"]) == 0
+    out, err = capsys.readouterr()
+    assert "verified as  not verified" in err
+    none, own = map(json.loads, out.splitlines())
+    assert none["formats"] == own["formats"] == {"prompt alone": 5}
+    assert (none["unverifiable"], own["unverifiable"]) == (None, 1)
+    (failed,) = own["unverifiable_shown"]
+    assert "ZeroDivisionError" in failed and "'a/000002'" in failed and "judge.py:2" in failed
+    assert command.main([*verify, "--reward=judge:g"]) == 2
+    assert "nearest: 'f'" in capsys.readouterr().err

@@ -218,8 +218,8 @@ import os, sys
 from gopd_jax.data import rows
 from gopd_jax.data.datasets import prepare
 read = rows.read
-def dies(source):
-    for i, row in enumerate(read(source)):
+def dies(source, *how):
+    for i, row in enumerate(read(source, *how)):
         if i == 30:
             os._exit(9)
         yield row
@@ -236,8 +236,8 @@ def test_a_failed_build_can_be_repeated(tmp_path, monkeypatch):
     source = write(tmp_path / "rows.jsonl", [GOOD, GOOD])
     read = rows.read
 
-    def fails(source):
-        yield next(read(source))
+    def fails(source, *how):
+        yield next(read(source, *how))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rows, "read", fails)
@@ -251,10 +251,10 @@ def test_two_builds_at_once(tmp_path, monkeypatch):
     source = write(tmp_path / "rows.jsonl", [GOOD, {**GOOD, "answer": "2"}])
     read = rows.read
 
-    def slow(path):  # while this build runs, another one starts and finishes
+    def slow(path, *how):  # while this build runs, another one starts and finishes
         monkeypatch.setattr(rows, "read", read)
         assert len(load(source, tmp_path)) == 2
-        yield from read(path)
+        yield from read(path, *how)
 
     monkeypatch.setattr(rows, "read", slow)
     assert [prompt.ground_truth for prompt in load(source, tmp_path)] == ["1", "2"]

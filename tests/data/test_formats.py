@@ -235,3 +235,35 @@ def test_math(name, answer):
 def test_rows_that_cannot_be_verified_say_why(raw, message):
     with pytest.raises(ValueError, match=message):
         rows.parse(raw, "id")
+
+
+# ---- Rows without a ground truth.
+
+ALONE = [
+    ({"prompt": "Hi?"}, "prompt alone", ""),
+    ({"messages": [{"role": "user", "content": "Hi?"}], "ground_truth": None}, "prompt alone", ""),
+    ({"prompt": "Hi?", "ground_truth": " "}, "prompt alone", ""),
+    ({"prompt": "Hi?", "ground_truth": True}, "prompt alone", ""),
+    ({"problem": "Hi?", "solution": "none in a box"}, "prompt alone", ""),
+    ({"prompt": "Hi?", "ground_truth": "yes"}, "own", "yes"),
+    ({"question": "Hi?", "answer": "so #### 4"}, "gsm8k", "4"),
+]
+
+
+@pytest.mark.parametrize("row, name, truth", ALONE)
+def test_a_row_may_be_a_prompt_alone(row, name, truth):
+    parsed = formats.read(row, prompt_alone=True)
+    assert (parsed.format, parsed.ground_truth) == (name, truth)
+    assert parsed.messages == [{"role": "user", "content": "Hi?"}]
+    if not truth:
+        with pytest.raises(ValueError):
+            formats.read(row)
+        kept = {key: value for key, value in row.items() if key not in formats.PROMPT_KEYS}
+        assert parsed.extra == kept
+
+
+def test_a_row_without_a_prompt_is_refused_all_the_same():
+    with pytest.raises(ValueError, match="no prompt"):
+        formats.read({"text": "Hi?"}, prompt_alone=True)
+    with pytest.raises(ValueError, match="its roles are"):
+        formats.read({"messages": [{"role": "system", "content": "x"}]}, prompt_alone=True)

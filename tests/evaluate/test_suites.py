@@ -98,7 +98,11 @@ UNKNOWN = "no benchmark 'moth'; nearest: 'math'; expected some of math, code, ai
         ([GOOD, {"prompt": "1+1"}], [], "rows.jsonl:2: no ground truth"),
         ([GOOD | {"ground_truth": "$$"}], [], "rows.jsonl: prompt 'rows/000000': math ground trut"),
         ([GOOD], ["--reward=code"], "rows.jsonl: prompt 'rows/000000': code ground truth"),
-        ([GOOD], ["--reward=art"], "invalid choice: 'art' (choose from"),
+        (
+            [GOOD],
+            ["--reward=art"],
+            "--reward: invalid value 'art': expected auto, math, code, or p",
+        ),
         ([""], [], "rows.jsonl: no rows"),
         ([LONG], [], "none of 1 prompts is within the limits"),
         (

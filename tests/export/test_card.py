@@ -91,7 +91,7 @@ def test_a_local_base_is_named_without_its_folder_and_gives_its_license(tmp_path
 def test_an_unfinished_run_has_no_results(tmp_path):
     text = card(tmp_path, summary=None, step=10)
     assert "The run had not ended when this model was exported" in text
-    assert "% right" not in text and "held-out prompts of" not in text
+    assert "score, %" not in text and "held-out prompts of" not in text
 
 
 def test_results_of_another_step_are_marked(tmp_path):

@@ -1,11 +1,17 @@
 """Schedules, and AdamW with clipping, against their equations in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from gopd_jax.learner.optimizer import SCHEDULES, make_optimizer, make_schedule
+from gopd_jax.learner.optimizer import (
+    SCHEDULES,
+    make_optimizer,
+    make_schedule,
+    restart_schedule,
+)
 from gopd_jax.learner.settings import OptimizerSettings
 
 PEAK, UPDATES, WARMUP = 2e-3, 20, 5
@@ -67,3 +73,28 @@ def test_adamw_with_clipping_is_its_equations(clip_norm):
     assert min(norms) < 1 < max(norms)
     for k in params:
         np.testing.assert_allclose(ours[k], params[k], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_restarted_schedule_keeps_moments_and_their_count(clip_norm):
+    settings = OptimizerSettings(learning_rate=0.1, warmup_steps=2, clip_norm=clip_norm)
+    optimizer = make_optimizer(settings, make_schedule(settings, UPDATES))
+    params = {"w": jnp.arange(3.0)}
+    state = optimizer.init(params)
+    for _ in range(3):
+        _, state = optimizer.update({"w": jnp.full(3, 0.5)}, state, params)
+    restarted = restart_schedule(state)
+    adam, schedule = (
+        lambda tree, kind=kind: next(
+            part
+            for part in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind))
+            if isinstance(part, kind)
+        )
+        for kind in (optax.ScaleByAdamState, optax.ScaleByScheduleState)
+    )
+    assert int(schedule(state).count) == 3 and int(schedule(restarted).count) == 0
+    assert int(adam(restarted).count) == 3
+    jax.tree.map(np.testing.assert_array_equal, adam(restarted), adam(state))
+    assert float(adam(restarted).mu["w"][0]) > 0
+    updates, _ = optimizer.update({"w": jnp.full(3, 0.5)}, restarted, params)
+    assert not updates["w"].any()  # the first update of the warm-up has learning rate 0

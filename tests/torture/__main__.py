@@ -51,7 +51,7 @@ SETTINGS = {
     "learner.rows_per_micro_batch": 32,
     "log.samples_every": 2,
 }
-SAID = 80  # characters of the last line that the table shows
+SAID = 80  # characters of the last line of a run that ends by itself
 COLUMNS = ("", "signal", "aimed at", "came in", "exit", "gone", "resumed", "equal", "it said")
 
 
@@ -120,7 +120,7 @@ def table(outcomes: list[Outcome]) -> str:
                 gone,
                 "" if outcome.resumed is None else f"step {outcome.resumed}",
                 equal,
-                outcome.said[:SAID],
+                "" if outcome.status in (None, -9) else outcome.said[:SAID],
             )
         )
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)

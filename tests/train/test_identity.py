@@ -26,6 +26,7 @@ FINGERPRINTS = {"weights": {"student": "ab", "teacher of math": "cd"}, "template
 
 FREE_CHANGES = {  # one for each entry of FREE_FIELDS
     "name": "other",
+    "steps": 7,
     "checkpoint.every": 3,
     "log.samples": 0,
     "mesh.tensor": 4,

@@ -13,16 +13,21 @@ FEW = {"steps": 4, "eval.prompts": 8, "eval.every": 3}
 SEVERAL_UPDATES = {"learner.updates_per_batch": 4, "learner.learning_rate": 1e-2}
 GRPO = {"method": "grpo", "rollout.prompts_per_step": 4, "rollout.samples_per_prompt": 4}
 BFLOAT16 = {"compute_dtype": "bfloat16"}
-# Each costs seconds of compilation, so that the default run has them in fewer cases.
+OWN_AND_NONE = {
+    "domains.code.reward": "reward_cases:graded",
+    "domains.math.reward": "none",
+    "domains.math.test": "",
+}
+# Each case costs seconds of compilation, so that the default run has few.
 TOGETHER = {
-    "two domains, several updates": ("configs/multi_teacher.py", SEVERAL_UPDATES),
-    "grpo, bfloat16": ("configs/math.py", GRPO | BFLOAT16),
-    "sft": ("configs/math.py", {"method": "sft"}),
+    "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
+    "two domains, an own reward and no verifier": ("configs/multi_teacher.py", OWN_AND_NONE),
+    "grpo, several updates, bfloat16": ("configs/math.py", GRPO | SEVERAL_UPDATES | BFLOAT16),
 }
 APART = {
     "two domains": ("configs/multi_teacher.py", {}),
-    "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
     "grpo": ("configs/math.py", GRPO),
+    "sft": ("configs/math.py", {"method": "sft"}),
     "several updates": ("configs/math.py", SEVERAL_UPDATES),
     "bfloat16": ("configs/math.py", BFLOAT16),
 }

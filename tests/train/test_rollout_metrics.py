@@ -73,3 +73,21 @@ def test_metrics_over_all_domains_and_for_each():
     expected |= {"verified": 5, "response_length_max": 20, "truncated_count": 2}
     expected["rollout_tokens"] = lengths.sum()
     assert values == pytest.approx(expected)
+
+
+def test_what_a_reward_function_names_is_averaged_by_domain():
+    requests = make_requests([3], sample_ids=range(5))
+    requests = [in_domain(r, "sums" if i < 4 else "chat") for i, r in enumerate(requests)]
+    rollouts = [rollout(range(4), True, request) for request in requests]
+    verdicts = [
+        Verdict(0.25, "judged", {"words": 2.0, "polite": 1.0}),
+        Verdict(0.75, "judged", {"words": 4.0}),
+        Verdict(0.0, "timeout"),
+        Verdict(0.0, "memory"),
+        None,
+    ]
+    values = rollout_metrics(rollouts, verdicts, ["sums", "chat"])
+    assert values["reward/sums"] == values["reward"] == 0.25 and values["verified"] == 4
+    assert values["reward_words/sums"] == 3 and values["reward_polite/sums"] == 1
+    assert values["reward_stopped/sums"] == 2
+    assert not [name for name in values if name.startswith("reward") and name.endswith("chat")]

@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 import itertools
+import json
 import threading
 
 import numpy as np
@@ -107,3 +108,21 @@ def test_a_failure_reaches_whoever_asks_for_the_verdicts():
         pending = PendingVerdicts([background.submit(samples, selected)], list(selected))
         with pytest.raises(OSError, match="no worker"):
             pending.result()
+
+
+def test_a_domain_without_a_verifier_has_no_verdicts_and_a_function_reads_the_row():
+    asked = []
+
+    def verify(items):
+        asked.extend(items)
+        return [verdict(text) for _, text, _ in items]
+
+    samples = rollouts(2)
+    keys = [r.request.key for r, _ in samples]
+    for reward, found in (("none", [None, None]), ("mine:f", ["t0", "t1"])):
+        with BackgroundVerifier(verify, {"math": reward}) as background:
+            pending = PendingVerdicts([background.submit(samples, set(keys))], keys)
+            assert [v and v.detail for v in pending.result()] == found
+    row = json.loads(asked[0][2])
+    assert asked[0][:2] == ("mine:f", "t0") and row["prompt_id"] == "p0"
+    assert row["messages"] == [{"role": "user", "content": "?"}] and row["domain"] == "math"

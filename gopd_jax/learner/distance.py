@@ -1,0 +1,88 @@
+"""How far a student is from its teacher on given rollouts: a pure function, and its arrays.
+
+In: rollouts of the student. Out: rows for both models, one rollout each; KL, agreement and entropy
+of each response token. The teacher may read another prompt than the student.
+"""
+
+from collections.abc import Sequence
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gopd_jax.models.decoder import Decoder, output_head
+from gopd_jax.models.divergence import Predictions, divergence
+from gopd_jax.types import Params, Rollout
+
+
+@struct.dataclass
+class Reading:
+    """Rollouts as one model reads them; every row is one rollout, and padding holds 0.
+
+    tokens, positions, segments: int32 [R, S], as in `PackedBatch`.
+    first: int32 [R], where the first token of the response is predicted.
+    """
+
+    tokens: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    first: jax.Array
+
+
+def reading(
+    rollouts: Sequence[Rollout], rows: int, length: int, as_teacher: bool = False
+) -> Reading:
+    """The rollouts as numpy arrays.
+
+    Args:
+        rollouts: at most `rows`.
+        rows, length: R and S.
+        as_teacher: after the prompt that the teacher reads.
+    """
+    tokens, segments = (np.zeros((rows, length), np.int32) for _ in range(2))
+    first = np.zeros(rows, np.int32)
+    for row, rollout in enumerate(rollouts):
+        source = rollout.request.prompt
+        shown_more = as_teacher and source.teacher_tokens is not None
+        prompt = source.teacher_tokens if shown_more else source.tokens
+        whole = np.concatenate([prompt, rollout.tokens])
+        tokens[row, : len(whole)], segments[row, : len(whole)] = whole, 1
+        first[row] = len(prompt) - 1
+    return Reading(tokens, np.arange(length, dtype=np.int32) * segments, segments, first)
+
+
+def distance(
+    student_params: Params,
+    teacher_params: Params | None,
+    student_reads: Reading,
+    teacher_reads: Reading | None,
+    *,
+    student: Decoder,
+    teacher: Decoder | None,
+    response: int,
+    num_ids: int | None,
+    devices: int,
+) -> dict[str, jax.Array]:
+    """`models.divergence.divergence` at each response token.
+
+    Args:
+        student_reads, teacher_reads: the same rollouts; the teacher's fields are None without one.
+        response: T, the tokens of the longest response.
+        num_ids: number of ids of the tokenizer.
+        devices: number of devices that the rows are spread over.
+
+    Returns:
+        float32 [R, T] by name. What stands after the end of a response means nothing.
+    """
+
+    def predictions(model: Decoder, params: Params, reads: Reading) -> Predictions:
+        hidden_RSD = model.apply({"params": params}, reads.tokens, reads.positions, reads.segments)
+        index_RT = reads.first[:, None] + jnp.arange(response)
+        index_RT = jnp.minimum(index_RT, hidden_RSD.shape[1] - 1)
+        hidden_RTD = jnp.take_along_axis(hidden_RSD, index_RT[..., None], axis=1)
+        return hidden_RTD, output_head(params)
+
+    ours = predictions(student, student_params, student_reads)
+    theirs = None if teacher is None else predictions(teacher, teacher_params, teacher_reads)
+    return divergence(ours, theirs, num_ids, devices)
