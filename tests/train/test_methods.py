@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+from field_cases import check_fields
 from loop_cases import small
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ def test_multi_teacher_run_and_export(tmp_path):
         assert record["reverse_kl_teacher/math"] != record["reverse_kl_teacher/code"]
         assert record["kl_reference/code"] == 0
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    check_fields(tmp_path / "run", "several teachers", ["math", "code"])
 
     export(str(tmp_path / "run"), str(tmp_path / "out"), dtype="float32")
     model = load_config(str(tmp_path / "out"))
@@ -75,6 +77,7 @@ def test_grpo(tmp_path, monkeypatch):
     for record in metrics(tmp_path / "run"):
         assert record["advantage_max"] > 0 > record["advantage_min"]
         assert "reverse_kl_teacher" not in record
+    check_fields(tmp_path / "run", "grpo")
 
 
 def test_sft_learns_from_the_given_answers(tmp_path):
@@ -94,6 +97,7 @@ def test_sft_learns_from_the_given_answers(tmp_path):
     losses, likelihoods = ([r[k] for r in records] for k in ("loss", "student_logprob"))
     np.testing.assert_allclose(losses, -np.array(likelihoods), rtol=0.1)
     assert losses[-1] < losses[0]
+    check_fields(tmp_path / "run", "sft on given responses")
 
 
 def test_several_updates_from_one_rollout_batch(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+from field_cases import check_fields
 from loop_cases import small
 import pytest
 
@@ -36,6 +37,7 @@ def finished(tmp_path_factory):
 
 def test_nothing_is_verified(finished):
     workdir, _ = finished
+    check_fields(workdir, "not verified")
     for step in lines(workdir / "metrics.jsonl"):
         assert step["verified"] == 0 and "reverse_kl_teacher" in step
         assert not [name for name in step if name.startswith("reward")]
