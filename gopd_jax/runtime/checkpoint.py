@@ -214,11 +214,9 @@ def restore_state(workdir: str, step: int, abstract_state: TrainState) -> TrainS
     Raises:
         ValueError: it cannot be restored into these shapes.
     """
-    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
-    with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
+    with ocp.StandardCheckpointer() as checkpointer:
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-            return manager.restore(step, args=args).state
+            return checkpointer.restore(_folder(workdir) / str(step) / "state", abstract_state)
         except NO_DAMAGE:
             raise
         except Exception as e:

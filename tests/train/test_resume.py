@@ -28,7 +28,6 @@ from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime import checkpoint
 from gopd_jax.runtime.checkpoint import restore_params
 from gopd_jax.runtime.errors import Stopped
-from gopd_jax.runtime.run_folder import read_run
 from gopd_jax.train.evaluations import Evaluator
 from gopd_jax.train.keys import training_key
 from gopd_jax.train.run import run
@@ -112,30 +111,7 @@ def test_kill_and_resume_equals_uninterrupted(uninterrupted, tmp_path, lines):
     assert_same_run(workdir, uninterrupted, lines)
 
 
-def test_more_steps_equal_one_long_run(uninterrupted, tmp_path, lines, capsys):
-    """4 steps and then 2 more; the evaluation at the first end is of more prompts."""
-    workdir = tmp_path / "run"
-    run(small(steps=4), str(workdir))
-    first_summary = (workdir / "summary.json").read_bytes()
-    assert run(small(), str(workdir))["steps"] == 6
-    said = capsys.readouterr().err
-    assert "going on to step 6, the run was to end at 4: the learning rate is constant" in said
-    for x, y in zip(final_params(workdir), final_params(uninterrupted), strict=True):
-        np.testing.assert_array_equal(x, y)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        assert lines(workdir, name) == lines(uninterrupted, name)
-    ours, theirs = (lines(w, "evaluations.jsonl") for w in (workdir, uninterrupted))
-    assert [e["step"] for e in ours] == [e["step"] for e in theirs] == [0, 0, 4, 6]
-    assert ours[2]["by_prompt"][:8] == theirs[2]["by_prompt"] and len(ours[2]["by_prompt"]) == 32
-    assert [e for e in ours if e["step"] != 4] == [e for e in theirs if e["step"] != 4]
-    assert (workdir / "summary_step_4.json").read_bytes() == first_summary
-    content = read_run(str(workdir))
-    assert content["config"]["steps"] == 6
-    assert [(s["steps"], s["saved_step"]) for s in content["starts"]] == [(4, 0), (6, 4)]
-    with pytest.raises(ValueError, match="config.steps=5: expected at least 6, the steps of"):
-        run(small(steps=5), str(workdir))
-
-
+@pytest.mark.slow  # in one process: test_signals_in_rollout_score_and_evaluation
 def test_sigterm_saves_what_was_finished(uninterrupted, tmp_path, lines):
     workdir = tmp_path / "run"
     process = start(workdir)

@@ -20,11 +20,11 @@ OWN_AND_NONE = {
 }
 # Each case costs seconds of compilation, so that the default run has few.
 TOGETHER = {
-    "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
     "two domains, an own reward and no verifier": ("configs/multi_teacher.py", OWN_AND_NONE),
     "grpo, several updates, bfloat16": ("configs/math.py", GRPO | SEVERAL_UPDATES | BFLOAT16),
 }
 APART = {
+    "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
     "two domains": ("configs/multi_teacher.py", {}),
     "grpo": ("configs/math.py", GRPO),
     "sft": ("configs/math.py", {"method": "sft"}),
