@@ -2,9 +2,9 @@
 
 import json
 
+from field_cases import check_fields
 import jax
 import jax.numpy as jnp
-from field_cases import check_fields
 from loop_cases import small
 import numpy as np
 import pytest
