@@ -6,7 +6,7 @@ a command imports the rooms it needs after its options are parsed, so that `--he
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
 import math
@@ -14,28 +14,65 @@ from pathlib import Path
 import signal
 import sys
 import threading
-from types import FrameType
+import types
 from typing import Any, NoReturn
 
 import pydantic
 
 from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
-from gopd_jax.runtime.progress import begin, say, say_error
+from gopd_jax.runtime.progress import say, say_error, tell
 from gopd_jax.runtime.schema import one_line
 
 DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
+JSON_HELP = "print the result as JSON on stdout, one object a line; the rest goes to stderr"
+VERBOSE_HELP = "say which kernels are chosen and what is compiled"
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose help keeps its line breaks and whose errors are one line.
 
-    Options cannot be abbreviated. An error ends the process with exit status 2.
+    Options cannot be abbreviated. An error ends the process with exit status 2. Every command has
+    --json.
+
+    Args:
+        renamed: earlier names of options, and what is given in their place.
+        details: the command has --verbose.
+        parts: it has parts with options of their own, --json and --verbose among them.
+        kwargs: of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, **kwargs: Any):
+    def __init__(
+        self,
+        renamed: Mapping[str, str] = types.MappingProxyType({}),
+        details: bool = False,
+        parts: bool = False,
+        **kwargs: Any,
+    ):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+        self._renamed = renamed
+        if parts:
+            return
+        self.add_argument("--json", action="store_true", help=JSON_HELP)
+        if details:
+            self.add_argument("--verbose", action="store_true", help=VERBOSE_HELP)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        for argument in sys.argv[1:] if args is None else args:
+            name, equals, _ = argument.partition("=")
+            if name in self._renamed:
+                self.error(f"{name} is not an option any more: expected {self._renamed[name]}")
+            if name == "--json" and equals:
+                self.error(f"{argument}: expected --json alone, which prints to stdout")
+        found, rest = super().parse_known_args(args, namespace)
+        if hasattr(found, "json"):
+            tell(details=getattr(found, "verbose", False), as_json=found.json)
+            for name in {"json", "verbose"} & set(vars(found)):
+                delattr(found, name)
+        return found, rest
 
     def format_help(self) -> str:
         return as_started(super().format_help())
@@ -137,7 +174,6 @@ def run(
         0 when the work is done, 2 for bad input, 3 for numbers that are not finite, 130 after
         Ctrl-C, 143 after SIGTERM.
     """
-    begin()
     try:
         with _raising_on_sigterm():
             command(*args)
@@ -163,7 +199,7 @@ def _say_stopped(error: Stopped, otherwise: str) -> int:
 def _raising_on_sigterm() -> Iterator[None]:
     """Within this context SIGTERM raises `Stopped`, as Ctrl-C raises KeyboardInterrupt."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: types.FrameType | None) -> None:
         raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():

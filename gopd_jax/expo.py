@@ -12,7 +12,7 @@ import math
 import sys
 
 from gopd_jax import cli
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import result
 
 EPILOG = """
   weights = teacher + alpha * (teacher - student)
@@ -21,7 +21,7 @@ element by element, in float32. Several teachers are averaged first. An alpha of
 (averaged) teacher, -1 the student; the G-OPD paper (arXiv 2602.12125) compares with 0.25 and 0.5.
 ExPO: Zheng et al., arXiv 2404.16792. All models must have the same architecture and vocabulary. The
 folder has the student's tokenizer and chat template and loads like any other model:
-  python -m gopd_jax.evaluate --model=FOLDER --suite=math --data=DATA --out=RESULTS
+  python -m gopd_jax.evaluate --model=FOLDER --suite=math --benchmark-dir=DATA --out=RESULTS
 
 Exit status: 0 done, 2 for a wrong option or model, 130 after Ctrl-C.
 """
@@ -129,9 +129,10 @@ def make_parser() -> cli.Parser:
 
 def _expo(args: argparse.Namespace) -> None:
     extrapolate(args.student, args.teacher, args.alpha, args.out, args.dtype)
-    say(
+    result(
         f"wrote {args.out} ({args.dtype}): teacher + {args.alpha:g} (teacher - student), "
-        f"{len(args.teacher)} teachers averaged"
+        f"{len(args.teacher)} teachers averaged",
+        {"out": args.out, "dtype": args.dtype, "alpha": args.alpha, "teachers": args.teacher},
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from gopd_jax import cli
 from gopd_jax.models.settings import SamplingRule
+from gopd_jax.runtime import progress
 from gopd_jax.runtime.errors import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,7 @@ COMMANDS += ["export", "expo"]
 
 
 def make_parser():
-    parser = cli.Parser(prog="command")
+    parser = cli.Parser(prog="command", details=True, renamed={"--number": "--count"})
     parser.add_argument("--count", type=cli.integer(1, 5), default=1)
     parser.add_argument("--share", type=cli.number(0), default=0.0)
     parser.add_argument("--seconds", type=cli.positive_number, default=1.0)
@@ -40,6 +41,8 @@ def make_parser():
         (["--co\nun=1"], "unrecognized arguments: --co un=1"),
         (["--coun=1"], "unrecognized arguments: --coun=1"),
         (["rest"], "unrecognized arguments: rest"),
+        (["--number=3"], "--number is not an option any more: expected --count"),
+        (["--json=x"], "--json=x: expected --json alone, which prints to stdout"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_status_2(capsys, arguments, message):
@@ -53,6 +56,19 @@ def test_a_wrong_option_is_one_line_and_exit_status_2(capsys, arguments, message
 def test_options_within_their_bounds():
     args = make_parser().parse_args(["--count=5", "--seconds=0.5", "--share=0.25"])
     assert vars(args) == {"count": 5, "seconds": 0.5, "share": 0.25}
+
+
+def test_json_and_verbose_decide_what_is_printed(capsys):
+    for arguments, out, err in [
+        ([], "text\n", ""),
+        (["--json"], '{"a": 1}\n', "text\n"),
+        (["--verbose"], "text\n", "a detail\n"),
+    ]:
+        assert set(vars(make_parser().parse_args(arguments))) == {"count", "share", "seconds"}
+        progress.detail("a detail")
+        progress.result("text", {"a": 1})
+        assert tuple(capsys.readouterr()) == (out, err)
+    make_parser().parse_args([])
 
 
 def fails(error):

@@ -30,7 +30,9 @@ def read(path: Path) -> list[dict]:
 
 def test_own_reward(example, capsys):
     folder = example("own_reward")
-    assert data(["prompts.jsonl", "--reward=reward:digits", "--verify=1"]) == 0
+    assert (
+        data(["prompts.jsonl", "--reward=reward:digits", "--verify", "--verifier-workers=1"]) == 0
+    )
     assert "unverifiable 0 rows" in capsys.readouterr().out
     assert train(["--config=config.py"]) == 0
     run = folder / "runs" / "own_reward"

@@ -1,27 +1,34 @@
 """Command: how fast this machine runs a part of the project, as JSON lines. Parts: rollout.
 
-python -m gopd_jax.benchmark rollout --model=FOLDER --slots=64 --prompts=256 --mean=64 --max-new=256
+python -m gopd_jax.benchmark rollout --model=FOLDER --slots=64 --prompts=256
 """
 
 import argparse
 import sys
 
 from gopd_jax import cli
+from gopd_jax.generate.options import RENAMED
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
 
+OLD_NAMES = {
+    "--mean": "--mean-response-tokens",
+    "--max-new": "--max-response-tokens",
+    "--prompt-tokens": "--max-prompt-tokens",
+}
 EPILOG = """\
 examples:
-  python -m gopd_jax.benchmark rollout --model=FOLDER --slots=64 --prompts=256 --mean=64 \\
-      --max-new=256
+  python -m gopd_jax.benchmark rollout --model=FOLDER --slots=64 --prompts=256 \\
+      --mean-response-tokens=64 --max-response-tokens=256
   python -m gopd_jax.benchmark rollout --model=FOLDER --workload=chat \\
       --prompt-file=gsm8k_test.jsonl --runs=5
   python -m gopd_jax.benchmark rollout --model=FOLDER --topology=v5e:8x8 --slots=256 \\
-      --prompt-tokens=2048 --max-new=16384
+      --max-prompt-tokens=2048 --max-response-tokens=16384
 
-The first run is a warm-up and is not counted, and neither is any run that compiles. With random
-weights, answers have geometric lengths: V / mean token ids, drawn at random, are stop ids, so that
-one token in `mean` ends an answer on average.
+With --json, a line has a "record": "warm-up", "run", "program", "median" or "compiled". The
+first run is a warm-up and is not counted, and neither is any run that compiles. With random
+weights, answers have geometric lengths: V / MEAN token ids, drawn at random, are stop ids, so that
+one token in MEAN (--mean-response-tokens) ends an answer on average.
 
 Exit status: 0 done, 2 for a wrong option, model or file, 130 after Ctrl-C.
 """
@@ -29,8 +36,9 @@ Exit status: 0 done, 2 for a wrong option, model or file, 130 after Ctrl-C.
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(
+        parts=True,
         prog="python -m gopd_jax.benchmark",
-        description="Measure a part of the project; JSON lines on stdout, progress on stderr.",
+        description="Measure a part of the project.",
         epilog=EPILOG,
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
@@ -40,6 +48,8 @@ def make_parser() -> cli.Parser:
         help=what,
         description=f"Measure {what}.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        renamed=RENAMED | OLD_NAMES,
+        details=True,
     )
     _add_work(part)
     _add_engine(part)
@@ -69,22 +79,22 @@ def _add_work(part: argparse.ArgumentParser) -> None:
     )
     add("--prompts", **count, default=256, help="number of prompts")
     add(
-        "--prompt-tokens",
+        "--max-prompt-tokens",
         **count,
         default=128,
         help="random: length of the longest prompt; the shortest has half of that",
     )
-    add("--samples", **count, default=1, help="answers to each prompt")
+    add("--samples-per-prompt", **count, default=1, help="answers to each prompt")
     add(
-        "--mean",
+        "--mean-response-tokens",
         **count,
         default=64,
         help="mean answer length, before the limit, with random weights",
     )
-    add("--max-new", **count, default=256, help="limit of an answer in tokens")
-    add("--temperature", type=float, default=1.0, help="0 is greedy")
+    add("--max-response-tokens", **count, default=256, help="limit of an answer in tokens")
+    add("--temperature", type=cli.number(), default=1.0, help="0 is greedy")
     add("--top-k", type=cli.integer(0), default=0, help="0: off")
-    add("--top-p", type=float, default=1.0, help="1: off")
+    add("--top-p", type=cli.number(), default=1.0, help="1: off")
     add("--runs", **count, default=3, help="runs after the warm-up; medians at the end")
     add(
         "--score",
@@ -100,7 +110,7 @@ def _add_engine(part: argparse.ArgumentParser) -> None:
     default = defaults(EngineOptions)
     add("--slots", **count, default=64, help="answers drawn at once")
     add(
-        "--dtype",
+        "--compute-dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
         help="auto: float32 on CPU, bfloat16 elsewhere",

@@ -45,7 +45,7 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
     """
     devices = _devices(args.topology)
     mesh = make_mesh(data=args.data, tensor=args.tensor, devices=devices)
-    engine = make_engine(args, model, mesh, args.prompt_tokens, model.vocab_size)
+    engine = make_engine(args, model, mesh, args.max_prompt_tokens, model.vocab_size)
     start = time.perf_counter()
     weights = abstract_weights(model, mesh, engine.dtype, args.weights == "int8")
     cache = engine.caches.abstract(args.slots)

@@ -1,6 +1,6 @@
 """The speed of sampling: tokens per second, slot utilisation, bytes and compilations.
 
-In: the options of the command. Out: JSON lines on stdout: one for each run, one for each compiled
+In: the options of the command. Out: records on stdout: one for each run, one for each compiled
 program, and the medians of the runs that compiled nothing.
 """
 
@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Sequence
 import dataclasses
 import itertools
-import json
 import statistics
 import time
 from typing import Any
@@ -35,6 +34,7 @@ from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
+from gopd_jax.runtime.progress import result
 from gopd_jax.types import Params, Request, Rollout
 
 MAX_WARM_UPS = 8  # runs that compile are not counted, up to this many
@@ -55,8 +55,8 @@ def benchmark(args: argparse.Namespace) -> None:
         prompts, ids = chat_prompts(args.model, args.prompt_file, args.prompts, model.vocab_size)
     else:
         ids = model.vocab_size
-        prompts = random_prompts(args.prompts, args.prompt_tokens, ids)
-    requests = to_requests(prompts, args.samples, args.max_new)
+        prompts = random_prompts(args.prompts, args.max_prompt_tokens, ids)
+    requests = to_requests(prompts, args.samples_per_prompt, args.max_response_tokens)
     mesh = make_mesh(data=args.data, tensor=args.tensor)
     engine = make_engine(args, model, mesh, max(map(len, prompts)), ids)
     shardings = param_shardings(model, mesh)
@@ -184,9 +184,24 @@ def logprob_gap(
 
 
 def _show(record: Figures) -> None:
-    """Prints a record as a JSON line, floats to six digits."""
+    """Prints a record, floats to six digits."""
     rounded = {
         name: float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
         for name, value in record.items()
     }
-    print(json.dumps(rounded), flush=True)
+    result(_text(rounded), rounded)
+
+
+def _text(record: Figures) -> str:
+    """A record for a person; nothing for a program, of which the medians have the number."""
+    kind = record["record"]
+    if kind == "program":
+        return ""
+    if kind in ("warm-up", "run"):
+        return (
+            f"{kind} {record['run']}: {record['tokens_per_second']:,.0f} tokens/s, "
+            f"{record['tokens']:,} tokens in {record['seconds']:.3g} s, "
+            f"{record['compilations']} compilations"
+        )
+    shown = {n: v for n, v in record.items() if n not in ("record", "settings")}
+    return "\n".join([kind, *(f"  {name:22}{value}" for name, value in shown.items())])

@@ -35,7 +35,8 @@ def stop_ids(vocab_size: int, mean: int) -> list[int]:
     count = max(1, vocab_size // mean)
     if vocab_size < FIRST_STOP_ID + count:
         raise ValueError(
-            f"--mean={mean} needs {count} stop ids from {FIRST_STOP_ID} on: expected a vocabulary "
+            f"--mean-response-tokens={mean} needs {count} stop ids from {FIRST_STOP_ID} on: "
+            "expected a vocabulary "
             f"of at least {FIRST_STOP_ID + count} ids, the model has {vocab_size}"
         )
     ids = np.arange(FIRST_STOP_ID, vocab_size)
@@ -111,17 +112,17 @@ def make_engine(
     return RolloutEngine(
         model,
         mesh,
-        stop_ids(num_ids, args.mean),
+        stop_ids(num_ids, args.mean_response_tokens),
         slots=args.slots,
         max_prompt_tokens=max_prompt_tokens,
-        max_response_tokens=args.max_new,
+        max_response_tokens=args.max_response_tokens,
         num_ids=num_ids,
-        dtype=compute_dtype(args.dtype),
+        dtype=compute_dtype(args.compute_dtype),
         options=engine_options(args),
     )
 
 
 def settings_in_effect(args: argparse.Namespace) -> dict[str, Any]:
     """All options, "auto" replaced, and the version of JAX."""
-    dtype = np.dtype(compute_dtype(args.dtype)).name
-    return vars(args) | {"dtype": dtype, "jax": jax.__version__}
+    dtype = np.dtype(compute_dtype(args.compute_dtype)).name
+    return vars(args) | {"compute_dtype": dtype, "jax": jax.__version__}

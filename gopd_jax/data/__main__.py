@@ -4,14 +4,12 @@ python -m gopd_jax.data deepmath.parquet --tokenizer=Qwen/Qwen3-4B --min-difficu
 """
 
 import argparse
-import json
-from pathlib import Path
+import os
 import sys
 
 from gopd_jax import cli
 from gopd_jax.data.formats import FORMATS
-from gopd_jax.runtime.files import check_output, replace_text
-from gopd_jax.runtime.progress import Bar
+from gopd_jax.runtime.progress import Bar, result
 
 EPILOG = f"""
 SOURCE is what domains.NAME.train of a config accepts: a .jsonl, .jsonl.gz or .parquet file, a
@@ -34,13 +32,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def examine(args: argparse.Namespace) -> None:
-    """Prints a report of every source, and writes them to a file if asked to."""
+    """Prints a report of every source."""
     # Imported here so that --help answers at once: transformers and JAX take seconds.
     from gopd_jax.data import stats
     from gopd_jax.data.tokenizer import ChatTokenizer
 
-    if args.json:
-        check_output("--json", args.json)
     tokenizer = None
     if args.tokenizer:
         kwargs = args.template_kwargs or {}
@@ -55,22 +51,21 @@ def examine(args: argparse.Namespace) -> None:
                 max_prompt_tokens=args.max_prompt_tokens,
                 min_difficulty=args.min_difficulty,
                 held_out=args.held_out,
-                verify=args.verify,
+                verify=args.verifier_workers if args.verify else 0,
                 reward=args.reward,
                 advance=bar.advance,
             )
-        print(stats.text(report))
+        lines, record = [stats.text(report)], stats.record(report)
+        overlaps = {}  # earlier source -> number of questions that are in both
         for earlier in reports:
             if both := stats.shared(report, earlier):
-                print(
+                overlaps[earlier.source] = len(both)
+                lines.append(
                     f"  overlap      {len(both):,} questions are also in {earlier.source}, the "
                     f"first in row {both[0]!r}"
                 )
+        result("\n".join(lines), record | {"overlaps": overlaps})
         reports.append(report)
-    if args.json:
-        records = map(stats.record, reports)
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        replace_text(args.json, "".join(json.dumps(r) + "\n" for r in records))
 
 
 def _parser() -> cli.Parser:
@@ -121,13 +116,17 @@ def _parser() -> cli.Parser:
     )
     add(
         "--verify",
-        type=cli.integer(0),
-        default=0,
-        metavar="N",
+        action="store_true",
         help="check every ground truth, or call the reward function on every row with an empty "
-        "answer, with N processes",
+        "answer",
     )
-    add("--json", metavar="FILE", help="write one JSON line for each source")
+    add(
+        "--verifier-workers",
+        type=cli.integer(1),
+        default=max(1, (os.cpu_count() or 2) // 2),
+        metavar="N",
+        help="processes that verify (default: half the CPU cores)",
+    )
     return parser
 
 

@@ -17,6 +17,8 @@ import os
 from etils import epath
 import huggingface_hub
 
+from gopd_jax.runtime.hub import ask_for
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 HUB = "hf://datasets/"
 TINY = "tiny:"
@@ -95,6 +97,7 @@ def _hub_parts(source: str) -> tuple[str, str, str | None, str]:
 def _from_hub(source: str) -> list[str]:
     owner, name, revision, path = _hub_parts(source)
     repo = f"{owner}/{name}"
+    ask_for(source)
     options = {"repo_type": "dataset", "revision": revision}
     try:
         if path.endswith(SUFFIXES) and not _is_pattern(path):

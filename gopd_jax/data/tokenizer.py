@@ -23,6 +23,7 @@ from gopd_jax.data.settings import check_template_kwargs
 from gopd_jax.data.template_check import TemplateCheck
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import read_json
+from gopd_jax.runtime.hub import ask_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +249,7 @@ def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"no tokenizer at {path!r}: there is no such folder")
     else:
         where = "there is no such folder, and the Hugging Face hub did not provide it"
+        ask_for(path)
     try:
         return AutoTokenizer.from_pretrained(path)
     except MemoryError:

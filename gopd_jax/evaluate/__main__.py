@@ -1,6 +1,6 @@
 """Command: a model's score on benchmarks: avg@k, pass@k and majority@k with intervals.
 
-python -m gopd_jax.evaluate --model=Qwen/Qwen3-4B --suite=math --data=benchmarks --out=results
+python -m gopd_jax.evaluate --model=Qwen/Qwen3-4B --suite=math --benchmark-dir=DIR --out=results
 """
 
 import os
@@ -9,6 +9,7 @@ import sys
 from gopd_jax import cli
 from gopd_jax.evaluate.catalog import DEFAULT_MAX_TOKENS, KNOWN, SUITES
 from gopd_jax.generate.options import (
+    RENAMED,
     RESUMES,
     ArgumentGroup,
     add_engine_options,
@@ -16,6 +17,11 @@ from gopd_jax.generate.options import (
     add_sampling_options,
 )
 
+OLD_NAMES = {
+    "--data": "--benchmark-dir",
+    "--verifiers": "--verifier-workers",
+    "--verifier-timeout": "--verifier-timeout-s",
+}
 NAMES = [name for name in KNOWN if not name.startswith("tiny:")]
 
 DESCRIPTION = """\
@@ -23,12 +29,12 @@ Score a Hugging Face model on benchmarks: draw k samples of each problem, verify
 certain the score is.
 
 examples:
-  python -m gopd_jax.evaluate --model=Qwen/Qwen3-4B --suite=math --data=benchmarks \\
+  python -m gopd_jax.evaluate --model=Qwen/Qwen3-4B --suite=math --benchmark-dir=benchmarks \\
       --out=results/base
-  python -m gopd_jax.evaluate --model=runs/export --suite=math --data=benchmarks \\
+  python -m gopd_jax.evaluate --model=runs/export --suite=math --benchmark-dir=benchmarks \\
       --out=results/ours --compare=results/base
-  python -m gopd_jax.evaluate --model=Qwen/Qwen3-4B --suite=aime24,mine.jsonl --data=benchmarks \\
-      --samples=8 --out=results/few
+  python -m gopd_jax.evaluate --model=Qwen/Qwen3-4B --suite=aime24,mine.jsonl \\
+      --benchmark-dir=benchmarks --samples-per-prompt=8 --out=results/few
 """
 EPILOG = f"""\
 SUITE: one or more of these, separated by commas:
@@ -38,8 +44,8 @@ SUITE: one or more of these, separated by commas:
               {", ".join(NAMES[7:])}
   a file      .jsonl, .jsonl.gz or .parquet, each row a problem with its ground truth; or a file of
               the Hugging Face hub, hf://datasets/OWNER/NAME/PATH; or tiny:math/test, tiny:code/test
-The file of a name is looked for in --data: aime24.jsonl, HumanEvalPlus.jsonl and so on, or the same
-with .gz.
+The file of a name is looked for in --benchmark-dir: aime24.jsonl, HumanEvalPlus.jsonl and so on, or
+the same with .gz.
 
 OUT: samples.jsonl, one line for each sample: benchmark, prompt_id, sample_id, text, tokens (their
 number), finish_reason ("stop" or "length"), answer (the last \\boxed{{}}, or the program; null if
@@ -68,8 +74,10 @@ JAX_PLATFORMS=cpu to leave an accelerator alone.
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(
+        renamed=RENAMED | OLD_NAMES,
+        details=True,
         prog="python -m gopd_jax.evaluate",
-        usage="%(prog)s --model=MODEL --suite=SUITE --out=FOLDER [--data=FOLDER] [options]",
+        usage="%(prog)s --model=MODEL --suite=SUITE --out=FOLDER [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
@@ -77,7 +85,10 @@ def make_parser() -> cli.Parser:
     group.add_argument("--model", required=True, help="Hugging Face folder or hub id")
     group.add_argument("--suite", required=True, help="benchmarks by name or file, see below")
     group.add_argument(
-        "--data", default="", metavar="FOLDER", help="holds the files of benchmarks given by name"
+        "--benchmark-dir",
+        default="",
+        metavar="FOLDER",
+        help="holds the files of benchmarks given by name",
     )
     group.add_argument(
         "--out", required=True, metavar="FOLDER", help="results to write or to resume"
@@ -89,7 +100,7 @@ def make_parser() -> cli.Parser:
         help="--out of an earlier evaluation of the same problems",
     )
     group.add_argument(
-        "--samples",
+        "--samples-per-prompt",
         type=cli.integer(1),
         metavar="K",
         help="samples of each problem (default: as in the paper, 32 for math, 4 for code)",
@@ -105,14 +116,14 @@ def make_parser() -> cli.Parser:
     add_sampling_options(parser)
     group = add_engine_options(parser)
     group.add_argument(
-        "--verifiers",
+        "--verifier-workers",
         type=cli.integer(1),
         default=max(1, (os.cpu_count() or 2) // 2),
         metavar="N",
         help="processes that verify (default: half the CPU cores)",
     )
     group.add_argument(
-        "--verifier-timeout",
+        "--verifier-timeout-s",
         type=cli.positive_number,
         default=10.0,
         metavar="S",

@@ -20,7 +20,7 @@ from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import result, say
 from gopd_jax.types import Rollout
 
 # MiB for a program under test: the tests of LiveCodeBench need more than those of training.
@@ -30,12 +30,12 @@ VERIFIER_MEMORY_MB = 1024
 MAY_CHANGE = (
     "model",
     "suite",
-    "data",
-    "samples",
+    "benchmark_dir",
+    "samples_per_prompt",
     "reward",
     "prompt_suffix",
     "compare",
-    "verifiers",
+    "verifier_workers",
     "slots",
     "tensor",
 )
@@ -61,8 +61,12 @@ def evaluate(args: argparse.Namespace) -> None:
     start_processes()
     check_output("--out", os.path.join(args.out, "samples.jsonl"))
     other = read_results(args.compare) if args.compare else None
-    options = {"reward": args.reward, "samples": args.samples, "suffix": args.prompt_suffix}
-    benchmarks = suites.load(args.suite, args.data, **options)
+    options = {
+        "reward": args.reward,
+        "samples": args.samples_per_prompt,
+        "suffix": args.prompt_suffix,
+    }
+    benchmarks = suites.load(args.suite, args.benchmark_dir, **options)
     job = _job(args, benchmarks, _own_sources(args, benchmarks))
     if other is not None:
         check_comparable(benchmarks, job.skipped, other, args.compare)
@@ -78,7 +82,7 @@ def evaluate(args: argparse.Namespace) -> None:
         MAY_CHANGE,
         seen=lambda record: records.append({n: v for n, v in record.items() if n in KEPT}),
     )
-    verifier = Verifier(args.verifiers, args.verifier_timeout, VERIFIER_MEMORY_MB)
+    verifier = Verifier(args.verifier_workers, args.verifier_timeout_s, VERIFIER_MEMORY_MB)
     with contextlib.closing(file), verifier as verify:
         if not file.complete:
             _ = job.engine  # whatever is wrong with its options is found before files are written
@@ -99,15 +103,15 @@ def evaluate(args: argparse.Namespace) -> None:
             results["comparison"] = compare(results, other, args.compare)
         if other is not None or not file.complete:
             file.write_summary(results)
-    print(table(results))
     tokens = sum(r["tokens"] for r in records)
     say(f"{folder}: {len(records)} samples, {tokens} tokens; {speed(drawn)}")
+    result(table(results), {"out": args.out} | results)
 
 
 def _own_sources(args: argparse.Namespace, benchmarks: list[Benchmark]) -> dict[str, str]:
     """sha256 hex of the module of a reward function of the user, tried on the first problem."""
     own = {b.reward: b.prompts[0] for b in benchmarks if is_own(b.reward)}
-    with Verifier(1, args.verifier_timeout, VERIFIER_MEMORY_MB) as verify:
+    with Verifier(1, args.verifier_timeout_s, VERIFIER_MEMORY_MB) as verify:
         for reward, prompt in own.items():
             try_reward(reward, prompt, verify)
         return {reward: verify.source(reward) for reward in own}

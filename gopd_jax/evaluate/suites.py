@@ -125,13 +125,17 @@ def _find_file(name: str, data: str) -> str:
     """The file in the folder `data` of a benchmark that is known by name."""
     files = KNOWN[name].files
     if not data:
-        raise ValueError(f"{name}: expected --data=FOLDER, the folder that holds {files[0]}")
+        raise ValueError(
+            f"{name}: expected --benchmark-dir=FOLDER, the folder that holds {files[0]}"
+        )
     paths = [epath.Path(data) / (file + end) for file in files for end in ("", ".gz")]
     for path in paths:
         if path.is_file():
             return str(path)
     tried = ", ".join(path.name for path in paths)
-    raise ValueError(f"{name}: no such file: {paths[0]}; looked for {tried} in --data={data}")
+    raise ValueError(
+        f"{name}: no such file: {paths[0]}; looked for {tried} in --benchmark-dir={data}"
+    )
 
 
 def _read(

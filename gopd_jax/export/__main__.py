@@ -10,6 +10,7 @@ import sys
 from absl import logging
 
 from gopd_jax import cli
+from gopd_jax.runtime.progress import result
 
 EPILOG = """
 The folder holds the weights (safetensors), config.json, generation_config.json, the tokenizer and
@@ -70,16 +71,19 @@ def _export(args: argparse.Namespace) -> None:
     if args.push_to_hub:
         hub.check_can_push(args.push_to_hub)
     step = export(args.workdir, args.out, args.step, args.dtype, public=bool(args.push_to_hub))
-    print(f"wrote the student of step {step} to {args.out} ({args.dtype})")
-    where = args.out
+    lines = [f"wrote the student of step {step} to {args.out} ({args.dtype})"]
+    where, pushed = args.out, None
     if args.push_to_hub:
         message = f"Student of step {step} ({args.dtype})"
-        print(f"pushed it to {hub.push(args.out, args.push_to_hub, args.private, message)}")
+        pushed = hub.push(args.out, args.push_to_hub, args.private, message)
+        lines.append(f"pushed it to {pushed}")
         where = args.push_to_hub
-    print(
+    lines.append(
         f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")   '
         f"or: vllm serve {where}"
     )
+    record = {"out": args.out, "step": step, "dtype": args.dtype, "pushed_to": pushed}
+    result("\n".join(lines), record)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Command: draws samples and their log-probs from a Hugging Face model, without training.
 
-python -m gopd_jax.generate --model=Qwen/Qwen3-4B --prompts=prompts.jsonl --out=samples.jsonl
+python -m gopd_jax.generate --model=Qwen/Qwen3-4B --prompt-file=prompts.jsonl --out=samples.jsonl
 """
 
 import sys
@@ -8,6 +8,7 @@ import sys
 from gopd_jax import cli
 from gopd_jax.generate.options import (
     DEFAULT_MAX_TOKENS,
+    RENAMED,
     RESUMES,
     add_engine_options,
     add_limit_options,
@@ -20,17 +21,17 @@ Draw samples from a Hugging Face model, with the log-prob of every token.
 example:
   cat > prompts.jsonl <<END
   {"prompt": "What is 17 * 23?"}
-  {"prompt_id": "haiku", "messages": [{"role": "user", "content": "A haiku."}], "max_tokens": 64}
+  {"prompt_id": "hi", "messages": [{"role": "user", "content": "Hi"}], "max_response_tokens": 64}
   END
-  python -m gopd_jax.generate --model=Qwen/Qwen3-4B --prompts=prompts.jsonl --samples=4 \\
-      --out=samples.jsonl
+  python -m gopd_jax.generate --model=Qwen/Qwen3-4B --prompt-file=prompts.jsonl \\
+      --samples-per-prompt=4 --out=samples.jsonl
 """
 EPILOG = """\
-PROMPTS: JSON lines. Each has "messages" (a chat: role and content) or "prompt" (the text of one
+FILE: JSON lines. Each has "messages" (a chat: role and content) or "prompt" (the text of one
 user message), and may have "prompt_id" (unique; default line-N, where N is the line number),
-"max_tokens" (the response limit of this prompt), "tools" and "chat_template_kwargs"; messages may
-hold tool calls and results, as in training. The chat template of the model is applied. A prompt
-over a limit is reported and skipped.
+"max_response_tokens" (the response limit of this prompt), "tools" and "chat_template_kwargs";
+messages may hold tool calls and results, as in training. The chat template of the model is
+applied. A prompt over a limit is reported and skipped.
 
 OUT: JSON lines, one for each sample as soon as it is finished, in any order: prompt_id, sample_id
 (0 to samples - 1), text (without special tokens), tokens (ids, including the stop token), logprobs
@@ -48,21 +49,23 @@ JAX_PLATFORMS=cpu to leave an accelerator alone.
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(
+        renamed=RENAMED | {"--prompts": "--prompt-file"},
+        details=True,
         prog="python -m gopd_jax.generate",
-        usage="%(prog)s --model=MODEL --prompts=FILE.jsonl --out=FILE.jsonl [options]",
+        usage="%(prog)s --model=MODEL --prompt-file=FILE.jsonl --out=FILE.jsonl [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
     group = parser.add_argument_group("what is drawn")
     group.add_argument("--model", required=True, help="Hugging Face folder or hub id")
     group.add_argument(
-        "--prompts", required=True, metavar="FILE", help="JSON lines of prompts, see below"
+        "--prompt-file", required=True, metavar="FILE", help="JSON lines of prompts, see below"
     )
     group.add_argument(
         "--out", required=True, metavar="FILE", help="JSON lines of samples to write or to resume"
     )
     group.add_argument(
-        "--samples",
+        "--samples-per-prompt",
         type=cli.integer(1),
         default=1,
         metavar="N",

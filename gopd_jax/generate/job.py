@@ -79,7 +79,7 @@ def make_job(
         args: what the options of `options.py` and "model" parse to.
         prompts: what is drawn.
         source: the option that the prompts come from, for errors.
-        default_max_tokens: the response limit without --max-tokens.
+        default_max_tokens: the response limit without --max-response-tokens.
 
     Raises:
         ValueError: names the value and what was expected.
@@ -88,8 +88,7 @@ def make_job(
     model = load_config(args.model)
     tokenizer = ChatTokenizer.load(
         args.model,
-        args.enable_thinking,
-        args.stop_ids,
+        extra_stop_ids=args.extra_stop_ids,
         template_kwargs=args.template_kwargs or {},
     )
     tokenizer.check_fits(f"--model={args.model}", model.vocab_size)
@@ -119,16 +118,16 @@ def make_job(
         max_prompt_tokens=max_prompt_tokens,
         max_response_tokens=max_tokens,
         num_ids=tokenizer.num_ids,
-        dtype=compute_dtype(args.dtype),
+        dtype=compute_dtype(args.compute_dtype),
         options=engine_options(args),
     )
     _check_memory(args, model, mesh, slots, max_prompt_tokens + max_tokens)
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
-        "max_tokens": max_tokens,
+        "max_response_tokens": max_tokens,
         "max_prompt_tokens": max_prompt_tokens,
         "slots": slots,
         "stop_ids": list(tokenizer.stop_ids),
-        "dtype": np.dtype(compute_dtype(args.dtype)).name,
+        "compute_dtype": np.dtype(compute_dtype(args.compute_dtype)).name,
         "model_fingerprint": weights_fingerprint(args.model),
         "prompts_fingerprint": _fingerprint(prompts, encoded),
     }
@@ -185,7 +184,7 @@ def _check_memory(
     args: argparse.Namespace, model: ModelConfig, mesh: Mesh, slots: int, columns: int
 ) -> None:
     """Raises ValueError, with the arithmetic, when a device cannot hold weights and cache."""
-    dtype, options = compute_dtype(args.dtype), engine_options(args)
+    dtype, options = compute_dtype(args.compute_dtype), engine_options(args)
     weights = weights_part(model, mesh, dtype, options, f"--model={args.model}")
     cache = cache_part(
         model,
@@ -204,17 +203,17 @@ def _limits(
 ) -> tuple[int, int]:
     """Prompt and response limit in effect: together at most the positions of the model."""
     positions = model.max_positions
-    max_tokens = args.max_tokens or min(default_max_tokens, positions // 2)
+    max_tokens = args.max_response_tokens or min(default_max_tokens, positions // 2)
     if max_tokens >= positions:
         raise ValueError(
-            f"--max-tokens={max_tokens}: expected less than the {positions} positions of "
+            f"--max-response-tokens={max_tokens}: expected less than the {positions} positions of "
             f"{args.model}"
         )
     max_prompt_tokens = args.max_prompt_tokens or min(longest, positions - max_tokens)
     if max_prompt_tokens + max_tokens > positions:
         raise ValueError(
-            f"--max-prompt-tokens={max_prompt_tokens} and --max-tokens={max_tokens}: expected at "
-            f"most {positions} together, the positions of {args.model}"
+            f"--max-prompt-tokens={max_prompt_tokens} and --max-response-tokens={max_tokens}: "
+            f"expected at most {positions} together, the positions of {args.model}"
         )
     return max_prompt_tokens, max_tokens
 
@@ -233,10 +232,13 @@ def _requests(
         if len(e.tokens) > max_prompt_tokens:
             reason = (
                 f"has {len(e.tokens)} tokens: expected at most {max_prompt_tokens} "
-                "(--max-prompt-tokens, or what --max-tokens leaves)"
+                "(--max-prompt-tokens, or what --max-response-tokens leaves)"
             )
         elif limit > max_tokens:
-            reason = f"asks for max_tokens={limit}: expected at most --max-tokens={max_tokens}"
+            reason = (
+                f"asks for max_response_tokens={limit}: expected at most "
+                f"--max-response-tokens={max_tokens}"
+            )
         else:
             requests.extend(Request(e, i, limit) for i in range(p.samples))
             continue

@@ -14,6 +14,13 @@ from gopd_jax.runtime.schema import choices, defaults
 RESUMES = "; the same command started again resumes from here"
 DEFAULT_SLOTS = 64
 DEFAULT_MAX_TOKENS = 1024  # of gopd_jax.generate
+RENAMED = {
+    "--stop-ids": "--extra-stop-ids",
+    "--samples": "--samples-per-prompt",
+    "--max-tokens": "--max-response-tokens",
+    "--dtype": "--compute-dtype",
+    "--enable-thinking": """--template-kwargs='{"enable_thinking": true}'""",
+}
 
 ArgumentGroup = argparse._ArgumentGroup  # argparse has no public name for it
 
@@ -31,7 +38,7 @@ def sampling_rule(args: argparse.Namespace) -> SamplingRule:
 def add_limit_options(group: ArgumentGroup, max_tokens: int) -> None:
     """Adds the length limits and the seed; `max_tokens` is the default response limit."""
     group.add_argument(
-        "--max-tokens",
+        "--max-response-tokens",
         type=integer(1),
         metavar="N",
         help=f"response limit (default: {max_tokens}, or half the positions of the model)",
@@ -76,7 +83,7 @@ def add_sampling_options(parser: Parser) -> None:
         help="only the most likely tokens that reach P (default: 1, all)",
     )
     group.add_argument(
-        "--stop-ids",
+        "--extra-stop-ids",
         type=integer(0),
         nargs="+",
         default=[],
@@ -84,15 +91,11 @@ def add_sampling_options(parser: Parser) -> None:
         help="token ids that end a response, besides those of the model",
     )
     group.add_argument(
-        "--enable-thinking",
-        action="store_true",
-        help="a switch of Qwen3's chat template; other templates ignore it",
-    )
-    group.add_argument(
         "--template-kwargs",
         type=json_object,
         metavar="JSON",
-        help="keyword arguments of the chat template, as an object; those of a row override them",
+        help="keyword arguments of the chat template, as an object, such as "
+        """'{"enable_thinking": true}'; those of a row override them""",
     )
 
 
@@ -106,10 +109,10 @@ def add_engine_options(parser: Parser) -> ArgumentGroup:
         help=f"sequences decoded at once (default: {DEFAULT_SLOTS}, fewer for fewer samples)",
     )
     group.add_argument(
-        "--dtype",
+        "--compute-dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="compute dtype; auto is float32 on CPU, bfloat16 elsewhere",
+        help="of activations and weights; auto is float32 on CPU, bfloat16 elsewhere",
     )
     helps = {
         "kernel": "decode attention kernel (default: %(default)s)",

@@ -19,7 +19,7 @@ def read_prompts(path: str, samples: int = 1) -> list[PromptSamples]:
 
     Args:
         path: the file; each line has "prompt" or "messages", and may have "prompt_id",
-            "max_tokens", "tools" and "chat_template_kwargs". Empty lines are skipped.
+            "max_response_tokens", "tools" and "chat_template_kwargs". Empty lines are skipped.
         samples: number of samples of each prompt.
 
     Raises:
@@ -27,7 +27,7 @@ def read_prompts(path: str, samples: int = 1) -> list[PromptSamples]:
             prompt id; names the file and the line.
     """
     if not epath.Path(path).is_file():
-        raise ValueError(f"--prompts={path}: no such file, expected JSON lines of prompts")
+        raise ValueError(f"--prompt-file={path}: no such file, expected JSON lines of prompts")
     prompts: list[PromptSamples] = []
     first_line: dict[str, int] = {}  # by prompt id
     with epath.Path(path).open("rb") as file:
@@ -44,7 +44,7 @@ def read_prompts(path: str, samples: int = 1) -> list[PromptSamples]:
                     f"{path}:{number}: prompt_id {name!r} is already taken by line {first}"
                 )
     if not prompts:
-        raise ValueError(f"--prompts={path}: no rows, expected at least one prompt")
+        raise ValueError(f"--prompt-file={path}: no rows, expected at least one prompt")
     return prompts
 
 
@@ -54,9 +54,11 @@ def _parse(line: bytes, default_id: str, samples: int) -> PromptSamples:
         found = list(raw) if isinstance(raw, dict) else repr(raw)
         raise ValueError(f'found {found}, expected an object with "messages" or "prompt"')
     row = rows.parse(raw | NO_GROUND_TRUTH, default_id)
-    limit = raw.get("max_tokens")
+    if "max_tokens" in raw:
+        raise ValueError("max_tokens: unknown field, expected max_response_tokens")
+    limit = raw.get("max_response_tokens")
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(f"max_tokens={limit!r}: expected an integer >= 1")
+        raise ValueError(f"max_response_tokens={limit!r}: expected an integer >= 1")
     prompt = Prompt(
         row["prompt_id"],
         tuple(row["messages"]),

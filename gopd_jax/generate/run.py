@@ -11,11 +11,11 @@ from gopd_jax.generate.prompts import read_prompts
 from gopd_jax.generate.samples_file import Record, SamplesFile
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import result
 from gopd_jax.types import Rollout
 
 # May change when a command is resumed; the two paths have fingerprints in their place.
-MAY_CHANGE = ("model", "prompts", "slots", "tensor")
+MAY_CHANGE = ("model", "prompt_file", "slots", "tensor")
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -26,8 +26,8 @@ def generate(args: argparse.Namespace) -> None:
     """
     start_processes()
     check_output("--out", args.out)
-    prompts = read_prompts(args.prompts, args.samples)
-    job = make_job(args, prompts, f"--prompts={args.prompts}", DEFAULT_MAX_TOKENS)
+    prompts = read_prompts(args.prompt_file, args.samples_per_prompt)
+    job = make_job(args, prompts, f"--prompt-file={args.prompt_file}", DEFAULT_MAX_TOKENS)
     counts = {"samples": 0, "tokens": 0, "truncated": 0}
 
     def count(record: Record) -> None:
@@ -65,4 +65,7 @@ def generate(args: argparse.Namespace) -> None:
             drawn = draw(job, file.missing, "generate", take) if file.missing else {}
             file.write_summary(summary(True, drawn))
     what = f"{path}: {counts['samples']} samples, {counts['tokens']} tokens"
-    say(f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped")
+    result(
+        f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped",
+        {"out": str(path)} | summary(True, drawn),
+    )

@@ -1,7 +1,7 @@
 """Which kernel runs an operation: the tables of kernels, and the functions that choose from them.
 
 In: a name from the settings, or "auto", and the platform of the devices. Out: a `Choice`, which is
-printed once per process under GOPD_VERBOSE=1. A new kernel is a function with the interface of its
+printed once per process if --verbose is given. A new kernel is a function with the interface of its
 operation, and one row in a table here. Does not run kernels.
 """
 

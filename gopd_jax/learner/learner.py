@@ -166,7 +166,9 @@ class Learner:
         self._row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
         self._platform = self.mesh.devices.flat[0].platform
-        self._attention = choose_packed_attention("auto", self._platform).kernel
+        attention = choose_packed_attention("auto", self._platform)
+        self._attention = attention.kernel
+        self.kernels = {"packed attention": str(attention)}
         self._step = functools.partial(
             train_step,
             model=self._decoder(student, settings.remat),
@@ -183,7 +185,8 @@ class Learner:
     def _decoder(self, config: ModelConfig, remat: bool) -> Decoder:
         matmul = grouped_matmul.xla
         if config.experts:
-            matmul = choose_grouped_matmul("auto", self._platform).kernel
+            choice = choose_grouped_matmul("auto", self._platform)
+            matmul, self.kernels["grouped matmul"] = choice.kernel, str(choice)
         return Decoder(config, self.dtype, remat, attention=self._attention, matmul=matmul)
 
     # ---- State.

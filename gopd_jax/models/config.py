@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 import transformers
 
 from gopd_jax.runtime.errors import brief
+from gopd_jax.runtime.hub import ask_for
 
 FAMILIES = {
     "qwen3": "Qwen3ForCausalLM",
@@ -128,7 +129,7 @@ def load_config(path: str) -> ModelConfig:
 
 
 def refuse_path(path: str | os.PathLike[str]) -> None:
-    """Refuses what is no folder and cannot be a hub id, so that the hub is not asked for it.
+    """Refuses what is no folder and cannot be a hub id; says that the hub is asked for an id.
 
     Raises:
         ValueError: a file, or a path of a folder that does not exist.
@@ -141,6 +142,7 @@ def refuse_path(path: str | os.PathLike[str]) -> None:
     elif not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         what = "there is no such folder"
     else:
+        ask_for(name)
         return
     raise ValueError(f"no model at {name!r}: expected a Hugging Face folder or hub id, but {what}")
 

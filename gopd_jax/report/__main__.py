@@ -11,6 +11,7 @@ from etils import epath
 
 from gopd_jax import cli
 from gopd_jax.runtime import files
+from gopd_jax.runtime.progress import result
 
 EPILOG = """
 RUN is the --workdir of gopd_jax.train, local or gs://, finished or not: an unfinished run is shown
@@ -72,10 +73,16 @@ def report(args: argparse.Namespace) -> None:
     finally:  # the last page, also after Ctrl-C, does not reload itself
         text = page.html(runs)
         files.replace_text(args.out, text)
+    lines = []
     for run in runs:
         state = "finished" if run.finished else f"unfinished at step {run.last_step}"
-        print(f"{run.label}: {state}" + "".join(f"\n  {problem}" for problem in run.problems))
-    print(f"wrote {args.out} ({len(text.encode()) / 1e6:.2f} MB): open it in a browser")
+        lines += [f"{run.label}: {state}", *(f"  {problem}" for problem in run.problems)]
+    lines.append(f"wrote {args.out} ({len(text.encode()) / 1e6:.2f} MB): open it in a browser")
+    states = [
+        {"run": r.label, "finished": r.finished, "step": r.last_step, "problems": r.problems}
+        for r in runs
+    ]
+    result("\n".join(lines), {"out": args.out, "runs": states})
 
 
 def _check_out(out: str, start: str) -> None:

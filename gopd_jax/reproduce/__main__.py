@@ -9,7 +9,7 @@ import sys
 
 from gopd_jax import cli
 from gopd_jax.reproduce.arms import GROUPS, Size
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import result, say
 
 EPILOG = """
 What is run, each with every seed (the seed decides the order of the data, the samples, and the
@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     size = Size()
     parser = cli.Parser(
         prog="python -m gopd_jax.reproduce",
-        description="Run the paper's experiments in the embedded world, with several seeds, and "
-        "write tables and pictures.",
+        description="Repeat the paper's experiments in the embedded world over several seeds, with "
+        "tables and pictures.",
         epilog=EPILOG,
     )
 
@@ -75,7 +75,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     math, code = (args.prompts, 2), (max(1, args.prompts // 4), 2)
     size = Size(args.steps, args.samples_per_step, math, code)
     results = reproduce(args.out, args.seeds, args.only.split(","), args.jobs, size)
-    say(tables.text(results))
+    result(tables.text(results), results)
     say(f"results in {args.out}: results.md, results.json, pictures")
 
 

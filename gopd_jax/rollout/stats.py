@@ -33,6 +33,11 @@ class RolloutStats:
         """Fraction of slot steps that drew a token."""
         return self.tokens / max(1, self.slot_steps)
 
+    def __add__(self, other: "RolloutStats") -> "RolloutStats":
+        """The counts of both."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return RolloutStats(**{name: mine[name] + theirs[name] for name in mine})
+
     def add_dispatch(self, outcome: Outcome, slots: int) -> None:
         self.dispatches += 1
         self.steps += int(outcome.steps)

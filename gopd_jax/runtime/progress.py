@@ -1,4 +1,4 @@
-"""What a command says on stderr: progress of long work, lines for a person, and details.
+"""What a command says: its result on stdout; progress, notes and errors on stderr.
 
 On a terminal, progress is one line that fits its width. Elsewhere, such as in a log file, all
 progress together is at most one line in ten seconds. Of several processes only the first speaks;
@@ -6,12 +6,14 @@ errors are printed by each. Does not import JAX.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
-import os
+import json
 import statistics
+import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -29,7 +31,7 @@ class _Voice:
     """Which process this is, what it was asked to tell, and when it last logged progress."""
 
     index, count = 0, 1
-    verbose = os.environ.get("GOPD_VERBOSE") == "1"
+    verbose = as_json = False
     logged = float("-inf")
 
 
@@ -38,9 +40,10 @@ def speak_as(index: int, count: int) -> None:
     _Voice.index, _Voice.count = index, count
 
 
-def begin() -> None:
-    """Begins a command: what an earlier one logged in this process no longer counts."""
+def tell(*, details: bool = False, as_json: bool = False) -> None:
+    """Begins a command: says whether `detail` prints (--verbose), and `result` JSON (--json)."""
     _Voice.logged = float("-inf")
+    _Voice.verbose, _Voice.as_json = details, as_json
 
 
 def say(text: str) -> None:
@@ -50,9 +53,19 @@ def say(text: str) -> None:
 
 
 def detail(text: str) -> None:
-    """Prints lines for whoever works on this project; nothing unless GOPD_VERBOSE=1."""
+    """Prints lines for whoever works on this project; nothing unless --verbose is given."""
     if _Voice.verbose:
         say(text)
+
+
+def result(text: str, record: Mapping[str, Any]) -> None:
+    """Prints what a command found: text on stdout; with --json a line of JSON there, and the text
+    on stderr. Only the first process does.
+    """
+    if _Voice.index == 0 and _Voice.as_json:
+        print(json.dumps(record), flush=True)
+    if _Voice.index == 0 and text:
+        print(text, file=sys.stderr if _Voice.as_json else sys.stdout, flush=True)
 
 
 def say_error(text: str) -> None:

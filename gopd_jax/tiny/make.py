@@ -32,6 +32,7 @@ from gopd_jax.models.decoder import init_params
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime.files import check_output
+from gopd_jax.runtime.progress import result
 from gopd_jax.runtime.settings import CheckpointSettings, LogSettings
 from gopd_jax.tiny.tokenizer import SPECIAL, VOCAB_SIZE, save_tokenizer
 from gopd_jax.train.run import run as train
@@ -194,6 +195,7 @@ def _make_all(args: argparse.Namespace, names: list[str]) -> None:
         check_free(out / name)
         check_output("--workdir", pathlib.Path(args.workdir) / name)
         make(name, out, pathlib.Path(args.workdir))
+        result(f"made {out / name}", {"out": str(out / name)})
 
 
 if __name__ == "__main__":

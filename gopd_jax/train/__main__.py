@@ -8,6 +8,8 @@
   --config=FILE[:PRESET]      what is run: a name of the list below, or a .py file of yours
   --config.PART.FIELD=VALUE   one setting; all of them are listed at the end
   --workdir=FOLDER            folder of the run, local or gs:// (default: runs/NAME)
+  --json                      print summary.json on stdout at the end; the rest goes to stderr
+  --verbose                   say which kernels are chosen and what is compiled
   --help                      this text; with --config, what that file is and sets
 
 The folder gets run.json, metrics.jsonl, samples.jsonl, evaluations.jsonl, tensorboard/,
@@ -31,12 +33,13 @@ from ml_collections import ConfigDict, config_flags
 from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
 from gopd_jax.runtime.errors import brief
+from gopd_jax.runtime.progress import tell
 from gopd_jax.runtime.schema import unknown_field
 from gopd_jax.train import config_files
 
 UNREAD = "Configuration is not available because of an earlier failure to load: "
 TEMPLATE_KWARGS = "--config.data.template_kwargs."
-NEW_NAMES = {"--config.data.enable_thinking": f"{TEMPLATE_KWARGS}enable_thinking"}
+RENAMED = {"data.enable_thinking": "data.template_kwargs.enable_thinking"}
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -50,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # what ml_collections warns of is an error here
-    config, workdir = parse(arguments)
+    given = set(arguments)
+    config, workdir = parse([a for a in arguments if a not in ("--json", "--verbose")])
+    tell(details="--verbose" in given, as_json="--json" in given)
     logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
     from gopd_jax.runtime.processes import start_processes
@@ -100,13 +105,11 @@ def _template_kwargs(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str
     """The keyword arguments of the chat template in a command line, and its other arguments.
 
     ml_collections takes only fields that the config file has, and a template has its own names.
-    Values are JSON, or a text where that fails. --config.data.enable_thinking, an earlier name, is
-    read too.
+    Values are JSON, or a text where that fails.
     """
     kwargs, others = {}, []
     for argument in arguments:
         field, equals, text = argument.partition("=")
-        field = NEW_NAMES.get(field, field)
         if not field.startswith(TEMPLATE_KWARGS):
             others.append(argument)
             continue
@@ -171,6 +174,8 @@ def _refusal(error: BaseException, arguments: Sequence[str]) -> str:
 
 def _check_field(path: str, fields: ConfigDict) -> None:
     """Raises ValueError unless the config file defines the field; names the nearest one."""
+    if path in RENAMED:
+        raise ValueError(f"--config.{path}: expected its new name, --config.{RENAMED[path]}")
     where = "config"
     for name in path.split("."):
         if not isinstance(fields, ConfigDict) or name not in fields:

@@ -15,7 +15,7 @@ from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.runtime.progress import Bar, say
+from gopd_jax.runtime.progress import Bar, result, say
 from gopd_jax.runtime.run_folder import one_process, read_summary
 from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.runtime.trackers import Trackers
@@ -65,9 +65,12 @@ def _run(
     before = steps_before(workdir)
     start = provenance.record() | {"prompts": inputs.counts, "steps": config.steps}
     start["saved_step"] = max(saved_steps(workdir), default=0)
+    sampler = samplers[inputs.models[config.student]]
+    start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
     resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
     if (finished := read_summary(workdir, config.steps)) is not None:
-        say(f"{summary.table(finished)}\n{summary.complete(workdir)}")
+        result(summary.table(finished), finished)
+        say(summary.complete(workdir))
         return finished
     set_summary_aside(workdir)
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
@@ -101,10 +104,11 @@ def _run(
             _train(trainer, evaluator, state, first, host, checkpoints, log)
 
     # ---- What came of it.
-    result = summary.write(workdir, config, inputs, evaluations, host.seconds)
+    written = summary.write(workdir, config, inputs, evaluations, host.seconds)
     curves.draw(workdir, config)
-    say(f"{summary.table(result)}\n{summary.closing(workdir, trackers.tensorboard)}")
-    return result
+    result(summary.table(written), written)
+    say(summary.closing(workdir, trackers.tensorboard))
+    return written
 
 
 def _train(
@@ -136,11 +140,13 @@ def _train(
                 done, now = step, host.to_json()
                 if step == steps or step % every == 0:
                     note = log.write_last() or note
-                    checkpoints.save(step, check_to_save(state, step), now)
+                    with bar.aside():
+                        checkpoints.save(step, check_to_save(state, step), now)
                     saved = step
                 checkpoints.check()
                 bar.advance(1, note)
-                log.scores("student", step, evaluator.student(state.params, step))
+                with bar.aside():
+                    log.scores("student", step, evaluator.student(state.params, step))
     except Stopped as stop:
         if done > saved:
             log.write_last()

@@ -15,6 +15,7 @@ from gopd_jax.data.answers import given_answers_of
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
+from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
@@ -107,12 +108,11 @@ class Trainer:
         config, tokenizer = self.config, self.inputs.tokenizer
         sampler = self.samplers[self.inputs.models[config.student]]
         if config.method == "sft":
-            rollouts = self._answers(requests, record.step)
+            rollouts = self._answers(requests, record)
         else:
             weights = jax.block_until_ready(sampler.sync_weights(params))
             record.lap("weight_sync")
-            key = training_key(config.seed, record.step)
-            rollouts = sampler(weights, requests, key, config.rollout.rule)
+            rollouts = self._drawn(sampler, weights, requests, record)
         selected = self._verified(requests)
         texts: dict[SampleKey, str] = {}
         finished: list[Rollout] = []
@@ -127,14 +127,25 @@ class Trainer:
         keys = [r.request.key for r in record.rollouts]
         record.texts = [texts[key] for key in keys]
         record.verdicts = PendingVerdicts(parts, keys)
-        record.sampling = sampler.stats
+
+    def _drawn(
+        self,
+        sampler: RolloutEngine,
+        weights: Params,
+        requests: Sequence[Request],
+        record: StepRecord,
+    ) -> Iterator[Rollout]:
+        """The samples of a model, in the order in which they finish; the record counts them."""
+        key = training_key(self.config.seed, record.step)
+        yield from sampler(weights, requests, key, self.config.rollout.rule)
+        record.sampling += sampler.stats
 
     def _verified(self, requests: Sequence[Request]) -> set[SampleKey]:
         """Which samples are verified: all, or the first `log.rewards` of the shuffled stream."""
         most = 0 if self.config.method == "grpo" else self.config.log.rewards
         return {r.key for r in requests[: most or len(requests)]}
 
-    def _answers(self, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
+    def _answers(self, requests: Sequence[Request], record: StepRecord) -> Iterator[Rollout]:
         """What sft learns from: samples of the domain's teacher, or the data set's answers."""
         config = self.config
         for name in config.domains:
@@ -143,8 +154,7 @@ class Trainer:
                 teacher = self.teachers[name]
                 sampler = self.samplers[teacher.config]
                 weights = sampler.sync_weights(teacher.params)
-                key = training_key(config.seed, step)
-                yield from sampler(weights, mine, key, config.rollout.rule)
+                yield from self._drawn(sampler, weights, mine, record)
             else:
                 answers = given_answers_of(self.inputs.tokenizer, [r.prompt for r in mine])
                 yield from given_answers(mine, answers)

@@ -53,7 +53,7 @@ class StepRecord:
     """What a step did; filled in as the step goes on.
 
     rollouts, texts, verdicts: in the order of the rollouts' keys.
-    sampling: what the sampler did.
+    sampling: what the samplers did; nothing where no token was drawn.
     laps: seconds of each phase.
     """
 
@@ -61,7 +61,7 @@ class StepRecord:
     rollouts: list[Rollout] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
     verdicts: PendingVerdicts | None = None
-    sampling: RolloutStats | None = None
+    sampling: RolloutStats = dataclasses.field(default_factory=RolloutStats)
     updates: list[Update] = dataclasses.field(default_factory=list)
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
     _since: float = dataclasses.field(default_factory=time.perf_counter)
@@ -162,7 +162,7 @@ class StepLog:
         values["seconds"] = record.seconds
         values["tokens_per_second"] = sum(len(r.tokens) for r in record.rollouts) / record.seconds
         values["compilations"] = compilations()
-        if record.sampling is not None and record.sampling.steps:
+        if record.sampling.steps:
             values["slot_utilisation"] = record.sampling.utilisation
             values["decode_steps"] = record.sampling.steps
             values["prefill_tokens"] = record.sampling.prefill_tokens

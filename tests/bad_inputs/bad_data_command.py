@@ -70,23 +70,12 @@ def tokenizer_file(folder):
 
 @case(
     "data",
-    "--json below a file",
-    "--json='a.jsonl/out.jsonl': cannot write there, expected a folder above it",
+    "--json with a file",
+    "--json=out.jsonl: expected --json alone, which prints to stdout",
 )
-def json_below_file(folder):
+def json_with_file(folder):
     write(folder / "a.jsonl", sums())
-    return ["a.jsonl", "--json=a.jsonl/out.jsonl"]
-
-
-@case(
-    "data",
-    "--json that is a folder",
-    "--json='out': cannot write there, expected a file, but it is a folder",
-)
-def json_folder(folder):
-    write(folder / "a.jsonl", sums())
-    (folder / "out").mkdir()
-    return ["a.jsonl", "--json=out"]
+    return ["a.jsonl", "--json=out.jsonl"]
 
 
 @case(

@@ -11,8 +11,14 @@ BASE = f"--model={tiny.model('base')}"
 
 def evaluate(folder: Path, problems, *options: str) -> list[str]:
     write(folder / "mine.jsonl", problems)
-    given = [BASE, "--suite=mine.jsonl", "--out=out", "--samples=2", "--max-tokens=8"]
-    return [*given, "--verifiers=1", *options]
+    given = [
+        BASE,
+        "--suite=mine.jsonl",
+        "--out=out",
+        "--samples-per-prompt=2",
+        "--max-response-tokens=8",
+    ]
+    return [*given, "--verifier-workers=1", *options]
 
 
 @case(
@@ -26,8 +32,8 @@ def unknown_suite(folder):
 
 @case(
     "evaluate",
-    "a benchmark by name without --data",
-    "aime24: expected --data=FOLDER, the folder that holds aime24.jsonl",
+    "a benchmark by name without --benchmark-dir",
+    "aime24: expected --benchmark-dir=FOLDER, the folder that holds aime24.jsonl",
 )
 def no_data(folder):
     return [BASE, "--suite=aime24", "--out=out"]
@@ -35,15 +41,15 @@ def no_data(folder):
 
 @case(
     "evaluate",
-    "--data that is a file",
+    "--benchmark-dir that is a file",
     (
         "aime24: no such file: data/aime24.jsonl; looked for aime24.jsonl, "
-        "aime24.jsonl.gz in --data=data"
+        "aime24.jsonl.gz in --benchmark-dir=data"
     ),
 )
 def data_is_a_file(folder):
     write(folder / "data", "mine")
-    return [BASE, "--suite=aime24", "--data=data", "--out=out"]
+    return [BASE, "--suite=aime24", "--benchmark-dir=data", "--out=out"]
 
 
 @case("evaluate", "an empty suite", "--suite=: no benchmark ''", "expected some of math")
@@ -219,16 +225,16 @@ def compare_other(folder):
 @case(
     "evaluate",
     "a verifier timeout of 0",
-    "argument --verifier-timeout: invalid value '0': expected a finite number > 0",
+    "argument --verifier-timeout-s: invalid value '0': expected a finite number > 0",
 )
 def timeout_zero(folder):
-    return evaluate(folder, sums(), "--verifier-timeout=0")
+    return evaluate(folder, sums(), "--verifier-timeout-s=0")
 
 
 @case(
     "evaluate",
     "no sample at all",
-    "argument --samples: invalid value '0': expected an integer in [1, 2147483647]",
+    "argument --samples-per-prompt: invalid value '0': expected an integer in [1, 2147483647]",
 )
 def samples_zero(folder):
-    return evaluate(folder, sums(), "--samples=0")
+    return evaluate(folder, sums(), "--samples-per-prompt=0")

@@ -17,7 +17,13 @@ TAKEN = (
 
 def generate(folder: Path, prompts, *options: str) -> list[str]:
     write(folder / "prompts.jsonl", prompts)
-    return [BASE, "--prompts=prompts.jsonl", "--out=out/samples.jsonl", "--max-tokens=8", *options]
+    return [
+        BASE,
+        "--prompt-file=prompts.jsonl",
+        "--out=out/samples.jsonl",
+        "--max-response-tokens=8",
+        *options,
+    ]
 
 
 ONE = [{"prompt": "1+1"}]
@@ -26,26 +32,26 @@ ONE = [{"prompt": "1+1"}]
 @case(
     "generate",
     "prompts file that is not there",
-    "--prompts=gone.jsonl: no such file, expected JSON lines of prompts",
+    "--prompt-file=gone.jsonl: no such file, expected JSON lines of prompts",
 )
 def no_prompts(folder):
-    return [BASE, "--prompts=gone.jsonl", "--out=out.jsonl"]
+    return [BASE, "--prompt-file=gone.jsonl", "--out=out.jsonl"]
 
 
 @case(
     "generate",
     "prompts that are a folder",
-    "--prompts=prompts: no such file, expected JSON lines of prompts",
+    "--prompt-file=prompts: no such file, expected JSON lines of prompts",
 )
 def prompts_folder(folder):
     (folder / "prompts").mkdir()
-    return [BASE, "--prompts=prompts", "--out=out.jsonl"]
+    return [BASE, "--prompt-file=prompts", "--out=out.jsonl"]
 
 
 @case(
     "generate",
     "prompts file that is empty",
-    "--prompts=prompts.jsonl: no rows, expected at least one prompt",
+    "--prompt-file=prompts.jsonl: no rows, expected at least one prompt",
 )
 def prompts_empty(folder):
     return generate(folder, "")
@@ -80,19 +86,19 @@ def prompts_null(folder):
 @case(
     "generate",
     "max_tokens of a prompt that is a text",
-    "prompts.jsonl:1: max_tokens='many': expected an integer >= 1",
+    "prompts.jsonl:1: max_response_tokens='many': expected an integer >= 1",
 )
 def prompts_max_tokens(folder):
-    return generate(folder, [{"prompt": "1+1", "max_tokens": "many"}])
+    return generate(folder, [{"prompt": "1+1", "max_response_tokens": "many"}])
 
 
 @case(
     "generate",
     "max_tokens of a prompt that is negative",
-    "prompts.jsonl:1: max_tokens=-1: expected an integer >= 1",
+    "prompts.jsonl:1: max_response_tokens=-1: expected an integer >= 1",
 )
 def prompts_max_tokens_negative(folder):
-    return generate(folder, [{"prompt": "1+1", "max_tokens": -1}])
+    return generate(folder, [{"prompt": "1+1", "max_response_tokens": -1}])
 
 
 @case(
@@ -115,7 +121,7 @@ def prompts_id_number(folder):
     "generate",
     "only prompts over the limit",
     (
-        "--prompts=prompts.jsonl: none of 1 prompts is within the limits; the first, "
+        "--prompt-file=prompts.jsonl: none of 1 prompts is within the limits; the first, "
         "'line-1', has 6 tokens: expected at most 1 (--max-prompt-tokens, or what"
     ),
 )
@@ -172,7 +178,7 @@ def out_is_the_prompts(folder):
 )
 def summary_is_the_prompts(folder):
     write(folder / "a.summary.json", ONE)
-    return [BASE, "--prompts=a.summary.json", "--out=a.jsonl", "--max-tokens=8"]
+    return [BASE, "--prompt-file=a.summary.json", "--out=a.jsonl", "--max-response-tokens=8"]
 
 
 @case(
@@ -243,16 +249,16 @@ def top_p(folder):
     "' are outside its vocabulary of 102 ids: expected ids from 0 to 101",
 )
 def stop_id(folder):
-    return generate(folder, ONE, "--stop-ids", "99999")
+    return generate(folder, ONE, "--extra-stop-ids", "99999")
 
 
 @case(
     "generate",
     "a stop id that is a text",
-    "argument --stop-ids: invalid value 'end': expected an integer in [0, 2147483647]",
+    "argument --extra-stop-ids: invalid value 'end': expected an integer in [0, 2147483647]",
 )
 def stop_id_text(folder):
-    return generate(folder, ONE, "--stop-ids", "end")
+    return generate(folder, ONE, "--extra-stop-ids", "end")
 
 
 @case(
@@ -270,10 +276,10 @@ def tensor(folder):
 @case(
     "generate",
     "a limit beyond the positions of the model",
-    "--max-tokens=100000: expected less than the 512 positions of ",
+    "--max-response-tokens=100000: expected less than the 512 positions of ",
 )
 def positions(folder):
-    return generate(folder, ONE, "--max-tokens=100000")
+    return generate(folder, ONE, "--max-response-tokens=100000")
 
 
 @case(

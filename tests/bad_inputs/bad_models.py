@@ -21,7 +21,7 @@ def teacher(folder: Path) -> list[str]:
 
 def generate(folder: Path) -> list[str]:
     write(folder / "prompts.jsonl", [{"prompt": "1+1"}])
-    return ["--model=student", "--prompts=prompts.jsonl", "--out=out/samples.jsonl"]
+    return ["--model=student", "--prompt-file=prompts.jsonl", "--out=out/samples.jsonl"]
 
 
 @case("train", "student that is neither a folder nor on the hub", NO_CONFIG)

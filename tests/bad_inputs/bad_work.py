@@ -8,7 +8,7 @@ BASE = tiny.model("base")
 
 
 def bench(*options: str) -> list[str]:
-    given = ["--random-weights", "--prompts=2", "--slots=2", "--max-new=4", "--runs=1"]
+    given = ["--random-weights", "--prompts=2", "--slots=2", "--max-response-tokens=4", "--runs=1"]
     return ["rollout", f"--model={BASE}", *given, *options]
 
 

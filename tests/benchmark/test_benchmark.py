@@ -24,8 +24,14 @@ CONFIG = {
     "hidden_act": "silu",
     "attention_bias": False,
 }
-OPTIONS = ["--random-weights", "--prompts=6", "--prompt-tokens=8", "--samples=2", "--slots=4"]
-OPTIONS += ["--mean=4", "--max-new=8", "--runs=2"]
+OPTIONS = [
+    "--random-weights",
+    "--prompts=6",
+    "--max-prompt-tokens=8",
+    "--samples-per-prompt=2",
+    "--slots=4",
+]
+OPTIONS += ["--mean-response-tokens=4", "--max-response-tokens=8", "--runs=2"]
 
 
 @pytest.fixture
@@ -35,8 +41,9 @@ def model(tmp_path):
 
 
 def test_figures_add_up_and_the_sampler_agrees_with_the_scorer(model, capsys):
-    assert main(["rollout", f"--model={model}", *OPTIONS, "--score"]) == 0
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert main(["rollout", f"--model={model}", *OPTIONS, "--score", "--json"]) == 0
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
     runs = [r for r in records if r["record"] == "run"]
     assert records[0]["record"] == "warm-up" and len(runs) == 2
     for run in runs:
@@ -48,16 +55,17 @@ def test_figures_add_up_and_the_sampler_agrees_with_the_scorer(model, capsys):
     programs, median = [r for r in records if r["record"] == "program"], records[-1]
     assert {"weights", "cache", "prefill", "decode"} <= {p["name"] for p in programs}
     assert median["programs"] == len(programs)
-    assert median["settings"]["dtype"] == "float32" and median["settings"]["slots"] == 4
+    assert median["settings"]["compute_dtype"] == "float32" and median["settings"]["slots"] == 4
     assert median["logprob_gap_max"] < 1e-5
+    assert f"run 1: {runs[0]['tokens_per_second']:,.0f} tokens/s" in err
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         (
-            ["--mean=1"],
-            "--mean=1 needs 512 stop ids from 300 on: expected a vocabulary of at least",
+            ["--mean-response-tokens=1"],
+            "--mean-response-tokens=1 needs 512 stop ids from 300 on: expected a vocabulary",
         ),
         (["--workload=chat"], "--workload=chat: expected --prompt-file=FILE.jsonl"),
         (["--top-p=0"], "top_p=0.0: expected a number > 0"),

@@ -19,13 +19,14 @@ def test_the_command_counts_everything(tmp_path, capsys):
         "--max-prompt-tokens=60",
         "--min-difficulty=6",
         "--held-out=5",
-        "--verify=1",
-        f"--json={tmp_path / 'out.jsonl'}",
+        "--verify",
+        "--verifier-workers=1",
+        "--json",
     ]
     assert command.main([str(path), *options]) == 0
-    out = capsys.readouterr().out
-    assert "a.jsonl:43" in out and "a.jsonl:44" in out and "over 60 tokens 1" in out
-    record = json.loads((tmp_path / "out.jsonl").read_text())
+    out, err = capsys.readouterr()
+    assert "a.jsonl:43" in err and "a.jsonl:44" in err and "over 60 tokens 1" in err
+    record = json.loads(out)
     expected = {"rows": 44, "bad": 2, "repeated": 1, "unverifiable": 0}
     assert {name: record[name] for name in expected} == expected
     assert record["difficulties"] == {"5": 11, "6": 10, "7": 10, "8": 10, "9": 1}
@@ -37,11 +38,12 @@ def test_the_command_shows_a_row_with_tools(tmp_path, capsys):
     model = save_tokenizer(tmp_path / "model", TEMPLATE)
     path = write(tmp_path / "a.jsonl", [*sums(0, 3), row(), *sums(5, 3)])
     options = [f"--tokenizer={model}", '--template-kwargs={"style": "new"}', "--prompt-suffix=!!"]
-    assert command.main([str(path), *options, f"--json={tmp_path / 'out.jsonl'}"]) == 0
-    example = json.loads((tmp_path / "out.jsonl").read_text())["example"]
+    assert command.main([str(path), *options, "--json"]) == 0
+    out, err = capsys.readouterr()
+    example = json.loads(out)["example"]
     assert example.startswith('[new][fast]<tool>{"type": "function"')
     assert "<user>And its weather?!!" in example and example.endswith("<tool>rain<assistant>")
-    assert "    " + example.replace("\n", "\n    ") in capsys.readouterr().out
+    assert "    " + example.replace("\n", "\n    ") in err
 
 
 def test_what_a_template_drops_is_one_line(tmp_path, capsys):
@@ -73,6 +75,9 @@ def test_questions_of_two_sources_are_compared(tmp_path, capsys):
     assert f"3 questions are also in {train}, the first in row 'test/000000'" in out
     assert command.main([str(train)]) == 0
     assert "overlap" not in capsys.readouterr().out
+    assert command.main([str(train), str(test), "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["overlaps"], second["overlaps"]) == ({}, {str(train): 3})
 
 
 def test_prompts_alone_and_rows_that_a_reward_function_fails_for(tmp_path, monkeypatch, capsys):
@@ -81,14 +86,17 @@ def test_prompts_alone_and_rows_that_a_reward_function_fails_for(tmp_path, monke
     (tmp_path / "judge.py").write_text(
         "def f(record, answer):\n    return {'reward': 0, 'inverse': 1 / (record['level'] - 2)}\n"
     )
-    assert command.main(["a.jsonl", "--json=auto.jsonl"]) == 2
-    assert command.main(["a.jsonl", "--reward=none", "--json=none.jsonl", "--verify=1"]) == 0
-    assert "verified as  not verified" in capsys.readouterr().out
-    assert command.main(["a.jsonl", "--reward=judge:f", "--json=own.jsonl", "--verify=2"]) == 0
-    none, own = (json.loads((tmp_path / f"{n}.jsonl").read_text()) for n in ("none", "own"))
+    assert command.main(["a.jsonl", "--json"]) == 2
+    verify = ["a.jsonl", "--json", "--verify", "--verifier-workers=1"]
+    capsys.readouterr()
+    assert command.main([*verify, "--reward=none"]) == 0
+    assert command.main([*verify, "--reward=judge:f"]) == 0
+    out, err = capsys.readouterr()
+    assert "verified as  not verified" in err
+    none, own = map(json.loads, out.splitlines())
     assert none["formats"] == own["formats"] == {"prompt alone": 5}
     assert (none["unverifiable"], own["unverifiable"]) == (None, 1)
     (failed,) = own["unverifiable_shown"]
     assert "ZeroDivisionError" in failed and "'a/000002'" in failed and "judge.py:2" in failed
-    assert command.main(["a.jsonl", "--reward=judge:g", "--verify=1"]) == 2
+    assert command.main([*verify, "--reward=judge:g"]) == 2
     assert "nearest: 'f'" in capsys.readouterr().err

@@ -12,13 +12,13 @@ BASE = tiny.model("base")
 MATH, CODE = [list(tasks.records(kind, "test"))[:6] for kind in ("math", "code")]
 LONG = {"prompt_id": "long", "prompt": "1+" * 300, "ground_truth": "300"}
 OPTIONS = [
-    "--samples=4",
-    "--max-tokens=24",
+    "--samples-per-prompt=4",
+    "--max-response-tokens=24",
     "--max-prompt-tokens=40",
     "--prompt-suffix=",
     "--slots=8",
     "--seed=3",
-    "--verifiers=1",
+    "--verifier-workers=1",
 ]
 
 

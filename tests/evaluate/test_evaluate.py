@@ -189,9 +189,9 @@ TWO_SAMPLES = "benchmarks is {'sums': {'source': 'sums.jsonl', 'reward': 'math',
     "options, words",
     [
         (["--seed=8"], "seed is 8, was 3"),
-        (["--samples=2"], TWO_SAMPLES),
+        (["--samples-per-prompt=2"], TWO_SAMPLES),
         (["--prompt-suffix= ok?"], "prompts_fingerprint is"),
-        (["--verifier-timeout=1"], "verifier_timeout is 1.0, was 10.0"),
+        (["--verifier-timeout-s=1"], "verifier_timeout_s is 1.0, was 10.0"),
         (["--model=" + tiny.model("math_teacher")], "model_fingerprint is"),
     ],
 )

@@ -14,7 +14,7 @@ def test_a_reward_function_judges_every_benchmark(tmp_path, monkeypatch, capsys)
     (tmp_path / "judge.py").write_text(JUDGE)
     rows = [{"prompt_id": f"p{i}", "prompt": f"{i}+{i}", "long": 30 + i} for i in range(3)]
     write_rows(tmp_path / "sums.jsonl", rows)
-    options = [*OPTIONS, "--samples=2", "--reward=judge:length"]
+    options = [*OPTIONS, "--samples-per-prompt=2", "--reward=judge:length"]
     assert command(tmp_path, *options, suite="sums.jsonl") == 0
     found, records = results(tmp_path)["benchmarks"]["sums"], samples(tmp_path)
     by_prompt = {row["prompt_id"]: [] for row in rows}

@@ -59,7 +59,13 @@ def test_the_math_suite_of_the_paper(shared_data, tmp_path, capsys):
     assert all(text.endswith(MATH_SUFFIX) for text in texts)
     rows = (shared_data / "aime24.jsonl").read_text().splitlines()[:3]
     (tmp_path / "aime24.jsonl").write_text("\n".join(rows) + "\n")
-    options = ["--samples=1", "--slots=2", "--max-tokens=16", f"--data={tmp_path}", "--verifiers=1"]
+    options = [
+        "--samples-per-prompt=1",
+        "--slots=2",
+        "--max-response-tokens=16",
+        f"--benchmark-dir={tmp_path}",
+        "--verifier-workers=1",
+    ]
     assert command(tmp_path, *options, suite="aime24") == 0
     s = results(tmp_path)["benchmarks"]["aime24"]
     assert s["problems"] + s["skipped"] == 3 and s["skipped"]
@@ -76,8 +82,16 @@ UNKNOWN = "no benchmark 'moth'; nearest: 'math'; expected some of math, code, ai
     "rows, options, words",
     [
         (None, ["--suite=moth"], UNKNOWN),
-        (None, ["--suite=math"], "aime24: expected --data=FOLDER, the folder that holds aime24.j"),
-        (None, ["--suite=math", "--data=/nowhere"], "aime24: no such file: /nowhere/aime24.jsonl"),
+        (
+            None,
+            ["--suite=math"],
+            "aime24: expected --benchmark-dir=FOLDER, the folder that holds aime24.j",
+        ),
+        (
+            None,
+            ["--suite=math", "--benchmark-dir=/nowhere"],
+            "aime24: no such file: /nowhere/aime24.jsonl",
+        ),
         (None, ["--suite=/nowhere/x.jsonl"], "no such file: /nowhere/x.jsonl"),
         (None, ["--suite=tiny:art/test"], "tiny:art/test"),
         ([GOOD, '{"prompt": "1+1'], [], "rows.jsonl:2: not valid JSON"),
@@ -91,10 +105,22 @@ UNKNOWN = "no benchmark 'moth'; nearest: 'math'; expected some of math, code, ai
         ),
         ([""], [], "rows.jsonl: no rows"),
         ([LONG], [], "none of 1 prompts is within the limits"),
-        ([GOOD], ["--samples=0"], "--samples: invalid value '0': expected an integer in [1, "),
-        ([GOOD], ["--verifiers=0"], "--verifiers: invalid value '0': expected an integer in [1, "),
-        ([GOOD], ["--verifier-timeout=0"], "invalid value '0': expected a finite number > 0"),
-        ([GOOD], ["--max-tokens=512"], "--max-tokens=512: expected less than the 512 positions"),
+        (
+            [GOOD],
+            ["--samples-per-prompt=0"],
+            "--samples-per-prompt: invalid value '0': expected an integer in [1, ",
+        ),
+        (
+            [GOOD],
+            ["--verifier-workers=0"],
+            "--verifier-workers: invalid value '0': expected an integer in [1, ",
+        ),
+        ([GOOD], ["--verifier-timeout-s=0"], "invalid value '0': expected a finite number > 0"),
+        (
+            [GOOD],
+            ["--max-response-tokens=512"],
+            "--max-response-tokens=512: expected less than the 512 positions",
+        ),
         ([GOOD], ["--temperature=-1"], "temperature=-1.0: expected a number >= 0"),
         ([GOOD], ["--model=/nowhere"], "'/nowhere'"),
         ([GOOD], ["--compare=/nowhere"], "/nowhere/results.json: expected the results of an eval"),

@@ -14,12 +14,12 @@ ROWS = [
         "prompt_id": "code",
         "messages": [{"role": "user", "content": "f(0,0)=12;f(1,0)=15;f(0,1)=16"}],
     },
-    {"prompt_id": "short", "prompt": "900-123", "max_tokens": 3},
+    {"prompt_id": "short", "prompt": "900-123", "max_response_tokens": 3},
 ]
 LIMITS = {"line-1": 24, "code": 24, "short": 3}
 OPTIONS = [
-    "--samples=3",
-    "--max-tokens=24",
+    "--samples-per-prompt=3",
+    "--max-response-tokens=24",
     "--slots=4",
     "--seed=7",
     "--temperature=0.9",
@@ -36,7 +36,7 @@ def write_rows(path, rows):
 
 def command(folder, *options):
     """Runs the command on prompts.jsonl and out.jsonl of a folder; returns the exit status."""
-    files = [f"--prompts={folder}/prompts.jsonl", f"--out={folder}/out.jsonl"]
+    files = [f"--prompt-file={folder}/prompts.jsonl", f"--out={folder}/out.jsonl"]
     try:
         return main([f"--model={BASE}", *files, *options])
     except SystemExit as e:  # raised by argparse

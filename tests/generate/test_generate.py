@@ -79,8 +79,8 @@ def test_summary_says_what_was_done_and_how(whole):
     assert (drawn["samples"], drawn["tokens"]) == (9, tokens)
     assert drawn["tokens_per_second"] == pytest.approx(tokens / drawn["seconds"], rel=0.01)
     assert 0 < drawn["slot_utilisation"] <= 1 and drawn["programs_compiled"] > 2
-    expected = {"model": BASE, "seed": 7, "max_tokens": 24, "top_p": 0.95}
-    assert (expected | {"stop_ids": [2], "dtype": "float32"}).items() <= settings.items()
+    expected = {"model": BASE, "seed": 7, "max_response_tokens": 24, "top_p": 0.95}
+    assert (expected | {"stop_ids": [2], "compute_dtype": "float32"}).items() <= settings.items()
     longest = ChatTokenizer.load(BASE).encode_prompt(ROWS[1]["messages"])
     assert settings["max_prompt_tokens"] == len(longest)
     assert {"git_commit", "packages", "devices"} <= start.keys()
@@ -94,7 +94,7 @@ def test_four_devices_draw_the_same(whole, run_on_fake_devices, tmp_path):
     )
     files = [
         f"--model={BASE}",
-        f"--prompts={tmp_path}/prompts.jsonl",
+        f"--prompt-file={tmp_path}/prompts.jsonl",
         f"--out={tmp_path}/out.jsonl",
     ]
     options = [o for o in OPTIONS if "slots" not in o]
@@ -110,4 +110,4 @@ def test_help_has_an_example_that_reads(capsys, tmp_path):
     example = said.split("<<END\n")[1].split("\n  END")[0]
     (tmp_path / "prompts.jsonl").write_text(example)
     prompts = read_prompts(str(tmp_path / "prompts.jsonl"))
-    assert [p.prompt.prompt_id for p in prompts] == ["line-1", "haiku"]
+    assert [p.prompt.prompt_id for p in prompts] == ["line-1", "hi"]

@@ -10,12 +10,13 @@ from gopd_jax.generate.prompts import read_prompts
 
 def test_prompts_over_a_limit_are_reported_and_the_others_are_drawn(tmp_path, capsys):
     wordy = {"prompt_id": "wordy", "prompt": "1+" * 20}
-    greedy = {"prompt_id": "greedy", "prompt": "1+1", "max_tokens": 7}
+    greedy = {"prompt_id": "greedy", "prompt": "1+1", "max_response_tokens": 7}
     write_rows(tmp_path / "prompts.jsonl", [wordy, greedy, ROWS[2]])
-    assert command(tmp_path, "--max-prompt-tokens=20", "--max-tokens=6") == 0
+    assert command(tmp_path, "--max-prompt-tokens=20", "--max-response-tokens=6") == 0
     said, skipped = capsys.readouterr().err, summary(tmp_path)["skipped"]
     assert "skipped: prompt 'wordy' has 43 tokens: expected at most 20" in said
-    assert "skipped: prompt 'greedy' asks for max_tokens=7: expected at most --max-tokens=6" in said
+    greedy = "skipped: prompt 'greedy' asks for max_response_tokens=7: expected at most "
+    assert f"{greedy}--max-response-tokens=6" in said
     assert skipped.keys() == {"wordy", "greedy"}
     assert all(f"prompt {name!r} {reason}" in said for name, reason in skipped.items())
     assert samples(tmp_path).keys() == {("short", 0)}
@@ -74,12 +75,12 @@ FOUND = 'expected an object with "messages" or "prompt"'
         ([{"messages": [{"role": "user"}]}], "prompts.jsonl:1: messages[0].content"),
         ([ROWS[1], ROWS[1]], "prompts.jsonl:2: prompt_id 'code' is already taken by line 1"),
         (
-            [ROWS[0] | {"max_tokens": 0}],
-            "prompts.jsonl:1: max_tokens=0: expected an integer >= 1",
+            [ROWS[0] | {"max_response_tokens": 0}],
+            "prompts.jsonl:1: max_response_tokens=0: expected an integer >= 1",
         ),
         (
-            [ROWS[0] | {"max_tokens": True}],
-            "prompts.jsonl:1: max_tokens=True: expected an integer >= 1",
+            [ROWS[0] | {"max_response_tokens": True}],
+            "prompts.jsonl:1: max_response_tokens=True: expected an integer >= 1",
         ),
         ([""], "prompts.jsonl: no rows"),
         (None, "prompts.jsonl: no such file"),
@@ -98,17 +99,23 @@ def test_prompts_that_cannot_be_drawn(tmp_path, no_weights, capsys, rows, words)
     "options, words",
     [
         (["--max-prompt-tokens=2"], "none of 3 prompts is within the limits"),
-        (["--samples=0"], "--samples: invalid value '0': expected an integer in [1, 2147483647]"),
+        (
+            ["--samples-per-prompt=0"],
+            "--samples-per-prompt: invalid value '0': expected an integer in [1, 2147483647]",
+        ),
         (
             ["--max-prompt-tokens=-1"],
             "--max-prompt-tokens: invalid value '-1': expected an integer",
         ),
         (["--seed=-1"], "--seed: invalid value '-1': expected an integer in [0, 4294967295]"),
-        (["--max-tokens=512"], "--max-tokens=512: expected less than the 512 positions"),
-        (["--max-tokens=500", "--max-prompt-tokens=13"], "expected at most 512 together"),
+        (
+            ["--max-response-tokens=512"],
+            "--max-response-tokens=512: expected less than the 512 positions",
+        ),
+        (["--max-response-tokens=500", "--max-prompt-tokens=13"], "expected at most 512 together"),
         (["--temperature=-1"], "temperature=-1.0: expected a number >= 0"),
         (["--top-p=0"], "top_p=0.0: expected a number > 0"),
-        (["--stop-ids", "5", "128"], "stop ids [128]"),
+        (["--extra-stop-ids", "5", "128"], "stop ids [128]"),
         (["--kernel=magic"], "invalid choice: 'magic' (choose from"),
         (["--kernel=pallas_tpu"], "kernel='pallas_tpu'"),
         (["--kv-cache=int4"], "invalid choice: 'int4' (choose from"),

@@ -48,7 +48,7 @@ def test_each_sample_is_on_disk_as_soon_as_it_is_finished(tmp_path, monkeypatch,
 def test_a_complete_command_is_not_run_again(copy, no_weights, capsys):
     before = [(copy / name).read_bytes() for name in ("out.jsonl", "out.summary.json")]
     assert command(copy, *OPTIONS) == 0
-    assert "complete already" in capsys.readouterr().err
+    assert "complete already" in capsys.readouterr().out
     assert [(copy / name).read_bytes() for name in ("out.jsonl", "out.summary.json")] == before
 
 
@@ -56,11 +56,11 @@ def test_a_complete_command_is_not_run_again(copy, no_weights, capsys):
     "options, words",
     [
         (["--seed=8"], "seed is 8, was 7"),
-        (["--samples=2"], "samples is 2, was 3"),
-        (["--temperature=1", "--max-tokens=20"], "max_tokens is 20, was 24"),
-        (["--temperature=1", "--max-tokens=20"], "temperature is 1.0, was 0.9"),
-        (["--dtype=bfloat16"], "dtype is 'bfloat16', was 'float32'"),
-        (["--stop-ids", "5"], "stop_ids is [2, 5], was [2]"),
+        (["--samples-per-prompt=2"], "samples_per_prompt is 2, was 3"),
+        (["--temperature=1", "--max-response-tokens=20"], "max_response_tokens is 20, was 24"),
+        (["--temperature=1", "--max-response-tokens=20"], "temperature is 1.0, was 0.9"),
+        (["--compute-dtype=bfloat16"], "compute_dtype is 'bfloat16', was 'float32'"),
+        (["--extra-stop-ids", "5"], "stop_ids is [2, 5], was [2]"),
         (["--model=" + tiny.model("math_teacher")], "model_fingerprint is"),
     ],
 )

@@ -119,9 +119,10 @@ def test_settings_and_table_name_the_same_decode_kernels():
 
 
 ONCE = """
-import contextlib, io, os
-os.environ["GOPD_VERBOSE"] = "1"
+import contextlib, io
 from gopd_jax.kernels.choose import choose_decode_attention, choose_grouped_matmul
+from gopd_jax.runtime.progress import tell
+tell(details=True)
 said = io.StringIO()
 with contextlib.redirect_stderr(said):
     for _ in range(3):

@@ -17,7 +17,7 @@ def test_a_run_and_a_second_one_that_has_nothing_left_to_do(tmp_path, capsys, sh
     out = tmp_path / "out"
     arguments = [*SMALL, f"--out={out}", "--only=table3"]
     assert command.main(arguments) == 0
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().out
     assert "reward correction > ExOPD" in shown and "Table 3" in shown and "Table 2" not in shown
     assert {p.name for p in out.glob("*.png")} == {"table3.png"}
     text = (out / "results.md").read_text()

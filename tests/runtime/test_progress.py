@@ -22,7 +22,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress.time, "perf_counter", clock)
-    progress.begin()
+    progress.tell()
     return clock
 
 
@@ -162,6 +162,7 @@ def test_only_the_first_process_speaks_and_each_says_its_errors(
     monkeypatch.setattr(processes.jax, "process_count", lambda: 8)
     processes.start_processes()
     progress.say("note")
+    progress.result("text", {})
     with Bar("score", total=100, unit="rows") as bar:
         steps(bar, clock, [20] * 3)
     progress.say_error("no such thing")

@@ -89,14 +89,13 @@ def test_keyword_arguments_of_the_template_may_have_any_name():
     assert parse([CONFIG])[0].data.template_kwargs == {"enable_thinking": False}
 
 
-@pytest.mark.parametrize("text", ["=True", "=true", ""])
-def test_the_earlier_name_of_the_thinking_switch_is_read(text):
-    config, _ = parse([CONFIG, f"--config.data.enable_thinking{text}"])
-    assert config.data.template_kwargs == {"enable_thinking": True}
-
-
 MISTAKES = {
     "no config": ([], "--config must be set: expected --config=FILE"),
+    "an earlier name": (
+        [CONFIG, "--config.data.enable_thinking=True"],
+        "--config.data.enable_thinking: expected its new name, "
+        "--config.data.template_kwargs.enable_thinking",
+    ),
     "workdir alone": (["--workdir=x"], "--config must be set: expected --config=FILE"),
     "unknown option": ([CONFIG, "--stepz=1"], "'stepz'"),
     "abbreviation": (["--conf=x"], "--config must be set: expected --config=FILE[:PRESET]"),

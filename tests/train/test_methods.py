@@ -2,6 +2,7 @@
 
 import json
 
+from field_cases import check_fields
 import jax
 import jax.numpy as jnp
 from loop_cases import small
@@ -26,7 +27,8 @@ def metrics(workdir):
 
 def test_multi_teacher_run_and_export(tmp_path):
     """The reference is not run on the rows of code, where lambda is 1."""
-    config = small("configs/multi_teacher.py", **QUICK, **{"domains.code.reward_scale": 1.0})
+    changes = {"domains.code.reward_scale": 1.0, "log.samples": 64}
+    config = small("configs/multi_teacher.py", **QUICK, **changes)
     result = run(config, str(tmp_path / "run"))
     scales = {name: domain["reward_scale"] for name, domain in result["domains"].items()}
     assert scales == {"math": 1.25, "code": 1.0}
@@ -36,6 +38,7 @@ def test_multi_teacher_run_and_export(tmp_path):
         assert record["reverse_kl_teacher/math"] != record["reverse_kl_teacher/code"]
         assert record["kl_reference/code"] == 0
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    check_fields(tmp_path / "run", "several teachers", ["math", "code"])
 
     export(str(tmp_path / "run"), str(tmp_path / "out"), dtype="float32")
     model = load_config(str(tmp_path / "out"))
@@ -75,6 +78,7 @@ def test_grpo(tmp_path, monkeypatch):
     for record in metrics(tmp_path / "run"):
         assert record["advantage_max"] > 0 > record["advantage_min"]
         assert "reverse_kl_teacher" not in record
+    check_fields(tmp_path / "run", "grpo")
 
 
 def test_sft_learns_from_the_given_answers(tmp_path):
@@ -94,6 +98,7 @@ def test_sft_learns_from_the_given_answers(tmp_path):
     losses, likelihoods = ([r[k] for r in records] for k in ("loss", "student_logprob"))
     np.testing.assert_allclose(losses, -np.array(likelihoods), rtol=0.1)
     assert losses[-1] < losses[0]
+    check_fields(tmp_path / "run", "sft on given responses")
 
 
 def test_several_updates_from_one_rollout_batch(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+from field_cases import check_fields
 from loop_cases import small
 import pytest
 
@@ -52,6 +53,7 @@ def test_a_run_with_graded_rewards_and_its_fingerprint(own, tmp_path):
         assert sample["reward_metrics"] == {"boxed": 1.0} and sample["verdict"] == "judged"
     assert {e["model"] for e in evaluations} == {"student", "teacher"}
     assert 0 < result["domains"]["math"]["rows"]["teacher"]["mean"] < 1
+    check_fields(workdir, "own reward", named="boxed")
     changed = own(GRADED.replace("20", "30"))
     with pytest.raises(ValueError, match=r"(?s)another run.*fingerprint of rewards\.math: '"):
         run(changed, str(workdir))

@@ -266,8 +266,8 @@ def test_finished_run_says_so(uninterrupted, capsys):
 
     before = checkpoints()
     assert run(small(), str(uninterrupted))["steps"] == 6
-    said = capsys.readouterr().err
-    assert "is complete" in said and "--workdir" in said and "student after" in said
+    table, said = capsys.readouterr()
+    assert "is complete" in said and "--workdir" in said and "student after" in table
     assert checkpoints() == before
 
 

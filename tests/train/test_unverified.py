@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from field_cases import check_fields
 from loop_cases import small
 import pytest
 from same_run import differences
@@ -50,6 +51,7 @@ def finished(tmp_path_factory, config):
 
 def test_nothing_is_verified(finished):
     workdir, _ = finished
+    check_fields(workdir, "not verified")
     for step in lines(workdir / "metrics.jsonl"):
         assert step["verified"] == 0 and "reverse_kl_teacher" in step
         assert not [name for name in step if name.startswith("reward")]
