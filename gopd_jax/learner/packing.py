@@ -11,6 +11,10 @@ import numpy as np
 
 from gopd_jax.types import PackedBatch, SampleKey
 
+# Tokens of a micro-batch on one device. More make the matrix products no faster, but need memory
+# for activations, and leave more rows of the last micro-batch empty.
+TOKENS = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -53,6 +57,17 @@ class RowSlice:
         """Index into [M, R, S] of the places at which the response tokens are predicted."""
         begin = self.start + prompt_tokens - 1
         return self.micro, self.row, slice(begin, begin + response_tokens)
+
+
+def rows_of_micro_batch(rows: int, row_length: int, devices: int) -> int:
+    """Rows of a micro-batch; where none are given, those that hold `TOKENS` on each device.
+
+    Args:
+        rows: as given; 0 leaves it to this function.
+        row_length: tokens of a row.
+        devices: number of devices that rows are spread over.
+    """
+    return rows or devices * max(1, TOKENS // row_length)
 
 
 def micro_batches_needed(

@@ -115,7 +115,10 @@ MISTAKES = {
     "broken file": ([f"--config={ROOT / 'pyproject.toml'}"], "pyproject.toml:"),
     "text for a number": ([CONFIG, "--config.steps=three"], "--config.steps=three"),
     "fraction for an integer": ([CONFIG, "--config.steps=1.5"], "--config.steps=1.5"),
-    "text for true or false": ([CONFIG, "--config.learner.remat=maybe"], "learner.remat=maybe"),
+    "text for true or false": (
+        [CONFIG, "--config.data.skip_bad_rows=maybe"],
+        "data.skip_bad_rows=maybe",
+    ),
     "reserved keyword argument": (
         [CONFIG, "--config.data.template_kwargs.tools=[]"],
         "config.data.template_kwargs.tools: expected a variable of the chat template other than",
