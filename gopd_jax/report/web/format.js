@@ -32,6 +32,8 @@ const formatInterval = ([, low, high]) => `[${formatPercent(low)}, ${formatPerce
 const formatPoints = share => (share >= 0 ? "+" : "") + formatPercent(share, 2);
 const formatPointsInterval = ([, low, high]) => `[${formatPoints(low)}, ${formatPoints(high)}]`;
 
+const formatChange = value => (value >= 0 ? "+" : "") + formatNumber(value);
+
 const formatSteps = ([first, last]) =>
   first === last ? "step " + first : `steps ${first}\u2013${last}`;
 
