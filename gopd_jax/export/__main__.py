@@ -64,8 +64,9 @@ def _export(args: argparse.Namespace) -> None:
     if args.private and not args.push_to_hub:
         raise ValueError("--private: expected --push-to-hub=OWNER/NAME as well")
     # JAX and Orbax take seconds to import, and `--help` needs neither.
-    from gopd_jax.export import hub
-    from gopd_jax.export.run import export
+    with cli.importing():
+        from gopd_jax.export import hub
+        from gopd_jax.export.run import export
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens the run read-only
     if args.push_to_hub:

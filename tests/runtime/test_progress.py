@@ -186,3 +186,21 @@ def test_nothing_is_read_as_markup(log):
 )
 def test_a_time_reads_well(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_a_log_file_gets_sentences_whole(log):
+    words = "stopped by Ctrl-C after step 3 of 8, which is saved; the same command resumes it"
+    progress.say(words)
+    progress.say(words, fold=False)
+    assert log.getvalue() == f"{words}\n{words}\n"
+
+
+def test_a_terminal_gets_sentences_broken_between_words_and_commands_whole(terminal):
+    words = "stopped by Ctrl-C after step 3 of 8, which is saved; the same command resumes it"
+    progress.say(words)
+    assert (
+        terminal.getvalue()
+        == words.replace("the same", "\n  the same").replace("; \n", ";\n") + "\n"
+    )
+    progress.say(words, fold=False)
+    assert terminal.getvalue().endswith(f"\n{words}\n")

@@ -58,6 +58,13 @@ function ticks(low, high, count, whole) {
   return values;
 }
 
+// 1, 2 or 5 times a power of ten, whichever is nearest by its ratio to a number above 0.
+function nearestRound(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  const ratio = m => Math.abs(Math.log(m * power / value));
+  return [1, 2, 5, 10].reduce((best, m) => ratio(m) < ratio(best) ? m : best) * power;
+}
+
 function quantile(values, q) {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.round(q * (sorted.length - 1))];
