@@ -79,10 +79,10 @@ def _export(args: argparse.Namespace) -> None:
         pushed = hub.push(args.out, args.push_to_hub, args.private, message)
         lines.append(f"pushed it to {pushed}")
         where = args.push_to_hub
-    lines.append(
-        f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")   '
-        f"or: vllm serve {where}"
-    )
+    lines += [
+        f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")',
+        f"serve it: vllm serve {where}",
+    ]
     record = {"out": args.out, "step": step, "dtype": args.dtype, "pushed_to": pushed}
     result("\n".join(lines), record)
 

@@ -132,7 +132,7 @@ def table(result: Summary, width: int | None = None) -> str:
             rows.append([who, *cells, f"{100 * row['truncated']:.1f}%", f"{row['seconds']:.1f}"])
         lines += _rows(rows, width, ["seconds", "truncated"])
         if "student_minus_teacher" in domain:
-            lines.append(f"  {_comparison(result['method'], domain)}")
+            lines += _comparison(result["method"], domain)
     return folded("\n".join(lines), width)
 
 
@@ -169,17 +169,18 @@ def _between(figures: JsonObject, name: str, form: str) -> str:
     return "" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"
 
 
-def _comparison(method: str, domain: JsonObject) -> str:
+def _comparison(method: str, domain: JsonObject) -> list[str]:
     """The student's difference to its teacher, and whether it has passed it."""
     difference = domain["student_minus_teacher"]
     mean, low, high = _percent(difference)
     scale = f", lambda {domain['reward_scale']:g}" if "reward_scale" in domain else ""
     passed = domain["passed_teacher"]
     answer = "unclear: the interval contains 0" if passed == "unclear" else passed
-    return (
-        f"student after - teacher: {mean:+.2f} [{low:+.2f}, {high:+.2f}] (paired by prompt), "
-        f"{method}{scale}. Student above its teacher: {answer}"
-    )
+    return [
+        f"  student after - teacher: {mean:+.2f} [{low:+.2f}, {high:+.2f}] (paired by prompt), "
+        f"{method}{scale}",
+        f"  Student above its teacher: {answer}",
+    ]
 
 
 def _percent(figures: JsonObject) -> tuple[float, float, float]:
