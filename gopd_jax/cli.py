@@ -22,7 +22,7 @@ import pydantic
 
 from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
-from gopd_jax.runtime.progress import say, say_error, tell
+from gopd_jax.runtime.progress import fitted, say, say_error, tell
 from gopd_jax.runtime.schema import one_line
 
 DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
@@ -202,7 +202,7 @@ def importing(stopped: str = "") -> Iterator[None]:
     """
 
     def end(number: int, frame: types.FrameType | None) -> None:
-        os.write(2, f"{Stopped(number, stopped)}\n".encode())
+        os.write(2, f"{fitted(str(Stopped(number, stopped)))}\n".encode())
         os._exit(SIGNALLED + number)
 
     if threading.current_thread() is not threading.main_thread():

@@ -56,8 +56,12 @@ def say(text: str, fold: bool = True) -> None:
         fold: whether a terminal gets long lines broken between words. A command to copy is not.
     """
     if _Voice.index == 0:
-        width = console.width if fold and _on_terminal() else None
-        console.print(folded(text, width), soft_wrap=True, markup=False)
+        console.print(fitted(text) if fold else text, soft_wrap=True, markup=False)
+
+
+def fitted(text: str) -> str:
+    """The lines as `say` breaks them; for signal handlers, which must not print through it."""
+    return folded(text, console.width if _on_terminal() else None)
 
 
 def result_width() -> int | None:
