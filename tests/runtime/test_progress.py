@@ -1,6 +1,7 @@
 """Progress: one line that fits in a terminal, few lines in a log file, one voice of many."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -195,12 +196,17 @@ def test_a_log_file_gets_sentences_whole(log):
     assert log.getvalue() == f"{words}\n{words}\n"
 
 
+def plain(stream):
+    """What was printed, without its colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+
+
 def test_a_terminal_gets_sentences_broken_between_words_and_commands_whole(terminal):
     progress.say("stopped by Ctrl-C after step 3 of 8, which is saved; the same command resumes it")
-    assert terminal.getvalue().splitlines() == [
+    assert plain(terminal).splitlines() == [
         "stopped by Ctrl-C after step 3 of 8, which is saved; the",
         "  same command resumes it",
     ]
     command = "python -m gopd_jax.export --workdir=runs/a_long_name_of_a_run --out=FOLDER"
     progress.say(command, fold=False)
-    assert terminal.getvalue().endswith(f"\n{command}\n")
+    assert plain(terminal).endswith(f"\n{command}\n")
