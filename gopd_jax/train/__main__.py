@@ -40,6 +40,7 @@ from gopd_jax.train import config_files
 UNREAD = "Configuration is not available because of an earlier failure to load: "
 TEMPLATE_KWARGS = "--config.data.template_kwargs."
 RENAMED = {"data.enable_thinking": "data.template_kwargs.enable_thinking"}
+STOPPED = "; nothing was saved since the last checkpoint, from which the same command resumes"
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -47,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--help" in arguments or "-h" in arguments:
         return cli.run(_print_help, arguments)
-    stopped = "; nothing was saved since the last checkpoint, from which the same command resumes"
-    return cli.run(_train, arguments, stopped=stopped)
+    return cli.run(_train, arguments, stopped=STOPPED)
 
 
 def _train(arguments: list[str]) -> None:
@@ -58,8 +58,9 @@ def _train(arguments: list[str]) -> None:
     tell(details="--verbose" in given, as_json="--json" in given)
     logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
-    from gopd_jax.runtime.processes import start_processes
-    from gopd_jax.train.run import run
+    with cli.importing(STOPPED):
+        from gopd_jax.runtime.processes import start_processes
+        from gopd_jax.train.run import run
 
     start_processes()
     run(config, workdir or os.path.join("runs", config.name))
