@@ -14,6 +14,7 @@ from gopd_jax.types import PackedBatch, SampleKey
 # Tokens of a micro-batch on one device. More make the matrix products no faster, but need memory
 # for activations, and leave more rows of the last micro-batch empty.
 TOKENS = 4096
+MOSTLY_PADDING = 0.1  # share of tokens below which a batch is hardly more than padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,22 @@ def micro_batches_needed(
         )
     in_micro_batch = rows * (row_length // longest)
     return -(-examples // in_micro_batch) + domains - 1
+
+
+def padding_hint(filled: float, rows: int, row_length: int) -> str:
+    """A warning if nearly all of a batch is padding, which costs as much as tokens; else "".
+
+    Args:
+        filled: share of its tokens that are not padding.
+        rows, row_length: R and S of the batch.
+    """
+    if filled >= MOSTLY_PADDING:
+        return ""
+    return (
+        f"warning: {1 - filled:.0%} of what the first update computes is padding, in micro-batches "
+        f"of {rows} rows of {row_length:,} tokens: a smaller data.max_prompt_tokens, "
+        "learner.row_length or learner.rows_per_micro_batch makes it faster"
+    )
 
 
 def pack(

@@ -14,11 +14,13 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner
+from gopd_jax.learner.packing import padding_hint
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
+from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
@@ -64,6 +66,9 @@ class Trainer:
         record.lap("rollout")
 
         updates = [self.learner.pack(examples) for examples in self._examples(record)]
+        shape = self.learner.shape
+        if step == 1 and (hint := padding_hint(updates[0].filled, shape.rows, shape.row_length)):
+            say(hint)
         policy = self.config.method != "sft"  # sft has no ratio to an old policy
         old = state.params if len(updates) > 1 and policy else None
         # The teachers of sft have answered already; they score nothing.
