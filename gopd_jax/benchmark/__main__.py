@@ -77,6 +77,7 @@ def make_parser() -> cli.Parser:
             renamed=RENAMED | OLD_NAMES,
             details=True,
         )
+        _add_examples(part)
         _add_learner(part)
     what = "training: seconds of each phase of whole steps"
     part = parts.add_parser(
@@ -91,11 +92,10 @@ def make_parser() -> cli.Parser:
     return parser
 
 
-def _add_learner(part: argparse.ArgumentParser) -> None:
-    """Adds what the learner is measured on, and how it does the work."""
+def _add_examples(part: argparse.ArgumentParser) -> None:
+    """Adds what the learner is measured on, and how often."""
     add = part.add_argument
     count = {"type": cli.integer(1)}
-    default = defaults(PackingSettings)
     add(
         "--model",
         required=True,
@@ -127,6 +127,13 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     add("--max-response-tokens", **count, default=512, help="limit of an answer in tokens")
     add("--seed", type=cli.integer(0, 2**32 - 1), default=0, help="of the lengths and ids")
     add("--runs", **count, default=3, help="runs after the warm-up; medians at the end")
+
+
+def _add_learner(part: argparse.ArgumentParser) -> None:
+    """Adds how the learner does the work, and what it is compared with."""
+    add = part.add_argument
+    count = {"type": cli.integer(1)}
+    default = defaults(PackingSettings)
     add(
         "--rows-per-micro-batch",
         **count,

@@ -138,7 +138,7 @@ def _run(
         "response_tokens_per_second": tokens / (end - start),
         "seconds_pack": placed - start,
         "seconds_score": scored - placed,
-        "seconds_update": end - scored,
+        **({} if state is None else {"seconds_update": end - scored}),
         "compilations": compilations() - compiled,
     }
     return figures, state
