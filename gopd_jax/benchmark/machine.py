@@ -16,8 +16,8 @@ TRIES, PRODUCTS = 5, 4
 def matmul_peak(dtype: DTypeLike) -> float:
     """Operations per second of all devices in the product of two large square matrices.
 
-    One is measured; those of a CPU share its cores. The best of several tries; each waits once for several products, so that the time between two
-    of them does not count.
+    One is measured; those of a CPU share its cores. It is the best of several tries, each of which
+    waits once for several products, so that the time between two of them does not count.
     """
     n = SIZES.get(jax.default_backend(), ACCELERATOR_SIZE)
     a = jax.random.normal(jax.random.key(0), (n, n), dtype)
