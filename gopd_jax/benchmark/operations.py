@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from gopd_jax.kernels.packed_attention import QUERY_CHUNK
+from gopd_jax.kernels.packed_attention import PackedAttention
+from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import (
     TRAINING,
     Flops,
+    Passes,
     Work,
-    dense_pairs,
+    block_pairs,
     flops,
     training_passes,
     useful_work,
@@ -24,7 +26,8 @@ from gopd_jax.learner.flops import (
 from gopd_jax.learner.learner import Packed
 from gopd_jax.learner.packing import Example
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.heads import chunk_length
+from gopd_jax.models.logprobs import LOGIT_ELEMENTS, chunk_tokens
+from gopd_jax.models.settings import Remat
 
 PARTS = ("score", "update")
 
@@ -66,7 +69,10 @@ def count(
     examples: Sequence[Example],
     packed: Packed,
     parts: Sequence[str],
-    remat: bool,
+    *,
+    remat: Remat,
+    attention: PackedAttention,
+    devices: int = 1,
 ) -> Operations:
     """The operations of one run.
 
@@ -75,41 +81,85 @@ def count(
         examples: of the update.
         packed: where they went.
         parts: of `PARTS`; with "update" there is a reference, which scores as teachers do.
-        remat: the train step recomputes each block.
+        remat: what the train step computes again.
+        attention: the kernel.
+        devices: that the rows of a micro-batch are spread over.
     """
     needed = useful_work([len(e.prompt) for e in examples], [len(e.response) for e in examples])
-    segments_NS = np.asarray(packed.batch.segments[: packed.used])
-    segments_NS = segments_NS.reshape(-1, segments_NS.shape[-1])
-    done = executed_work(segments_NS, packed.batch.tokens.shape[1], model.vocab_size)
+    used = slice(packed.used)
+    segments_MRS = np.asarray(packed.batch.segments[used])
+    wanted_MRS = np.asarray(packed.batch.weights[used]) > 0
+    done = executed_work(segments_MRS, wanted_MRS, model.vocab_size, attention, devices)
+    ways = _ways(attention, segments_MRS.shape[2])
     again = training_passes(
         model,
-        block_again=remat,
-        attention_again=remat,
-        products_again=int(segments_NS.shape[1] > QUERY_CHUNK),
+        block_again=remat != "none",
+        attention_again=remat == "block" or remat == "attention" and not ways.keeps,
+        products_again=ways.products_again,
         head_again=True,
     )
-    models = {"score": 2 if "update" in parts else 1}
+    scorers = 2 if "update" in parts else 1
 
-    def of(work: Work, training) -> dict[str, Flops]:
-        scored = sum([flops(model, work)] * models["score"], Flops(0, 0, 0))
+    def of(work: Work, training: Passes) -> dict[str, Flops]:
+        scored = sum([flops(model, work)] * scorers, Flops(0, 0, 0))
         both = {"score": scored, "update": flops(model, work, training)}
         return {part: both[part] for part in parts}
 
     return Operations(of(needed, TRAINING), of(done, again))
 
 
-def executed_work(segments_NS: np.ndarray, rows: int, vocab_size: int) -> Work:
+def executed_work(
+    segments_MRS: np.ndarray,
+    wanted_MRS: np.ndarray,
+    vocab_size: int,
+    attention: PackedAttention,
+    devices: int = 1,
+) -> Work:
     """What the programs run for the used micro-batches.
 
     Args:
-        segments_NS: of their rows.
-        rows: of a micro-batch on one device.
+        segments_MRS: of their rows.
+        wanted_MRS: bool, where the log-prob of a target is wanted.
         vocab_size: V.
+        attention: the kernel.
+        devices: that the rows of a micro-batch are spread over.
     """
-    count, length = segments_NS.shape
-    chunk = chunk_length(rows, length, vocab_size)
-    return Work(
-        tokens=count * length,
-        pairs=dense_pairs(count, length, QUERY_CHUNK),
-        predictions=count * -(-length // chunk) * chunk,
-    )
+    M, R, S = segments_MRS.shape
+    rows = segments_MRS.reshape(M * R, S)
+    block = _ways(attention, S).block
+    pairs = block_pairs(rows, block) if block else rows.shape[0] * S * S
+    wanted = wanted_MRS.reshape(M * devices, -1)  # the tokens of each device
+    return Work(rows.size, pairs, _predictions(wanted, vocab_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ways:
+    """What an attention kernel does.
+
+    block: queries and keys of a block; 0 computes all scores of a row.
+    products_again: see `training_passes`.
+    keeps: its output is kept where the rest of a block is computed again.
+    """
+
+    block: int = 0
+    products_again: int = 0
+    keeps: bool = False
+
+
+def _ways(attention: PackedAttention, length: int) -> _Ways:
+    """What a kernel does with rows of this length."""
+    if isinstance(attention, Xla) and length > max(attention.block, attention.short):
+        return _Ways(attention.block, products_again=1, keeps=True)
+    return _Ways()
+
+
+def _predictions(wanted: np.ndarray, vocab_size: int) -> int:
+    """Positions whose logits are computed: whole chunks of tokens.
+
+    A last block of the vocabulary that overlaps the one before counts as more positions.
+    """
+    chunk = chunk_tokens(wanted.shape[1])
+    positions = int((-(-wanted.sum(axis=1) // chunk) * chunk).sum())
+    block = min(vocab_size, LOGIT_ELEMENTS // chunk)
+    ids = -(-vocab_size // block) * block
+    return round(positions * ids / vocab_size)

@@ -8,6 +8,7 @@ import pytest
 from gopd_jax.benchmark.__main__ import main
 from gopd_jax.benchmark.examples import domain_names, step_pairs, to_examples
 from gopd_jax.benchmark.operations import executed_work
+from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import Work
 
 CONFIG = {
@@ -76,7 +77,7 @@ def test_the_figures_of_an_update_add_up(records):
 
 def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
     score = records("score", "--count-only")
-    update = records("update", "--count-only", "--remat=false")
+    update = records("update", "--count-only", "--remat=none")
     (one,), (whole,) = score, update
     assert one["record"] == "counted" and "useful_flops_update" not in one
     assert whole["useful_flops_score"] == 2 * one["useful_flops_score"]
@@ -88,12 +89,19 @@ def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
 
 
 def test_remat_is_counted(records):
-    (without,) = records("update", "--count-only", "--remat=false")
-    (full,) = records("update", "--count-only", "--remat=true")
-    assert full["useful_flops"] == without["useful_flops"]
-    assert full["executed_flops_score"] == without["executed_flops_score"]
-    assert full["executed_flops_update"] > without["executed_flops_update"]
-    assert full["executed_flops_head"] == without["executed_flops_head"]
+    # Rows of several blocks of the kernel, which has a backward pass of its own.
+    options = ("--count-only", "--row-length=160")
+    (none,) = records("update", *options, "--remat=none")
+    (attention,) = records("update", *options, "--remat=attention")
+    (block,) = records("update", *options, "--remat=block")
+    names = ("useful_flops", "executed_flops_score", "executed_flops_head")
+    assert len({tuple(record[n] for n in names) for record in (none, attention, block)}) == 1
+    assert none["executed_flops_blocks"] < attention["executed_flops_blocks"]
+    assert attention["executed_flops_blocks"] == block["executed_flops_blocks"]
+    # Two scorers; three passes and the scores again; and the forward pass again.
+    assert none["executed_flops_attention"] == attention["executed_flops_attention"]
+    one = none["executed_flops_attention"] / 5.5
+    assert block["executed_flops_attention"] == pytest.approx(6.5 * one, rel=1e-4)
 
 
 def test_several_answers_share_a_prompt_in_the_random_workload(records):
@@ -122,6 +130,15 @@ def test_examples_take_turns_among_teachers():
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))
 
 
-def test_today_s_programs_run_every_position():
-    segments = np.array([[1, 1, 2, 0], [0, 0, 0, 0]])
-    assert executed_work(segments, rows=2, vocab_size=64) == Work(8, 2 * 4 * 4, 8)
+def test_executed_work_by_hand():
+    segments = np.array([[[1, 1, 2, 2], [1, 1, 1, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    wanted = np.zeros((2, 2, 4), bool)
+    wanted[0, :, 1:3] = True
+    blocks = Xla(block=2, widths=(1,))
+    # The first row has two blocks on the diagonal, the second one more below it; 4 tokens are
+    # wanted, and a chunk holds all 8 of a micro-batch.
+    assert executed_work(segments, wanted, 64, blocks) == Work(16, 5 * 4, 8)
+    # Two devices have a row each.
+    assert executed_work(segments, wanted, 64, blocks, devices=2) == Work(16, 5 * 4, 8)
+    # Rows of one block have all scores.
+    assert executed_work(segments, wanted, 64, Xla(4, (1,))) == Work(16, 4 * 16, 8)
