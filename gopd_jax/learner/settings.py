@@ -56,6 +56,8 @@ class PackingSettings:
     rows_per_micro_batch: PositiveCount = 16
     """Packed rows in one forward and backward pass. Larger values need more memory for
     activations; the result does not depend on it."""
+    attention: Literal["auto", "xla", "pallas_tpu"] = "auto"
+    """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
     remat: Flag = True
     """Recompute the activations of each layer in the backward pass: less memory, a third more
     work."""

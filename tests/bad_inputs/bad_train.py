@@ -390,3 +390,12 @@ def cache_dir_is_a_file(folder):
 )
 def mesh_too_large(folder):
     return [config(folder), "--workdir=run", "--config.mesh.tensor=64"]
+
+
+@case(
+    "train",
+    "an attention kernel for devices that are not there",
+    "packed attention kernel='pallas_tpu' runs on tpu, the devices here are cpu: expected one of",
+)
+def kernel_of_other_devices(folder):
+    return [config(folder), "--workdir=run", "--config.learner.attention=pallas_tpu"]
