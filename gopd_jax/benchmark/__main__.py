@@ -8,6 +8,7 @@ import sys
 
 from gopd_jax import cli
 from gopd_jax.generate.options import RENAMED
+from gopd_jax.learner.settings import PackingSettings
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
 
@@ -53,7 +54,77 @@ def make_parser() -> cli.Parser:
     )
     _add_work(part)
     _add_engine(part)
+    learner_parts = {
+        "update": "a whole update: teacher and reference score, and the student learns",
+        "score": "scoring by one frozen model",
+    }
+    for name, what in learner_parts.items():
+        part = parts.add_parser(
+            name,
+            help=what,
+            description=f"Measure {what}.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            renamed=RENAMED | OLD_NAMES,
+            details=True,
+        )
+        _add_learner(part)
     return parser
+
+
+def _add_learner(part: argparse.ArgumentParser) -> None:
+    """Adds what the learner is measured on, and how it does the work."""
+    add = part.add_argument
+    count = {"type": cli.integer(1)}
+    default = defaults(PackingSettings)
+    add(
+        "--model",
+        required=True,
+        help="Hugging Face folder or hub id; config.json is enough with --random-weights",
+    )
+    add("--random-weights", action="store_true", help="draw the weights instead of reading them")
+    add(
+        "--workload",
+        choices=["torch_step"],
+        default="torch_step",
+        help="prompts of one length, answers of geometric lengths, random ids",
+    )
+    add("--prompts", **count, default=64, help="number of prompts, each with one answer")
+    add("--max-prompt-tokens", **count, default=96, help="length of every prompt")
+    add(
+        "--mean-response-tokens",
+        **count,
+        default=128,
+        help="mean answer length, before the limit",
+    )
+    add("--max-response-tokens", **count, default=512, help="limit of an answer in tokens")
+    add("--seed", type=cli.integer(0, 2**32 - 1), default=0, help="of the lengths and ids")
+    add("--runs", **count, default=3, help="runs after the warm-up; medians at the end")
+    add(
+        "--rows-per-micro-batch",
+        **count,
+        default=default["rows_per_micro_batch"],
+        help="packed rows in one forward and backward pass",
+    )
+    add(
+        "--row-length",
+        type=cli.integer(0),
+        default=default["row_length"],
+        help="tokens in a packed row; 0: prompt + response limit",
+    )
+    add(
+        "--remat",
+        choices=["true", "false"],
+        default=str(default["remat"]).lower(),
+        help="recompute the activations of each layer in the backward pass",
+    )
+    add(
+        "--compute-dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="auto: float32 on CPU, bfloat16 elsewhere",
+    )
+    add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
+    add("--tensor", **count, default=1, help="devices on the tensor axis")
 
 
 def _add_work(part: argparse.ArgumentParser) -> None:
@@ -146,7 +217,11 @@ def _add_engine(part: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    from gopd_jax.benchmark.rollout import benchmark  # JAX: seconds, not for --help
+    # JAX: seconds, not for --help
+    if args.part == "rollout":
+        from gopd_jax.benchmark.rollout import benchmark
+    else:
+        from gopd_jax.benchmark.update import benchmark
 
     return cli.run(benchmark, args)
 
