@@ -123,8 +123,19 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: float32 on CPU, bfloat16 elsewhere",
     )
+    add(
+        "--attention",
+        choices=choices(PackingSettings, "attention"),
+        default=default["attention"],
+        help="attention kernel",
+    )
     add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
     add("--tensor", **count, default=1, help="devices on the tensor axis")
+    add(
+        "--topology",
+        default="",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+    )
 
 
 def _add_work(part: argparse.ArgumentParser) -> None:

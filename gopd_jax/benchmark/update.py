@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.benchmark.compiled import described_devices
+from gopd_jax.benchmark.compiled_learner import DescribedPrograms, compile_learner
 from gopd_jax.benchmark.examples import step_examples
 from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.workload import settings_in_effect
@@ -39,7 +41,8 @@ Figures = dict[str, Any]
 def benchmark(args: argparse.Namespace) -> None:
     """Prints one line for each run, then the programs and the medians."""
     model = load_config(args.model)
-    mesh = make_mesh(data=args.data, tensor=args.tensor)
+    devices = described_devices(args.topology) if args.topology else None
+    mesh = make_mesh(data=args.data, tensor=args.tensor, devices=devices)
     examples = step_examples(
         args.prompts,
         args.max_prompt_tokens,
@@ -52,10 +55,11 @@ def benchmark(args: argparse.Namespace) -> None:
         rows_per_micro_batch=args.rows_per_micro_batch,
         row_length=args.row_length,
         remat=args.remat == "true",
+        attention=args.attention,
     )
     learner = Learner(
         model,
-        ProgramTable(mesh),
+        DescribedPrograms(mesh) if args.topology else ProgramTable(mesh),
         settings,
         reward_scales={DOMAIN: settings.reward_scale},
         shape=BatchShape(
@@ -67,6 +71,9 @@ def benchmark(args: argparse.Namespace) -> None:
         updates=args.runs + MAX_WARM_UPS,
         dtype=compute_dtype(args.compute_dtype),
     )
+    if args.topology:
+        compile_learner(args, model, learner)
+        return
     params = _params(args, model, learner)
     teacher = FrozenModel("teacher", model, params)
     reference = state = None
