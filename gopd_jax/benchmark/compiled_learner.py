@@ -1,7 +1,7 @@
 """The learner's programs, compiled for a TPU slice that is not here; libtpu must be installed.
 
-In: the options of the command, and a learner on the devices of the slice. Out: one record per
-program, with its memory per device. Runs nothing, and allocates nothing.
+In: the options of the command. Out: one record for each program, with its memory per device. Runs
+nothing, and allocates nothing.
 """
 
 import argparse
@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from gopd_jax.benchmark.compiled import described_devices
 from gopd_jax.benchmark.records import show
+from gopd_jax.benchmark.update import make_learner
 from gopd_jax.benchmark.workload import settings_in_effect
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
-from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from gopd_jax.runtime.mesh import batch_sharding, make_mesh, replicated, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.types import PackedBatch, Tree
 
@@ -43,14 +45,19 @@ class DescribedPrograms(ProgramTable):
         )
 
 
-def compile_learner(args: argparse.Namespace, model: ModelConfig, learner: Learner) -> None:
+def benchmark(args: argparse.Namespace) -> None:
     """Compiles a scorer and, for `update`, the train step, and prints a record for each.
 
     arguments_bytes, temporary_bytes, peak_bytes: of one device; the peak is arguments, results and
         temporaries together.
+
+    Raises:
+        ValueError: libtpu is not installed or does not know the slice.
     """
-    programs = learner.programs
-    assert isinstance(programs, DescribedPrograms)
+    model = load_config(args.model)
+    devices = described_devices(args.topology)
+    programs = DescribedPrograms(make_mesh(data=args.data, tensor=args.tensor, devices=devices))
+    learner = make_learner(args, model, programs, args.prompts * args.samples_per_prompt)
     batch = _abstract_batch(learner)
     count = batch.tokens.shape[0]
     packed = Packed(batch, {}, filled=1.0, used=count, domain_M=np.zeros(count, np.int32))
@@ -60,7 +67,7 @@ def compile_learner(args: argparse.Namespace, model: ModelConfig, learner: Learn
         ),
         param_shardings(model, programs.mesh),
     )
-    (domain,) = learner.reward_scales
+    domain = next(iter(learner.reward_scales))  # every domain's scorer is the same program
     scored = learner.score(packed, {domain: FrozenModel("teacher", model, params)}, None, None)
     if args.part == "update":
         reference = dict(reference_logprobs=scored.teacher_logprobs)

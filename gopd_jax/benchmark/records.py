@@ -19,9 +19,9 @@ def show(record: dict[str, Any]) -> None:
 
 
 def _text(record: dict[str, Any]) -> str:
-    """A record for a person; nothing for a program, of which the medians have the number."""
+    """A record for a person; nothing for a program or a step, of which there is a sum."""
     kind = record["record"]
-    if kind == "program":
+    if kind in ("program", "step"):
         return ""
     if kind in ("warm-up", "run"):
         what = "response_tokens" if "response_tokens" in record else "tokens"

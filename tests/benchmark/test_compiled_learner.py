@@ -6,14 +6,14 @@ import jax
 import pytest
 from test_benchmark import CONFIG
 
-from gopd_jax.benchmark import update
+from gopd_jax.benchmark import compiled_learner
 from gopd_jax.benchmark.__main__ import main
 
 
 @pytest.mark.slow
 def test_a_record_for_each_program_and_nothing_runs(tmp_path, capsys, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    monkeypatch.setattr(update, "described_devices", lambda topology: jax.devices()[:1])
+    monkeypatch.setattr(compiled_learner, "described_devices", lambda topology: jax.devices()[:1])
     options = ["--random-weights", "--topology=v5e:1x1", "--rows-per-micro-batch=2", "--json"]
     before = len(jax.live_arrays())
     assert main(["update", f"--model={tmp_path}", *options]) == 0
