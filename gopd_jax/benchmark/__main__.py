@@ -161,7 +161,7 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     add(
         "--peak-flops",
         type=cli.positive_number,
-        help="operations per second of one device, for the MFU; without it, those of a large "
+        help="operations per second of all devices, for the MFU; without it, those of a large "
         "matrix product are measured",
     )
     add("--count-only", action="store_true", help="pack and count operations, and run nothing")

@@ -85,7 +85,7 @@ def count(
         model,
         block_again=remat,
         attention_again=remat,
-        scores_again=segments_NS.shape[1] > QUERY_CHUNK,
+        products_again=int(segments_NS.shape[1] > QUERY_CHUNK),
         head_again=True,
     )
     models = {"score": 2 if "update" in parts else 1}

@@ -30,5 +30,6 @@ def _text(record: dict[str, Any]) -> str:
             f"{record[what]:,} tokens in {record['seconds']:.3g} s, "
             f"{record['compilations']} compilations"
         )
-    shown = {n: v for n, v in record.items() if n not in NOT_SHOWN}
-    return "\n".join([kind, *(f"  {name:28}{value}" for name, value in shown.items())])
+    shown = {n: f"{v:.6g}" if isinstance(v, float) else v for n, v in record.items()}
+    lines = (f"  {name:28}{value}" for name, value in shown.items() if name not in NOT_SHOWN)
+    return "\n".join([kind, *lines])

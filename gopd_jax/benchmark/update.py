@@ -50,7 +50,7 @@ def benchmark(args: argparse.Namespace) -> None:
         counts = {"rollouts": len(examples), **_shares(examples, packed), **done.figures()}
         show({"record": "counted"} | counts | {"settings": settings_in_effect(args)})
         return
-    peak = (args.peak_flops or matmul_peak(learner.dtype)) * mesh.size
+    peak = args.peak_flops or matmul_peak(learner.dtype)
     params = _params(args, model, learner)
     teachers = {
         name: FrozenModel(f"teacher of {name}", model, params) for name in learner.reward_scales

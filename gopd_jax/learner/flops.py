@@ -95,7 +95,7 @@ def training_passes(
     *,
     block_again: bool,
     attention_again: bool,
-    scores_again: bool,
+    products_again: int,
     head_again: bool,
     ruled: bool = False,
 ) -> Passes:
@@ -106,14 +106,15 @@ def training_passes(
         block_again: the backward pass repeats the products of each block, attention apart. The last
             one is not needed again, unless the router's gradient reads its result.
         attention_again: it repeats attention.
-        scores_again: attention's own backward pass repeats the scores, which are half of a pass.
+        products_again: products of attention's own backward pass besides the four that make the
+            gradients: 1 if it computes the scores again. Two are a pass.
         head_again: it repeats the logits.
         ruled: the log-probs under the sampling rule are computed as well, without a gradient.
     """
     last = 0 if config.experts else config.width * config.mlp_width
     return Passes(
         blocks=3 + block_again * (1 - last / block_elements(config)),
-        attention=3 + attention_again + scores_again / 2,
+        attention=3 + attention_again + products_again / 2,
         head=3 + head_again + ruled,
     )
 

@@ -111,7 +111,7 @@ ROW_WORK = Work(tokens=18, pairs=2 * 9 * 9, predictions=0)
 
 
 @pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("kernel, again", [(dense, False), (jax.checkpoint(dense), True)])
+@pytest.mark.parametrize("kernel, again", [(dense, 0), (jax.checkpoint(dense), 1)])
 @pytest.mark.parametrize("config", [CONFIG, EXPERTS])
 def test_the_passes_of_the_decoder_are_those_of_its_program(config, kernel, again, remat):
     decoder = Decoder(config, remat=remat, attention=kernel)
@@ -122,7 +122,7 @@ def test_the_passes_of_the_decoder_are_those_of_its_program(config, kernel, agai
 
     assert products(jax.make_jaxpr(loss)(params).jaxpr) == flops(config, ROW_WORK, FORWARD).total
     passes = training_passes(
-        config, block_again=remat, attention_again=remat, scores_again=again, head_again=True
+        config, block_again=remat, attention_again=remat, products_again=again, head_again=True
     )
     assert products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr) == pytest.approx(
         flops(config, ROW_WORK, passes).total
@@ -137,7 +137,7 @@ def test_the_passes_of_the_head_are_those_of_its_program():
 
     found = products(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head).jaxpr)
     passes = training_passes(
-        CONFIG, block_again=True, attention_again=True, scores_again=False, head_again=True
+        CONFIG, block_again=True, attention_again=True, products_again=0, head_again=True
     )
     assert found == flops(CONFIG, Work(0, 0, 18), passes).total
     assert passes.head == 4 and Passes() == FORWARD
