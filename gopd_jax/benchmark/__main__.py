@@ -148,9 +148,9 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     )
     add(
         "--remat",
-        choices=["true", "false"],
-        default=str(default["remat"]).lower(),
-        help="recompute the activations of each layer in the backward pass",
+        choices=choices(PackingSettings, "remat"),
+        default=default["remat"],
+        help="what the backward pass computes again",
     )
     add(
         "--compute-dtype",
@@ -165,6 +165,17 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "matrix product are measured",
     )
     add("--count-only", action="store_true", help="pack and count operations, and run nothing")
+    add(
+        "--attention",
+        choices=choices(PackingSettings, "attention"),
+        default=default["attention"],
+        help="attention kernel",
+    )
+    add(
+        "--topology",
+        default="",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+    )
     add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
     add("--tensor", **count, default=1, help="devices on the tensor axis")
 
@@ -270,6 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         from gopd_jax.benchmark.rollout import benchmark
     elif args.part == "loop":
         from gopd_jax.benchmark.loop import benchmark
+    elif args.topology:
+        from gopd_jax.benchmark.compiled_learner import benchmark
     else:
         from gopd_jax.benchmark.update import benchmark
 

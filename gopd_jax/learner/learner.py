@@ -125,7 +125,8 @@ class Learner:
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Raises:
-        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter.
+        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter; or the
+            attention kernel does not run on its devices.
     """
 
     def __init__(
@@ -170,8 +171,8 @@ class Learner:
         self._row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
         self._platform = self.mesh.devices.flat[0].platform
-        attention = choose_packed_attention("auto", self._platform)
-        self._attention = attention.kernel
+        attention = choose_packed_attention(settings.attention, self._platform)
+        self.attention = attention.kernel
         self.kernels = {"packed attention": str(attention)}
         self._step = functools.partial(
             train_step,
@@ -190,7 +191,7 @@ class Learner:
         if config.experts:
             choice = choose_grouped_matmul("auto", self._platform)
             matmul, self.kernels["grouped matmul"] = choice.kernel, str(choice)
-        return Decoder(config, self.dtype, remat, attention=self._attention, matmul=matmul)
+        return Decoder(config, self.dtype, remat, attention=self.attention, matmul=matmul)
 
     # ---- State.
 
