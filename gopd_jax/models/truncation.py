@@ -214,6 +214,8 @@ def _key(values: jax.Array) -> jax.Array:
 
 def _value(keys: jax.Array) -> jax.Array:
     bits = jnp.where(keys < 0, keys ^ 0x7FFFFFFF, keys)
+    # Compilers may compare a subnormal number as if it were 0.
+    bits = jnp.where(bits & 0x7F800000 == 0, 0, bits)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
