@@ -37,6 +37,7 @@ def draw(
     if rule.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), jnp.zeros(len(logits_BV))
     logits_BV = logits_BV / rule.temperature
+    largest_B = jnp.max(logits_BV, axis=-1)  # always kept
     if rule.top_k or rule.top_p < 1:
         smallest_B1 = threshold(logits_BV, rule)[:, None]
         logits_BV = jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
@@ -44,7 +45,6 @@ def draw(
     groups = 1 << max(0, round(math.log2(V) / 2))
     grouped_BnG = jnp.pad(logits_BV, ((0, 0), (0, -V % groups)), constant_values=-jnp.inf)
     grouped_BnG = grouped_BnG.reshape(len(keys_B), -1, groups)
-    largest_B = jnp.max(logits_BV, axis=-1)
     masses_BG = jnp.sum(jnp.exp(grouped_BnG - largest_B[:, None, None]), axis=1)
     uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
 
