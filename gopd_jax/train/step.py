@@ -1,8 +1,8 @@
 """One step of training: rollout -> score -> update.
 
 In: the train state and the step's requests. Out: the new state, and a record of what the step left
-behind. Metrics of a step are fetched and written while the next one runs, so that the device never
-waits for them.
+behind. Metrics of a step are written while the next one runs, so that the device never waits for
+them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
 from gopd_jax.runtime.stopping import stop_point
+from gopd_jax.train.clock import Clock
 from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
 from gopd_jax.train.prepare import RunInputs
@@ -35,6 +36,7 @@ class Trainer:
     teachers: by domain; empty for grpo.
     reference: None where no lambda needs it.
     verifier: has each rollout as soon as it is finished.
+    clock: of the loop.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Trainer:
     teachers: Mapping[str, FrozenModel]
     reference: FrozenModel | None
     verifier: BackgroundVerifier
+    clock: Clock
 
     def step(
         self, state: TrainState, requests: Sequence[Request], step: int, log: StepLog
@@ -60,27 +63,28 @@ class Trainer:
                 rollouts are written beside the run.
         """
         record = StepRecord(step)
-        self._rollout(state.params, requests, record)
-        record.lap("rollout")
+        with self.clock.phase("rollout"):
+            self._rollout(state.params, requests, record)
 
-        updates = [self.learner.pack(examples) for examples in self._examples(record)]
-        policy = self.config.method != "sft"  # sft has no ratio to an old policy
-        old = state.params if len(updates) > 1 and policy else None
-        # The teachers of sft have answered already; they score nothing.
-        teachers = self.teachers if self.config.method == "gopd" else {}
-        scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
-        stop_point()
-        record.lap("score")
+        with self.clock.phase("score"):
+            updates = [self.learner.pack(examples) for examples in self._examples(record)]
+            policy = self.config.method != "sft"  # sft has no ratio to an old policy
+            old = state.params if len(updates) > 1 and policy else None
+            # The teachers of sft have answered already; they score nothing.
+            teachers = self.teachers if self.config.method == "gopd" else {}
+            scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
+            stop_point()
 
-        for packed, batch in zip(updates, scored, strict=True):
-            state, metrics, tokens = self.learner.update(state, batch)
-            record.updates.append(Update(packed, batch, metrics, tokens))
-        note = log.write_last()  # of the step before, while the device works
-        jax.block_until_ready(state.step)
-        record.lap("update")
+        with self.clock.phase("update"):
+            for packed, batch in zip(updates, scored, strict=True):
+                state, metrics, tokens = self.learner.update(state, batch)
+                record.updates.append(Update(packed, batch, metrics, tokens))
+            note = log.write_last()  # of the step before, while the device works
+            jax.block_until_ready(state.step)
         if fault := first_fault(record, list(self.inputs.train)):
             path = log.write_fault(record, record.updates[fault.update], fault.keys)
             raise NonFiniteError(fault.describe(step, path))
+        record.laps = self.clock.lap()
         log.keep(record)
         return state, record, note
 
@@ -88,7 +92,9 @@ class Trainer:
         """The examples of each update. grpo waits here for the verdicts that it learns from."""
         config, rewards = self.config, None
         if config.method == "grpo":
-            rewards = agree([verdict.reward for verdict in record.verdicts.result()])
+            with self.clock.phase("verify"):
+                verdicts = record.verdicts.result()
+            rewards = agree([verdict.reward for verdict in verdicts])
         return to_examples(
             record.rollouts,
             outside_advantages(config.method, record.rollouts, rewards),
@@ -110,8 +116,8 @@ class Trainer:
         if config.method == "sft":
             rollouts = self._answers(requests, record)
         else:
-            weights = jax.block_until_ready(sampler.sync_weights(params))
-            record.lap("weight_sync")
+            with self.clock.phase("weight_sync"):
+                weights = jax.block_until_ready(sampler.sync_weights(params))
             rollouts = self._drawn(sampler, weights, requests, record)
         selected = self._verified(requests)
         texts: dict[SampleKey, str] = {}
