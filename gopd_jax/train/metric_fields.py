@@ -234,7 +234,7 @@ SPEED = (
         "Wall clock from the end of the step before, or the start, to the end of this one: the sum "
         "of all `seconds_` fields",
     ),
-    Field("seconds_data", "s", "Getting and encoding the prompts of the step"),
+    Field("seconds_data", "s", "The prompts of the step, as far as they were not read ahead"),
     Field("seconds_weight_sync", "s", "The student's weights for the sampler; 0 for sft"),
     Field("seconds_rollout", "s", "Sampling, or reading given responses; their texts"),
     Field(
@@ -251,7 +251,11 @@ SPEED = (
         "Packing; teachers and reference",
         healthy="less than rollouts when responses are long",
     ),
-    Field("seconds_update", "s", "Train step, and the log of the step before"),
+    Field(
+        "seconds_update",
+        "s",
+        "Train step; beside it, the log of the step before and the prompts of the next",
+    ),
     Field(
         "seconds_checkpoint",
         "s",

@@ -137,9 +137,7 @@ def _train(
 
         with Bar("train", steps, "steps", first) as bar:
             for step in range(first + 1, steps + 1):
-                with clock.phase("data"):
-                    requests = next(host.stream)
-                state, record, note = trainer.step(state, requests, step, log)
+                state, record, note = trainer.step(state, host.stream, step, log)
                 host.seconds += record.training_seconds
                 done, now = step, host.to_json()
                 with clock.phase("checkpoint"):

@@ -1,8 +1,8 @@
 """One step of training: rollout -> score -> update.
 
-In: the train state and the step's requests. Out: the new state, and a record of what the step left
-behind. Metrics of a step are written while the next one runs, so that the device never waits for
-them.
+In: the train state and the stream of requests. Out: the new state, and a record of what the step
+left behind. While an update runs, the metrics of the step before are written and the requests of
+the next are read, so that the device never waits for either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
+from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
@@ -49,9 +50,9 @@ class Trainer:
     clock: Clock
 
     def step(
-        self, state: TrainState, requests: Sequence[Request], step: int, log: StepLog
+        self, state: TrainState, stream: PromptStream, step: int, log: StepLog
     ) -> tuple[TrainState, StepRecord, str]:
-        """rollout -> score -> update.
+        """rollout -> score -> update, of the next requests of the stream.
 
         Returns:
             The new state, the record of the step, and the note on the step before it for the
@@ -63,6 +64,9 @@ class Trainer:
                 rollouts are written beside the run.
         """
         record = StepRecord(step)
+        with self.clock.phase("data"):
+            requests = next(stream)
+
         with self.clock.phase("rollout"):
             self._rollout(state.params, requests, record)
 
@@ -80,6 +84,8 @@ class Trainer:
                 state, metrics, tokens = self.learner.update(state, batch)
                 record.updates.append(Update(packed, batch, metrics, tokens))
             note = log.write_last()  # of the step before, while the device works
+            if step < self.config.steps:
+                stream.read_ahead()
             jax.block_until_ready(state.step)
         if fault := first_fault(record, list(self.inputs.train)):
             path = log.write_fault(record, record.updates[fault.update], fault.keys)
