@@ -83,7 +83,9 @@ class Trainer:
             for packed, batch in zip(updates, scored, strict=True):
                 state, metrics, tokens = self.learner.update(state, batch)
                 record.updates.append(Update(packed, batch, metrics, tokens))
-            note = log.write_last()  # of the step before, while the device works
+            # While the device works:
+            note = log.write_last()  # of the step before
+            record.learning_rate = log.learning_rate(record)
             if step < self.config.steps:
                 stream.read_ahead()
             jax.block_until_ready(state.step)

@@ -55,6 +55,7 @@ class StepRecord:
     rollouts, texts, verdicts: in the order of the rollouts' keys.
     sampling: what the samplers did; nothing where no token was drawn.
     laps: seconds of each phase since the end of the step before.
+    learning_rate: of the first update.
     values: metrics of the updates.
     """
 
@@ -65,6 +66,7 @@ class StepRecord:
     sampling: RolloutStats = dataclasses.field(default_factory=RolloutStats)
     updates: list[Update] = dataclasses.field(default_factory=list)
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
+    learning_rate: jax.Array | float = 0.0
     values: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -108,10 +110,16 @@ class StepLog:
 
     def keep(self, record: StepRecord) -> None:
         """Keeps a record, to be written by the next `write_last`."""
-        # Here the device is idle. Within `write_last` each of its operations, those of the schedule
-        # too, would wait for the update of the next step.
+        # Within `write_last`, fetching would wait for the update of the next step.
         record.values = self._values(record)
         self._last = record
+
+    def learning_rate(self, record: StepRecord) -> jax.Array | float:
+        """The learning rate of the record's first update, perhaps still on device.
+
+        A schedule is a dozen operations, one call each: for a moment in which the device works.
+        """
+        return self._schedule((record.step - 1) * len(record.updates))
 
     def write_last(self) -> str:
         """Writes the record that is kept, if any, and makes sure that it is on disk.
@@ -161,7 +169,7 @@ class StepLog:
         values = total.finish(list(self._config.domains))
         values["loss"] = float(np.mean([m.loss for m in fetched]))
         values["grad_norm"] = float(np.mean([m.grad_norm for m in fetched]))
-        values["learning_rate"] = float(self._schedule((record.step - 1) * len(fetched)))
+        values["learning_rate"] = float(record.learning_rate)
         return values
 
     def _metrics(
