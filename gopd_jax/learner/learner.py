@@ -30,12 +30,13 @@ from gopd_jax.learner.packing import (
     gather_index,
     micro_batches_needed,
     pack,
+    rows_of_micro_batch,
 )
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.step import StepMetrics, TokenValues, score, train_step
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
-from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.models.settings import PLAIN, Remat, SamplingRule
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
@@ -62,12 +63,13 @@ class BatchShape:
     """The fixed shape that the examples of one update are packed into.
 
     examples: of one update. longest: tokens of the longest possible example.
-    rows: of a micro-batch. row_length: tokens of a row; 0 takes `longest`.
+    rows: of a micro-batch; 0 takes `packing.rows_of_micro_batch`.
+    row_length: tokens of a row; 0 takes `longest`.
     """
 
     examples: int
     longest: int
-    rows: int = 16
+    rows: int = 0
     row_length: int = 0
 
 
@@ -143,12 +145,14 @@ class Learner:
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self._devices = devices = rows_multiple(self.mesh)
+        length = shape.row_length or shape.longest
+        rows = rows_of_micro_batch(shape.rows, length, devices)
+        shape = dataclasses.replace(shape, rows=rows, row_length=length)
         if shape.rows % devices:
             raise ValueError(
                 f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
                 f"{devices}, the devices on the data and fsdp axes"
             )
-        shape = dataclasses.replace(shape, row_length=shape.row_length or shape.longest)
         self.reward_scales, self.shape = dict(reward_scales), shape
         self._num_ids = num_ids
         self._domains = list(reward_scales)
@@ -178,11 +182,10 @@ class Learner:
             rule=rule,
             likelihood=likelihood,
             num_ids=num_ids,
-            devices=devices,
             loss_fn=loss_fn,
         )
 
-    def _decoder(self, config: ModelConfig, remat: bool) -> Decoder:
+    def _decoder(self, config: ModelConfig, remat: Remat) -> Decoder:
         matmul = grouped_matmul.xla
         if config.experts:
             choice = choose_grouped_matmul("auto", self._platform)
@@ -299,10 +302,8 @@ class Learner:
     def _score(
         self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
     ) -> jax.Array:
-        decoder = self._decoder(config, remat=False)
-        function = functools.partial(
-            score, model=decoder, num_ids=self._num_ids, devices=self._devices
-        )
+        decoder = self._decoder(config, remat="none")
+        function = functools.partial(score, model=decoder, num_ids=self._num_ids)
         args = (params, batch.replace(behaviour_logprobs=None), active_M)
         run = self.programs.compiled(function, *args, name="score", out=lambda: self._row_sharding)
         stop_point()
@@ -327,8 +328,8 @@ class Learner:
         """
         function = functools.partial(
             distance,
-            student=self._decoder(self._student, remat=False),
-            teacher=None if teacher is None else self._decoder(teacher.config, remat=False),
+            student=self._decoder(self._student, remat="none"),
+            teacher=None if teacher is None else self._decoder(teacher.config, remat="none"),
             response=rollouts[0].request.max_tokens,
             num_ids=self._num_ids,
             devices=self._devices,

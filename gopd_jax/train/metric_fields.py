@@ -223,7 +223,8 @@ OPTIMIZER = (
         "share",
         "Tokens of the packed rows that are not padding",
         healthy="0.84 in the run of `make train`",
-        otherwise="a `learner.row_length` of several usual responses",
+        otherwise="a `learner.row_length` of several usual responses; in a small trial, a smaller "
+        "`data.max_prompt_tokens` and `learner.rows_per_micro_batch`",
     ),
 )
 

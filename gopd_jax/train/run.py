@@ -15,7 +15,7 @@ from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.runtime.progress import Bar, result, say
+from gopd_jax.runtime.progress import Bar, result, result_width, say
 from gopd_jax.runtime.run_folder import one_process, read_summary
 from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.runtime.trackers import Trackers
@@ -70,7 +70,7 @@ def _run(
     start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
     resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
     if (finished := read_summary(workdir, config.steps)) is not None:
-        result(summary.table(finished), finished)
+        result(summary.table(finished, result_width()), finished)
         say(summary.complete(workdir))
         return finished
     set_summary_aside(workdir)
@@ -107,8 +107,9 @@ def _run(
     # ---- What came of it.
     written = summary.write(workdir, config, inputs, evaluations, host.seconds)
     curves.draw(workdir, config)
-    result(summary.table(written), written)
-    say(summary.closing(workdir, trackers.tensorboard))
+    result(summary.table(written, result_width()), written)
+    say(summary.closing(workdir))
+    say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
 
 

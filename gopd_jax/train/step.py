@@ -14,12 +14,14 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
-from gopd_jax.learner.learner import FrozenModel, Learner
+from gopd_jax.learner.learner import FrozenModel, Learner, Packed
+from gopd_jax.learner.packing import padding_hint
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
+from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.train.clock import Clock
 from gopd_jax.train.finite import first_fault
@@ -72,6 +74,8 @@ class Trainer:
 
         with self.clock.phase("score"):
             updates = [self.learner.pack(examples) for examples in self._examples(record)]
+            if step == 1:
+                self._hint(updates[0])
             policy = self.config.method != "sft"  # sft has no ratio to an old policy
             old = state.params if len(updates) > 1 and policy else None
             # The teachers of sft have answered already; they score nothing.
@@ -95,6 +99,12 @@ class Trainer:
         record.laps = self.clock.lap()
         log.keep(record)
         return state, record, note
+
+    def _hint(self, packed: Packed) -> None:
+        """Says which row length would leave less padding, if this one leaves much."""
+        shape = self.learner.shape
+        if hint := padding_hint(packed.filled, shape.rows, shape.row_length):
+            say(hint)
 
     def _examples(self, record: StepRecord):
         """The examples of each update. grpo waits here for the verdicts that it learns from."""

@@ -4,7 +4,7 @@ import typing
 
 import pytest
 
-from gopd_jax.kernels import decode_attention, grouped_matmul, packed_attention
+from gopd_jax.kernels import decode_attention, grouped_matmul, packed_attention_xla
 from gopd_jax.kernels.choose import (
     DECODE_ATTENTION,
     choose_decode_attention,
@@ -50,7 +50,7 @@ def test_the_tpu_kernel_reads_int8_and_any_block():
 @pytest.mark.parametrize(
     "choose, kernel",
     [
-        (choose_packed_attention, packed_attention.xla),
+        (choose_packed_attention, packed_attention_xla.xla_cpu),
         (choose_grouped_matmul, grouped_matmul.xla),
     ],
 )
