@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gopd_jax.config import Config
 from gopd_jax.rewards.verifier import Verifier
-from gopd_jax.runtime import provenance
+from gopd_jax.runtime import compilation_cache, provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
@@ -26,7 +26,13 @@ from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
 from gopd_jax.train.memory import devices_for
-from gopd_jax.train.models import initial_state, load_frozen, make_learner, make_samplers
+from gopd_jax.train.models import (
+    compile_learner_ahead,
+    initial_state,
+    load_frozen,
+    make_learner,
+    make_samplers,
+)
 from gopd_jax.train.prepare import RunInputs, make_stream, prepare
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
@@ -66,6 +72,7 @@ def _run(
     start = provenance.record() | {"prompts": inputs.counts, "steps": config.steps}
     start["saved_step"] = max(saved_steps(workdir), default=0)
     sampler = samplers[inputs.models[config.student]]
+    start["compilation_cache"] = compilation_cache.where()
     start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
     resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
     if (finished := read_summary(workdir, config.steps)) is not None:
@@ -78,6 +85,7 @@ def _run(
     trackers.start(config.name, shown)
 
     # ---- Models, at the start or where the last run stopped.
+    compile_learner_ahead(config, inputs, learner)
     teachers, reference = load_frozen(inputs, programs, dtype)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:

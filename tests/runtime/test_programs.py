@@ -140,3 +140,26 @@ def test_what_a_program_cost_is_recorded(table):
     (record,) = table.programs
     assert record.compile_seconds > 0 and record.temporary_bytes >= 0
     assert str(record) == f"decode 3 slots ({record.compile_seconds:.1f} s)"
+
+
+def test_a_program_compiled_ahead_is_found(table):
+    shape = jax.ShapeDtypeStruct((3,), np.float32, sharding=replicated(MESH))
+    given = {"name": "decode", "bucket": "3 slots", "out": lambda: replicated(MESH), "donate": 0}
+    table.compile_ahead(plus_one, shape, **given)
+    table.compile_ahead(plus_one, shape, **given)
+    assert table.programs == []  # nobody has used it
+    program = compile_in(table, plus_one, array(), donate=0, out=lambda: pytest.fail("compiled"))
+    np.testing.assert_array_equal(program(array()), np.full(3, 2.0))
+    assert [(p.name, p.bucket) for p in table.programs] == [("decode", "3 slots")]
+    assert compile_in(table, plus_one, shape, donate=0) is program and len(table.programs) == 1
+
+
+def test_an_error_of_compiling_ahead_is_raised_by_whoever_needs_the_program(table):
+    def refused(x):
+        raise ValueError("this cannot be traced")
+
+    shape = jax.ShapeDtypeStruct((3,), np.float32, sharding=replicated(MESH))
+    table.compile_ahead(refused, shape, name="test", out=lambda: replicated(MESH))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot be traced"):
+            compile_in(table, refused, array())
