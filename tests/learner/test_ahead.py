@@ -1,4 +1,4 @@
-"""Programs compiled before the first batch: the learner finds them, on one device and on several."""
+"""Programs compiled before the first batch: the learner finds them, on one device or several."""
 
 import jax
 from model_cases import random_params
@@ -51,8 +51,9 @@ def test_sft_needs_the_train_step_alone():
 
 
 PROGRAM = """
-from step_cases import make_config, make_learner
+from gopd_jax.runtime.mesh import make_mesh
 from learner.test_ahead import check
+from step_cases import make_config, make_learner
 
 check(make_learner(make_config(), make_mesh(fsdp=2, tensor=2)), scores=True, old=True)
 """
