@@ -104,8 +104,8 @@ def _set(values: Mapping[str, object]) -> None:
 def _tidy(folder: epath.Path, is_remote: bool) -> None:
     """Makes the folder and tries to write to it; removes what a killed process has left half done.
 
-    JAX writes an entry first and the time of its use after that. Of an entry without that time it
-    could not even remove the oldest.
+    JAX writes an entry first and the time of its use after that. With an entry that lacks the time,
+    JAX 0.10 writes no further one.
 
     Raises:
         OSError: the folder cannot be written.
