@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gopd_jax.config import Config
 from gopd_jax.rewards.verifier import Verifier
-from gopd_jax.runtime import compilation_cache, provenance
+from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
@@ -72,7 +72,6 @@ def _run(
     start = provenance.record() | {"prompts": inputs.counts, "steps": config.steps}
     start["saved_step"] = max(saved_steps(workdir), default=0)
     sampler = samplers[inputs.models[config.student]]
-    start["compilation_cache"] = compilation_cache.where()
     start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
     resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
     if (finished := read_summary(workdir, config.steps)) is not None:
