@@ -51,9 +51,9 @@ class ProgramTable:
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
         self.programs: list[Program] = []  # in the order of their first use
+        self._compiled: dict[Hashable, jax.stages.Compiled] = {}  # those that were used
         self._futures: dict[Hashable, Future[tuple[Program, jax.stages.Compiled]]] = {}
-        self._used: set[Hashable] = set()
-        self._lock = threading.Lock()  # of the two above
+        self._lock = threading.Lock()  # of `_futures`
 
     def compiled(
         self,
@@ -75,14 +75,13 @@ class ProgramTable:
             donate: positions of arguments whose memory the result may take.
         """
         key = _key(function, args, donate)
-        future, is_new = self._future(key)
-        if is_new:
-            self._compile(key, future, name, bucket, _jit(function, out, donate), args)
-        program, compiled = future.result()
-        with self._lock:
-            if key not in self._used:
-                self._used.add(key)
-                self.programs.append(program)
+        if (compiled := self._compiled.get(key)) is None:
+            future, is_new = self._future(key)
+            if is_new:
+                self._compile(key, future, name, bucket, _jit(function, out, donate), args)
+            program, compiled = future.result()
+            self.programs.append(program)
+            self._compiled[key] = compiled
         return compiled
 
     def compile_ahead(
