@@ -104,8 +104,8 @@ class ProgramTable:
         future, is_new = self._future(key)
         if is_new:
             work = key, future, name, bucket, _jit(function, out, donate), args
-            # A thread that Python does not wait for at its end: a run that is refused ends at once.
-            threading.Thread(target=self._compile, args=work, name=name, daemon=True).start()
+            # Python waits for such a thread at its end; a daemon within XLA would abort the process.
+            threading.Thread(target=self._compile, args=work, name=name).start()
 
     def _future(self, key: Hashable) -> tuple[Future, bool]:
         """The future of a program, and whether the caller has to see to it."""

@@ -163,3 +163,26 @@ def test_an_error_of_compiling_ahead_is_raised_by_whoever_needs_the_program(tabl
     for _ in range(2):
         with pytest.raises(ValueError, match="cannot be traced"):
             compile_in(table, refused, array())
+
+
+ENDS_EARLY = """
+import sys
+import jax, jax.numpy as jnp
+from gopd_jax.runtime.mesh import make_mesh, replicated
+from gopd_jax.runtime.programs import ProgramTable
+
+def slow(x):
+    for _ in range(60):
+        x = jnp.sort(jnp.tanh(x @ x))
+    return x
+
+table = ProgramTable(make_mesh())
+whole = replicated(table.mesh)
+x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=whole)
+table.compile_ahead(slow, x, name="slow", out=lambda: whole)
+print("ends")
+"""
+
+
+def test_a_process_that_ends_while_a_program_compiles_ends_well(run_on_fake_devices):
+    assert run_on_fake_devices(ENDS_EARLY, count=1) == "ends\n"
