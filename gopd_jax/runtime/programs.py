@@ -104,7 +104,7 @@ class ProgramTable:
         future, is_new = self._future(key)
         if is_new:
             work = key, future, name, bucket, _jit(function, out, donate), args
-            # Python waits for such a thread at its end; a daemon within XLA would abort the process.
+            # Python waits for it at its end: a daemon thread within XLA would abort the process.
             threading.Thread(target=self._compile, args=work, name=name).start()
 
     def _future(self, key: Hashable) -> tuple[Future, bool]:
