@@ -20,6 +20,7 @@ from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 # lead to are compared; and steps, because a run may go on (`going_on`).
 FREE_FIELDS = (
     "checkpoint",
+    "compilation_cache",
     "log",
     "mesh",
     "data.cache_dir",

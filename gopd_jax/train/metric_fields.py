@@ -282,9 +282,16 @@ SPEED = (
     Field(
         "compilations",
         "programs",
-        "Compiled by this process so far",
+        "Made ready by this process so far: compiled, or loaded from the compilation cache",
         healthy="constant after the first steps",
         otherwise="a shape changes: please report it",
+    ),
+    Field(
+        "compilations_cached",
+        "programs",
+        "Those of them that came from the compilation cache, which takes a tenth of the time",
+        healthy="all but a few small ones, from the second run on",
+        otherwise="`compilation_cache`; run.json says where the cache was",
     ),
     Field(
         "slot_utilisation",

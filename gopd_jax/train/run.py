@@ -27,7 +27,13 @@ from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
 from gopd_jax.train.identity import HostState, run_identity, start_or_resume
 from gopd_jax.train.memory import devices_for
-from gopd_jax.train.models import initial_state, load_frozen, make_learner, make_samplers
+from gopd_jax.train.models import (
+    compile_learner_ahead,
+    initial_state,
+    load_frozen,
+    make_learner,
+    make_samplers,
+)
 from gopd_jax.train.prepare import RunInputs, make_stream, prepare
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
@@ -79,6 +85,7 @@ def _run(
     trackers.start(config.name, shown)
 
     # ---- Models, at the start or where the last run stopped.
+    compile_learner_ahead(config, inputs, learner)
     teachers, reference = load_frozen(inputs, programs, dtype)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:

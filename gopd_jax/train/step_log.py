@@ -22,7 +22,7 @@ from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.rollout.stats import RolloutStats
 from gopd_jax.runtime.files import JsonObject, replace_text
-from gopd_jax.runtime.metrics import RunLog, compilations
+from gopd_jax.runtime.metrics import RunLog, compilations, compilations_cached
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train.clock import ASIDE, Clock
@@ -183,6 +183,7 @@ class StepLog:
         values["seconds"] = record.seconds
         values["tokens_per_second"] = values["rollout_tokens"] / record.training_seconds
         values["compilations"] = compilations()
+        values["compilations_cached"] = compilations_cached()
         if record.sampling.steps:
             values["slot_utilisation"] = record.sampling.utilisation
             values["decode_steps"] = record.sampling.steps
