@@ -136,9 +136,9 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     default = defaults(PackingSettings)
     add(
         "--rows-per-micro-batch",
-        type=cli.integer(0),
+        **count,
         default=default["rows_per_micro_batch"],
-        help="packed rows in one forward and backward pass; 0: as many as hold 4,096 tokens",
+        help="packed rows in one forward and backward pass",
     )
     add(
         "--row-length",
@@ -150,8 +150,7 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "--remat",
         choices=choices(PackingSettings, "remat"),
         default=default["remat"],
-        help="what the backward pass computes again: of each layer nothing, all but its attention, "
-        "or all",
+        help="what the backward pass computes again",
     )
     add(
         "--compute-dtype",
@@ -166,6 +165,17 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "matrix product are measured",
     )
     add("--count-only", action="store_true", help="pack and count operations, and run nothing")
+    add(
+        "--attention",
+        choices=choices(PackingSettings, "attention"),
+        default=default["attention"],
+        help="attention kernel",
+    )
+    add(
+        "--topology",
+        default="",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+    )
     add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
     add("--tensor", **count, default=1, help="devices on the tensor axis")
 
@@ -271,6 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         from gopd_jax.benchmark.rollout import benchmark
     elif args.part == "loop":
         from gopd_jax.benchmark.loop import benchmark
+    elif args.topology:
+        from gopd_jax.benchmark.compiled_learner import benchmark
     else:
         from gopd_jax.benchmark.update import benchmark
 

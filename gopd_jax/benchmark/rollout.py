@@ -109,6 +109,7 @@ def _run(
         "slot_utilisation": stats.utilisation,
         "prompt_tokens": stats.prompt_tokens,
         "prefill_tokens": stats.prefill_tokens,
+        "padded_prefill_tokens": stats.padded_prefill_tokens,
         "decode_tokens": stats.tokens,
         "decode_steps": stats.steps,
         "dispatches": stats.dispatches,

@@ -21,14 +21,13 @@ from gopd_jax.benchmark.machine import matmul_peak, peak_bytes
 from gopd_jax.benchmark.operations import PARTS, count
 from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.workload import settings_in_effect
-from gopd_jax.kernels.choose import choose_packed_attention
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner, Packed
 from gopd_jax.learner.packing import Example
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import init_params, param_shardings
 from gopd_jax.models.huggingface import load_params
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh
 from gopd_jax.runtime.metrics import compilations
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.types import Params, TrainState
@@ -46,9 +45,7 @@ def benchmark(args: argparse.Namespace) -> None:
     learner = make_learner(args, model, ProgramTable(mesh), len(examples))
     packed = learner.pack(examples)
     parts = PARTS if args.part == "update" else PARTS[:1]
-    attention = choose_packed_attention("auto", jax.default_backend()).kernel
-    kept = {"remat": args.remat, "attention": attention, "devices": rows_multiple(mesh)}
-    done = count(model, examples, packed, parts, **kept)
+    done = count(model, examples, packed, parts, learner.attention, args.remat)
     if args.count_only:
         counts = {"rollouts": len(examples), **_shares(examples, packed), **done.figures()}
         show({"record": "counted"} | counts | {"settings": settings_in_effect(args)})
@@ -91,6 +88,7 @@ def make_learner(
         rows_per_micro_batch=args.rows_per_micro_batch,
         row_length=args.row_length,
         remat=args.remat,
+        attention=args.attention,
     )
     return Learner(
         model,

@@ -18,6 +18,7 @@ from gopd_jax.generate.job import Job, PromptSamples, draw, make_job, speed
 from gopd_jax.generate.samples_file import Record, SamplesFile
 from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.compilation_cache import use_compilation_cache
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
 from gopd_jax.runtime.progress import result, result_width, say
@@ -59,6 +60,7 @@ def evaluate(args: argparse.Namespace) -> None:
         ValueError: an option, the problems, the model or the output is wrong.
     """
     start_processes()
+    use_compilation_cache()
     check_output("--out", os.path.join(args.out, "samples.jsonl"))
     other = read_results(args.compare) if args.compare else None
     options = {

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gopd_jax.models.settings import SamplingRule
+from gopd_jax.models.truncation import threshold
 
 # Number of logits that exist at once on one device. 2^26 float32 are 268 MB, or 441 tokens at
 # V = 151,936.
@@ -52,19 +53,11 @@ def log_distribution(logits_BV: jax.Array, rule: SamplingRule) -> jax.Array:
     if rule.temperature == 0:
         best_B1 = jnp.argmax(logits_BV, axis=-1, keepdims=True)
         return jnp.where(jnp.arange(logits_BV.shape[-1]) == best_B1, 0.0, -jnp.inf)
-    logits_BV = logits_BV / rule.temperature
-    if 0 < rule.top_k < logits_BV.shape[-1]:
-        smallest_B1 = jax.lax.top_k(logits_BV, rule.top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
-    logprobs_BV = jax.nn.log_softmax(logits_BV)
-    if rule.top_p < 1:
-        sorted_BV = jnp.sort(logprobs_BV, axis=-1, descending=True)
-        more_likely_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(sorted_BV)
-        count_B1 = jnp.sum(more_likely_BV < rule.top_p, axis=-1, keepdims=True)
-        smallest_B1 = jnp.take_along_axis(sorted_BV, count_B1 - 1, axis=-1)
-        kept_BV = jnp.where(logprobs_BV >= smallest_B1, logprobs_BV, -jnp.inf)
-        logprobs_BV = jax.nn.log_softmax(kept_BV)
-    return logprobs_BV
+    scaled_BV = logits_BV / rule.temperature
+    if rule.top_k or rule.top_p < 1:
+        smallest_B1 = threshold(scaled_BV, rule)[:, None]
+        scaled_BV = jnp.where(scaled_BV >= smallest_B1, scaled_BV, -jnp.inf)
+    return jax.nn.log_softmax(scaled_BV)
 
 
 def chunk_length(rows: int, length: int, vocab_size: int) -> int:

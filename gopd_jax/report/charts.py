@@ -218,7 +218,16 @@ CHARTS = (
         "positive",
         by_slice=False,
     ),
-    Chart("Speed", "seconds", "Seconds per step", "s", "", "positive", by_slice=False, robust=True),
+    Chart(
+        "Speed",
+        "seconds",
+        "Seconds per step",
+        "s",
+        "With the checkpoint and the evaluation before it.",
+        "positive",
+        by_slice=False,
+        robust=True,
+    ),
     *(
         Chart("Speed", key, title, "s", about, "positive", by_slice=False, robust=True)
         for key, title, about in (

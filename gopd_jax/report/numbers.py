@@ -171,13 +171,13 @@ def _stacked(metrics: list[JsonObject], name: str) -> np.ndarray:
 
 
 def phases(run: Run) -> dict[str, float]:
-    """Median seconds of each phase of a step, in the order of the step."""
+    """Median seconds of each phase of a step, in the order of the step, without rare ones."""
     prefix = "seconds_"
     names = [key for m in run.metrics[-1:] for key in m if key.startswith(prefix)]
     medians = {}
     for name in names:
         median = short(float(np.nanmedian([number(m.get(name)) for m in run.metrics])))
-        if median is not None:
+        if median:
             medians[name.removeprefix(prefix).replace("_", " ")] = median
     return medians
 

@@ -67,10 +67,12 @@ def _train(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
     with cli.importing(STOPPED):
+        from gopd_jax.runtime.compilation_cache import use_compilation_cache
         from gopd_jax.runtime.processes import start_processes
         from gopd_jax.train.run import run
 
     start_processes()
+    use_compilation_cache(config.compilation_cache)
     run(config, workdir or os.path.join("runs", config.name))
 
 

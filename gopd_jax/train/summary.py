@@ -52,7 +52,7 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
         return _unverified(name, config, inputs, evaluations)
     after = evaluations.get("student", name, config.steps)
     rows = {"student before": evaluations.get("student", name, 0)}
-    if name in inputs.teachers:
+    if measured := evaluations.has("teacher", name, 0):
         rows["teacher"] = evaluations.get("teacher", name, 0)
     rows["student after"] = after
     domain: JsonObject = {
@@ -64,6 +64,8 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
     if name in inputs.teachers:
         if config.method == "gopd":
             domain["reward_scale"] = config.reward_scales[name]
+        domain["passed_teacher"] = "not measured"
+    if measured:
         difference = paired_difference(after, rows["teacher"])
         domain["student_minus_teacher"] = difference.figures
         domain["passed_teacher"] = {1: "yes", 0: "unclear", -1: "no"}[difference.sign]
@@ -133,6 +135,9 @@ def table(result: Summary, width: int | None = None) -> str:
         lines += _rows(rows, width, ["seconds", "truncated"])
         if "student_minus_teacher" in domain:
             lines += _comparison(result["method"], domain)
+        elif "passed_teacher" in domain:
+            lines.append("  Not measured: the teacher (config.eval.teachers)")
+            lines.append("  Student above its teacher: not measured")
     return folded("\n".join(lines), width)
 
 

@@ -130,15 +130,10 @@ def test_examples_take_turns_among_teachers():
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))
 
 
-def test_executed_work_by_hand():
-    segments = np.array([[[1, 1, 2, 2], [1, 1, 1, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
-    wanted = np.zeros((2, 2, 4), bool)
-    wanted[0, :, 1:3] = True
-    blocks = Xla(block=2, widths=(1,))
-    # The first row has two blocks on the diagonal, the second one more below it; 4 tokens are
-    # wanted, and a chunk holds all 8 of a micro-batch.
-    assert executed_work(segments, wanted, 64, blocks) == Work(16, 5 * 4, 8)
-    # Two devices have a row each.
-    assert executed_work(segments, wanted, 64, blocks, devices=2) == Work(16, 5 * 4, 8)
-    # Rows of one block have all scores.
-    assert executed_work(segments, wanted, 64, Xla(4, (1,))) == Work(16, 4 * 16, 8)
+def test_what_the_programs_run():
+    """Whole rows; blocks of attention, or all pairs of short rows; whole chunks of predictions."""
+    segments = np.array([[[1, 1, 2, 0], [0, 0, 0, 0]]])
+    trained = np.array([[[1, 0, 1, 0], [0, 0, 0, 0]]])
+    assert executed_work(segments, trained, Xla(2, (1,))) == Work(8, 2 * 2 * 2, 8)
+    assert executed_work(segments, trained, Xla(2, (1,), short=4)) == Work(8, 2 * 4 * 4, 8)
+    assert executed_work(segments, trained * 0, Xla(2, (1,))).predictions == 0
