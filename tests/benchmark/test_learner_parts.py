@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gopd_jax.benchmark import machine
 from gopd_jax.benchmark.__main__ import main
 from gopd_jax.benchmark.examples import domain_names, step_pairs, to_examples
 from gopd_jax.benchmark.operations import executed_work
@@ -33,8 +34,9 @@ OPTIONS += ["--mean-response-tokens=4", "--max-response-tokens=8", "--rows-per-m
 
 
 @pytest.fixture
-def records(tmp_path, capsys):
-    """Runs a part and returns its records."""
+def records(tmp_path, capsys, monkeypatch):
+    """Runs a part and returns its records; a small matrix product measures the peak."""
+    monkeypatch.setitem(machine.SIZES, "cpu", 64)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
 
     def run(part, *options):
@@ -130,10 +132,15 @@ def test_examples_take_turns_among_teachers():
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))
 
 
-def test_what_the_programs_run():
-    """Whole rows; blocks of attention, or all pairs of short rows; whole chunks of predictions."""
-    segments = np.array([[[1, 1, 2, 0], [0, 0, 0, 0]]])
-    trained = np.array([[[1, 0, 1, 0], [0, 0, 0, 0]]])
-    assert executed_work(segments, trained, Xla(2, (1,))) == Work(8, 2 * 2 * 2, 8)
-    assert executed_work(segments, trained, Xla(2, (1,), short=4)) == Work(8, 2 * 4 * 4, 8)
-    assert executed_work(segments, trained * 0, Xla(2, (1,))).predictions == 0
+def test_executed_work_by_hand():
+    segments = np.array([[[1, 1, 2, 2], [1, 1, 1, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    wanted = np.zeros((2, 2, 4), bool)
+    wanted[0, :, 1:3] = True
+    blocks = Xla(block=2, widths=(1,))
+    # The first row has two blocks on the diagonal, the second one more below it; 4 tokens are
+    # wanted, and a chunk holds all 8 of a micro-batch.
+    assert executed_work(segments, wanted, 64, blocks) == Work(16, 5 * 4, 8)
+    # Two devices have a row each.
+    assert executed_work(segments, wanted, 64, blocks, devices=2) == Work(16, 5 * 4, 8)
+    # Rows of one block have all scores.
+    assert executed_work(segments, wanted, 64, Xla(4, (1,))) == Work(16, 4 * 16, 8)
