@@ -9,7 +9,7 @@ from gopd_jax.runtime.progress import say
 
 @functools.cache
 def ask_for(name: str) -> None:
-    """Says once that the hub is asked for `name`, which can take a while; HF_HUB_OFFLINE forbids it.
+    """Says once, unless HF_HUB_OFFLINE forbids it, that the hub is asked for `name`: it can be slow.
 
     The client is silent from then on: without a network it prints a warning for each attempt, and
     its error, which ends the command, says the same.
