@@ -148,9 +148,9 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     )
     add(
         "--remat",
-        choices=["true", "false"],
-        default=str(default["remat"]).lower(),
-        help="recompute the activations of each layer in the backward pass",
+        choices=choices(PackingSettings, "remat"),
+        default=default["remat"],
+        help="what the backward pass computes again",
     )
     add(
         "--compute-dtype",

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from gopd_jax.kernels.packed_attention import QUERY_CHUNK
+from gopd_jax.kernels.packed_attention import PackedAttention
+from gopd_jax.kernels.packed_attention_tpu import block_size
+from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import (
     TRAINING,
     Flops,
     Work,
+    block_pairs,
     dense_pairs,
     flops,
     training_passes,
@@ -24,7 +27,8 @@ from gopd_jax.learner.flops import (
 from gopd_jax.learner.learner import Packed
 from gopd_jax.learner.packing import Example
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.heads import chunk_length
+from gopd_jax.models.logprobs import chunk_tokens
+from gopd_jax.models.settings import Remat
 
 PARTS = ("score", "update")
 
@@ -66,7 +70,8 @@ def count(
     examples: Sequence[Example],
     packed: Packed,
     parts: Sequence[str],
-    remat: bool,
+    attention: PackedAttention,
+    remat: Remat,
 ) -> Operations:
     """The operations of one run.
 
@@ -75,17 +80,20 @@ def count(
         examples: of the update.
         packed: where they went.
         parts: of `PARTS`; with "update" there is a reference, which scores as teachers do.
-        remat: the train step recomputes each block.
+        attention: the kernel of the programs.
+        remat: what the train step computes again.
     """
     needed = useful_work([len(e.prompt) for e in examples], [len(e.response) for e in examples])
-    segments_NS = np.asarray(packed.batch.segments[: packed.used])
-    segments_NS = segments_NS.reshape(-1, segments_NS.shape[-1])
-    done = executed_work(segments_NS, packed.batch.tokens.shape[1], model.vocab_size)
+    segments_MRS = np.asarray(packed.batch.segments[: packed.used])
+    trained_MRS = np.asarray(packed.batch.weights[: packed.used]) > 0
+    done = executed_work(segments_MRS, trained_MRS, attention)
+    by_blocks = block_of(attention, segments_MRS.shape[-1]) > 0
     again = training_passes(
         model,
-        block_again=remat,
-        attention_again=remat,
-        products_again=int(segments_NS.shape[1] > QUERY_CHUNK),
+        block_again=remat != "none",
+        # Of attention by blocks, "attention" keeps the result.
+        attention_again=remat == "block" or (remat == "attention" and not by_blocks),
+        products_again=int(by_blocks),
         head_again=True,
     )
     models = {"score": 2 if "update" in parts else 1}
@@ -98,18 +106,30 @@ def count(
     return Operations(of(needed, TRAINING), of(done, again))
 
 
-def executed_work(segments_NS: np.ndarray, rows: int, vocab_size: int) -> Work:
-    """What the programs run for the used micro-batches.
+def block_of(attention: PackedAttention, length: int) -> int:
+    """Tokens of a block of the attention kernel in rows of `length`; 0 where it runs all pairs."""
+    if isinstance(attention, Xla):
+        return 0 if length <= max(attention.block, attention.short) else attention.block
+    return block_size(length)
+
+
+def executed_work(
+    segments_MRS: np.ndarray, trained_MRS: np.ndarray, attention: PackedAttention
+) -> Work:
+    """What the programs run for the used micro-batches, on one device.
 
     Args:
-        segments_NS: of their rows.
-        rows: of a micro-batch on one device.
-        vocab_size: V.
+        segments_MRS: of their rows.
+        trained_MRS: where a token is predicted.
+        attention: the kernel of the programs.
     """
-    count, length = segments_NS.shape
-    chunk = chunk_length(rows, length, vocab_size)
+    M, R, S = segments_MRS.shape
+    block = block_of(attention, S)
+    rows = segments_MRS.reshape(-1, S)
+    chunk = chunk_tokens(R * S)
+    chunks = -(-trained_MRS.sum(axis=(1, 2)) // chunk)
     return Work(
-        tokens=count * length,
-        pairs=dense_pairs(count, length, QUERY_CHUNK),
-        predictions=count * -(-length // chunk) * chunk,
+        tokens=M * R * S,
+        pairs=block_pairs(rows, block) if block else dense_pairs(M * R, S, S),
+        predictions=int(chunks.sum()) * chunk,
     )

@@ -29,8 +29,8 @@ from gopd_jax.benchmark.workload import (
 from gopd_jax.generate.options import sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import Decoder, init_params, output_head, param_shardings
-from gopd_jax.models.heads import token_logprobs
 from gopd_jax.models.huggingface import load_params
+from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.mesh import make_mesh
@@ -109,6 +109,7 @@ def _run(
         "slot_utilisation": stats.utilisation,
         "prompt_tokens": stats.prompt_tokens,
         "prefill_tokens": stats.prefill_tokens,
+        "padded_prefill_tokens": stats.padded_prefill_tokens,
         "decode_tokens": stats.tokens,
         "decode_steps": stats.steps,
         "dispatches": stats.dispatches,
@@ -157,7 +158,7 @@ def logprob_gap(
         Mean and maximum of the absolute difference over all tokens, in nats.
     """
     longest = max(len(r.request.prompt.tokens) + len(r.tokens) for r in rollouts)
-    decoder = Decoder(model, dtype, remat=False)
+    decoder = Decoder(model, dtype, remat="none")
 
     @jax.jit
     def score(params, tokens_RS, positions_RS, segments_RS, targets_RS):

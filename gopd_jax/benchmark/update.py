@@ -45,7 +45,7 @@ def benchmark(args: argparse.Namespace) -> None:
     learner = make_learner(args, model, ProgramTable(mesh), len(examples))
     packed = learner.pack(examples)
     parts = PARTS if args.part == "update" else PARTS[:1]
-    done = count(model, examples, packed, parts, args.remat == "true")
+    done = count(model, examples, packed, parts, learner.attention, args.remat)
     if args.count_only:
         counts = {"rollouts": len(examples), **_shares(examples, packed), **done.figures()}
         show({"record": "counted"} | counts | {"settings": settings_in_effect(args)})
@@ -87,7 +87,7 @@ def make_learner(
     settings = LearnerSettings(
         rows_per_micro_batch=args.rows_per_micro_batch,
         row_length=args.row_length,
-        remat=args.remat == "true",
+        remat=args.remat,
         attention=args.attention,
     )
     return Learner(

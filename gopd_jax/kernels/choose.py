@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 from gopd_jax.kernels import (
     decode_attention,
     grouped_matmul,
-    packed_attention,
     packed_attention_tpu,
+    packed_attention_xla,
 )
 from gopd_jax.kernels.decode_attention import DecodeAttention
 from gopd_jax.kernels.decode_attention_gpu import COLUMNS as GPU_COLUMNS
@@ -80,7 +80,11 @@ class Choice(Generic[Kernel]):
 
 
 PACKED_ATTENTION: Mapping[str, Row[PackedAttention]] = {
-    "xla": Row(packed_attention.xla, why_auto="it runs everywhere"),
+    "xla": Row(
+        packed_attention_xla.xla,
+        on={"cpu": packed_attention_xla.xla_cpu},
+        why_auto="it runs everywhere",
+    ),
     "pallas_tpu": Row(
         on={"tpu": packed_attention_tpu.pallas_tpu},
         auto_on=("tpu",),

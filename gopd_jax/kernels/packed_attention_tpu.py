@@ -13,6 +13,7 @@ import functools
 
 from flax import struct
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from gopd_jax.kernels.block_pairs import (
     first_keys,
     pad,
 )
-from gopd_jax.kernels.packed_attention import SegmentMask
+from gopd_jax.kernels.packed_attention import SAVED, SegmentMask
 from gopd_jax.runtime.mesh import RULES
 
 # A masked score is below the smallest maximum, so that its share is exactly 0.
@@ -289,6 +290,8 @@ def _forward(query_BKGTH, key_BKSH, value_BKSH, blocks):
         [(G, H, size_t), (G, 1, size_t), (G, 1, size_t)],
         "packed_attention",
     )
+    out_BKGTH = checkpoint_name(out_BKGTH, SAVED)
+    lse_BKGT = checkpoint_name(lse_BKGT, SAVED)
     return out_BKGTH, (query_BKGTH, key_BKSH, value_BKSH, blocks, out_BKGTH, lse_BKGT)
 
 

@@ -8,6 +8,7 @@ import pytest
 from gopd_jax.benchmark.__main__ import main
 from gopd_jax.benchmark.examples import domain_names, step_pairs, to_examples
 from gopd_jax.benchmark.operations import executed_work
+from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import Work
 
 CONFIG = {
@@ -76,7 +77,7 @@ def test_the_figures_of_an_update_add_up(records):
 
 def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
     score = records("score", "--count-only")
-    update = records("update", "--count-only", "--remat=false")
+    update = records("update", "--count-only", "--remat=none")
     (one,), (whole,) = score, update
     assert one["record"] == "counted" and "useful_flops_update" not in one
     assert whole["useful_flops_score"] == 2 * one["useful_flops_score"]
@@ -88,8 +89,8 @@ def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
 
 
 def test_remat_is_counted(records):
-    (without,) = records("update", "--count-only", "--remat=false")
-    (full,) = records("update", "--count-only", "--remat=true")
+    (without,) = records("update", "--count-only", "--remat=none")
+    (full,) = records("update", "--count-only", "--remat=block")
     assert full["useful_flops"] == without["useful_flops"]
     assert full["executed_flops_score"] == without["executed_flops_score"]
     assert full["executed_flops_update"] > without["executed_flops_update"]
@@ -122,6 +123,10 @@ def test_examples_take_turns_among_teachers():
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))
 
 
-def test_today_s_programs_run_every_position():
-    segments = np.array([[1, 1, 2, 0], [0, 0, 0, 0]])
-    assert executed_work(segments, rows=2, vocab_size=64) == Work(8, 2 * 4 * 4, 8)
+def test_what_the_programs_run():
+    """Whole rows; blocks of attention, or all pairs of short rows; whole chunks of predictions."""
+    segments = np.array([[[1, 1, 2, 0], [0, 0, 0, 0]]])
+    trained = np.array([[[1, 0, 1, 0], [0, 0, 0, 0]]])
+    assert executed_work(segments, trained, Xla(2, (1,))) == Work(8, 2 * 2 * 2, 8)
+    assert executed_work(segments, trained, Xla(2, (1,), short=4)) == Work(8, 2 * 4 * 4, 8)
+    assert executed_work(segments, trained * 0, Xla(2, (1,))).predictions == 0

@@ -7,8 +7,8 @@ import pytest
 from gopd_jax.kernels import (
     decode_attention,
     grouped_matmul,
-    packed_attention,
     packed_attention_tpu,
+    packed_attention_xla,
 )
 from gopd_jax.kernels.choose import (
     DECODE_ATTENTION,
@@ -55,10 +55,10 @@ def test_the_tpu_kernel_reads_int8_and_any_block():
 @pytest.mark.parametrize(
     "name, platform, kernel",
     [
-        ("auto", "cpu", packed_attention.xla),
-        ("auto", "gpu", packed_attention.xla),
+        ("auto", "cpu", packed_attention_xla.xla_cpu),
+        ("auto", "gpu", packed_attention_xla.xla),
         ("auto", "tpu", packed_attention_tpu.pallas_tpu),
-        ("xla", "tpu", packed_attention.xla),
+        ("xla", "tpu", packed_attention_xla.xla),
         ("pallas_tpu", "tpu", packed_attention_tpu.pallas_tpu),
     ],
 )
