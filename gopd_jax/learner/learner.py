@@ -126,7 +126,8 @@ class Learner:
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Raises:
-        ValueError: the mesh does not divide rows or a parameter, or lacks the attention kernel.
+        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter; or the
+            attention kernel does not run on its devices.
     """
 
     def __init__(
