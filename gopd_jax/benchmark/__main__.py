@@ -136,9 +136,9 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     default = defaults(PackingSettings)
     add(
         "--rows-per-micro-batch",
-        **count,
+        type=cli.integer(0),
         default=default["rows_per_micro_batch"],
-        help="packed rows in one forward and backward pass",
+        help="packed rows in one forward and backward pass; 0: as many as hold 4,096 tokens",
     )
     add(
         "--row-length",
@@ -150,7 +150,8 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "--remat",
         choices=choices(PackingSettings, "remat"),
         default=default["remat"],
-        help="what the backward pass computes again",
+        help="what the backward pass computes again: of each layer nothing, all but its attention, "
+        "or all",
     )
     add(
         "--compute-dtype",

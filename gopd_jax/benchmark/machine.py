@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 SIZES = {"cpu": 2048}  # of the measured matrices; larger ones only take longer
 ACCELERATOR_SIZE = 8192
-TRIES, PRODUCTS = 5, 4
+TRIES, PRODUCTS = 10, 4
 
 
 def matmul_peak(dtype: DTypeLike) -> float:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from gopd_jax.kernels.block_pairs import block_size
 from gopd_jax.kernels.packed_attention import PackedAttention
-from gopd_jax.kernels.packed_attention_tpu import block_size
+from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import (
     TRAINING,
     Flops,
+    Passes,
     Work,
     block_pairs,
-    dense_pairs,
     flops,
     training_passes,
     useful_work,
@@ -27,7 +28,7 @@ from gopd_jax.learner.flops import (
 from gopd_jax.learner.learner import Packed
 from gopd_jax.learner.packing import Example
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.logprobs import chunk_tokens
+from gopd_jax.models.logprobs import LOGIT_ELEMENTS, chunk_tokens
 from gopd_jax.models.settings import Remat
 
 PARTS = ("score", "update")
@@ -70,8 +71,10 @@ def count(
     examples: Sequence[Example],
     packed: Packed,
     parts: Sequence[str],
-    attention: PackedAttention,
+    *,
     remat: Remat,
+    attention: PackedAttention,
+    devices: int = 1,
 ) -> Operations:
     """The operations of one run.
 
@@ -80,56 +83,87 @@ def count(
         examples: of the update.
         packed: where they went.
         parts: of `PARTS`; with "update" there is a reference, which scores as teachers do.
-        attention: the kernel of the programs.
         remat: what the train step computes again.
+        attention: the kernel.
+        devices: that the rows of a micro-batch are spread over.
     """
     needed = useful_work([len(e.prompt) for e in examples], [len(e.response) for e in examples])
-    segments_MRS = np.asarray(packed.batch.segments[: packed.used])
-    trained_MRS = np.asarray(packed.batch.weights[: packed.used]) > 0
-    done = executed_work(segments_MRS, trained_MRS, attention)
-    by_blocks = block_of(attention, segments_MRS.shape[-1]) > 0
+    used = slice(packed.used)
+    segments_MRS = np.asarray(packed.batch.segments[used])
+    wanted_MRS = np.asarray(packed.batch.weights[used]) > 0
+    done = executed_work(segments_MRS, wanted_MRS, model.vocab_size, attention, devices)
+    ways = _ways(attention, segments_MRS.shape[2])
     again = training_passes(
         model,
         block_again=remat != "none",
-        # Of attention by blocks, "attention" keeps the result.
-        attention_again=remat == "block" or (remat == "attention" and not by_blocks),
-        products_again=int(by_blocks),
+        attention_again=remat == "block" or remat == "attention" and not ways.keeps,
+        products_again=ways.products_again,
         head_again=True,
     )
-    models = {"score": 2 if "update" in parts else 1}
+    scorers = 2 if "update" in parts else 1
 
-    def of(work: Work, training) -> dict[str, Flops]:
-        scored = sum([flops(model, work)] * models["score"], Flops(0, 0, 0))
+    def of(work: Work, training: Passes) -> dict[str, Flops]:
+        scored = sum([flops(model, work)] * scorers, Flops(0, 0, 0))
         both = {"score": scored, "update": flops(model, work, training)}
         return {part: both[part] for part in parts}
 
     return Operations(of(needed, TRAINING), of(done, again))
 
 
-def block_of(attention: PackedAttention, length: int) -> int:
-    """Tokens of a block of the attention kernel in rows of `length`; 0 where it runs all pairs."""
-    if isinstance(attention, Xla):
-        return 0 if length <= max(attention.block, attention.short) else attention.block
-    return block_size(length)
-
-
 def executed_work(
-    segments_MRS: np.ndarray, trained_MRS: np.ndarray, attention: PackedAttention
+    segments_MRS: np.ndarray,
+    wanted_MRS: np.ndarray,
+    vocab_size: int,
+    attention: PackedAttention,
+    devices: int = 1,
 ) -> Work:
-    """What the programs run for the used micro-batches, on one device.
+    """What the programs run for the used micro-batches.
 
     Args:
         segments_MRS: of their rows.
-        trained_MRS: where a token is predicted.
-        attention: the kernel of the programs.
+        wanted_MRS: bool, where the log-prob of a target is wanted.
+        vocab_size: V.
+        attention: the kernel.
+        devices: that the rows of a micro-batch are spread over.
     """
     M, R, S = segments_MRS.shape
-    block = block_of(attention, S)
-    rows = segments_MRS.reshape(-1, S)
-    chunk = chunk_tokens(R * S)
-    chunks = -(-trained_MRS.sum(axis=(1, 2)) // chunk)
-    return Work(
-        tokens=M * R * S,
-        pairs=block_pairs(rows, block) if block else dense_pairs(M * R, S, S),
-        predictions=int(chunks.sum()) * chunk,
-    )
+    rows = segments_MRS.reshape(M * R, S)
+    block = _ways(attention, S).block
+    pairs = block_pairs(rows, block) if block else rows.shape[0] * S * S
+    wanted = wanted_MRS.reshape(M * devices, -1)  # the tokens of each device
+    return Work(rows.size, pairs, _predictions(wanted, vocab_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ways:
+    """What an attention kernel does.
+
+    block: queries and keys of a block; 0 computes all scores of a row.
+    products_again: see `training_passes`.
+    keeps: its output is kept where the rest of a block is computed again.
+    """
+
+    block: int = 0
+    products_again: int = 0
+    keeps: bool = False
+
+
+def _ways(attention: PackedAttention, length: int) -> _Ways:
+    """What a kernel does with rows of this length."""
+    if isinstance(attention, Xla) and length > max(attention.block, attention.short):
+        return _Ways(attention.block, products_again=1, keeps=True)
+    if attention is pallas_tpu:  # two backward kernels compute scores and their gradients
+        return _Ways(block_size(length), products_again=3, keeps=True)
+    return _Ways()
+
+
+def _predictions(wanted: np.ndarray, vocab_size: int) -> int:
+    """Positions whose logits are computed: whole chunks of tokens.
+
+    A last block of the vocabulary that overlaps the one before counts as more positions.
+    """
+    chunk = chunk_tokens(wanted.shape[1])
+    positions = int((-(-wanted.sum(axis=1) // chunk) * chunk).sum())
+    block = min(vocab_size, LOGIT_ELEMENTS // chunk)
+    ids = -(-vocab_size // block) * block
+    return round(positions * ids / vocab_size)

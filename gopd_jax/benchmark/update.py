@@ -27,7 +27,7 @@ from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import init_params, param_shardings
 from gopd_jax.models.huggingface import load_params
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
 from gopd_jax.runtime.metrics import compilations
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.types import Params, TrainState
@@ -45,7 +45,8 @@ def benchmark(args: argparse.Namespace) -> None:
     learner = make_learner(args, model, ProgramTable(mesh), len(examples))
     packed = learner.pack(examples)
     parts = PARTS if args.part == "update" else PARTS[:1]
-    done = count(model, examples, packed, parts, learner.attention, args.remat)
+    kept = {"remat": args.remat, "attention": learner.attention, "devices": rows_multiple(mesh)}
+    done = count(model, examples, packed, parts, **kept)
     if args.count_only:
         counts = {"rollouts": len(examples), **_shares(examples, packed), **done.figures()}
         show({"record": "counted"} | counts | {"settings": settings_in_effect(args)})

@@ -149,14 +149,13 @@ class Learner:
         self._devices = devices = rows_multiple(self.mesh)
         length = shape.row_length or shape.longest
         rows = rows_of_micro_batch(shape.rows, length, devices)
-        shape = dataclasses.replace(shape, rows=rows, row_length=length)
-        if shape.rows % devices:
+        if rows % devices:
             raise ValueError(
-                f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
+                f"config.learner.rows_per_micro_batch={rows}: expected a multiple of "
                 f"{devices}, the devices on the data and fsdp axes"
             )
-        self.reward_scales, self.shape = dict(reward_scales), shape
-        self._num_ids = num_ids
+        self.shape = shape = dataclasses.replace(shape, rows=rows, row_length=length)
+        self.reward_scales, self._num_ids = dict(reward_scales), num_ids
         self._domains = list(reward_scales)
         self.micro_batches = micro_batches_needed(
             shape.examples, shape.longest, shape.rows, shape.row_length, len(self._domains)

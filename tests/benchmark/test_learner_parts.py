@@ -89,12 +89,19 @@ def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
 
 
 def test_remat_is_counted(records):
-    (without,) = records("update", "--count-only", "--remat=none")
-    (full,) = records("update", "--count-only", "--remat=block")
-    assert full["useful_flops"] == without["useful_flops"]
-    assert full["executed_flops_score"] == without["executed_flops_score"]
-    assert full["executed_flops_update"] > without["executed_flops_update"]
-    assert full["executed_flops_head"] == without["executed_flops_head"]
+    # Rows of several blocks of the kernel, which has a backward pass of its own.
+    options = ("--count-only", "--row-length=160")
+    (none,) = records("update", *options, "--remat=none")
+    (attention,) = records("update", *options, "--remat=attention")
+    (block,) = records("update", *options, "--remat=block")
+    names = ("useful_flops", "executed_flops_score", "executed_flops_head")
+    assert len({tuple(record[n] for n in names) for record in (none, attention, block)}) == 1
+    assert none["executed_flops_blocks"] < attention["executed_flops_blocks"]
+    assert attention["executed_flops_blocks"] == block["executed_flops_blocks"]
+    # Two scorers; three passes and the scores again; and the forward pass again.
+    assert none["executed_flops_attention"] == attention["executed_flops_attention"]
+    one = none["executed_flops_attention"] / 5.5
+    assert block["executed_flops_attention"] == pytest.approx(6.5 * one, rel=1e-4)
 
 
 def test_several_answers_share_a_prompt_in_the_random_workload(records):
@@ -123,10 +130,15 @@ def test_examples_take_turns_among_teachers():
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))
 
 
-def test_what_the_programs_run():
-    """Whole rows; blocks of attention, or all pairs of short rows; whole chunks of predictions."""
-    segments = np.array([[[1, 1, 2, 0], [0, 0, 0, 0]]])
-    trained = np.array([[[1, 0, 1, 0], [0, 0, 0, 0]]])
-    assert executed_work(segments, trained, Xla(2, (1,))) == Work(8, 2 * 2 * 2, 8)
-    assert executed_work(segments, trained, Xla(2, (1,), short=4)) == Work(8, 2 * 4 * 4, 8)
-    assert executed_work(segments, trained * 0, Xla(2, (1,))).predictions == 0
+def test_executed_work_by_hand():
+    segments = np.array([[[1, 1, 2, 2], [1, 1, 1, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    wanted = np.zeros((2, 2, 4), bool)
+    wanted[0, :, 1:3] = True
+    blocks = Xla(block=2, widths=(1,))
+    # The first row has two blocks on the diagonal, the second one more below it; 4 tokens are
+    # wanted, and a chunk holds all 8 of a micro-batch.
+    assert executed_work(segments, wanted, 64, blocks) == Work(16, 5 * 4, 8)
+    # Two devices have a row each.
+    assert executed_work(segments, wanted, 64, blocks, devices=2) == Work(16, 5 * 4, 8)
+    # Rows of one block have all scores.
+    assert executed_work(segments, wanted, 64, Xla(4, (1,))) == Work(16, 4 * 16, 8)
