@@ -50,6 +50,11 @@ class Config:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of activations and of frozen models; "auto" is float32 on CPU and bfloat16 elsewhere.
     The student's own parameters are float32."""
+    compilation_cache: Text = ""
+    """The folder in which compiled programs are kept for later starts, local or gs://; empty is
+    compiled in the user's cache folder, and "off" keeps none. GOPD_CACHE moves the user's cache
+    folder, and "off" there keeps none; JAX_COMPILATION_CACHE_DIR, where it is set, wins over all of
+    these."""
     domains: dict[str, DomainSettings] = dataclasses.field(default_factory=dict)
     data: DataSettings = DataSettings()
     rollout: RolloutSettings = RolloutSettings()

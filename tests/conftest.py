@@ -9,6 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+# Tests neither read nor write the user's folder; those of the cache name a folder of their own.
+os.environ["GOPD_CACHE"] = "off"
+
+
 @pytest.fixture
 def run_on_fake_devices():
     """Runs a Python program in a process that sees `count` CPU devices, and returns its stdout.

@@ -9,9 +9,11 @@ from gopd_jax.generate.job import draw, make_job, speed
 from gopd_jax.generate.options import DEFAULT_MAX_TOKENS
 from gopd_jax.generate.prompts import read_prompts
 from gopd_jax.generate.samples_file import Record, SamplesFile
+from gopd_jax.runtime.compilation_cache import use_compilation_cache
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import result
+from gopd_jax.runtime.progress import result, result_width
+from gopd_jax.runtime.tables import folded
 from gopd_jax.types import Rollout
 
 # May change when a command is resumed; the two paths have fingerprints in their place.
@@ -25,6 +27,7 @@ def generate(args: argparse.Namespace) -> None:
         ValueError: an option, the prompts, the model or the output is wrong.
     """
     start_processes()
+    use_compilation_cache()
     check_output("--out", args.out)
     prompts = read_prompts(args.prompt_file, args.samples_per_prompt)
     job = make_job(args, prompts, f"--prompt-file={args.prompt_file}", DEFAULT_MAX_TOKENS)
@@ -65,7 +68,8 @@ def generate(args: argparse.Namespace) -> None:
             drawn = draw(job, file.missing, "generate", take) if file.missing else {}
             file.write_summary(summary(True, drawn))
     what = f"{path}: {counts['samples']} samples, {counts['tokens']} tokens"
+    text = f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped"
     result(
-        f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped",
+        folded(text, result_width()),
         {"out": str(path)} | summary(True, drawn),
     )

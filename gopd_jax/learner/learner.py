@@ -7,6 +7,7 @@ not read files or handle text.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +31,13 @@ from gopd_jax.learner.packing import (
     gather_index,
     micro_batches_needed,
     pack,
+    rows_of_micro_batch,
 )
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.step import StepMetrics, TokenValues, score, train_step
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
-from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.models.settings import PLAIN, Remat, SamplingRule
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
@@ -62,12 +64,13 @@ class BatchShape:
     """The fixed shape that the examples of one update are packed into.
 
     examples: of one update. longest: tokens of the longest possible example.
-    rows: of a micro-batch. row_length: tokens of a row; 0 takes `longest`.
+    rows: of a micro-batch; 0 takes `packing.rows_of_micro_batch`.
+    row_length: tokens of a row; 0 takes `longest`.
     """
 
     examples: int
     longest: int
-    rows: int = 16
+    rows: int = 0
     row_length: int = 0
 
 
@@ -123,7 +126,8 @@ class Learner:
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Raises:
-        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter.
+        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter; or the
+            attention kernel does not run on its devices.
     """
 
     def __init__(
@@ -143,14 +147,15 @@ class Learner:
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self._devices = devices = rows_multiple(self.mesh)
-        if shape.rows % devices:
+        length = shape.row_length or shape.longest
+        rows = rows_of_micro_batch(shape.rows, length, devices)
+        if rows % devices:
             raise ValueError(
-                f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
+                f"config.learner.rows_per_micro_batch={rows}: expected a multiple of "
                 f"{devices}, the devices on the data and fsdp axes"
             )
-        shape = dataclasses.replace(shape, row_length=shape.row_length or shape.longest)
-        self.reward_scales, self.shape = dict(reward_scales), shape
-        self._num_ids = num_ids
+        self.shape = shape = dataclasses.replace(shape, rows=rows, row_length=length)
+        self.reward_scales, self._num_ids = dict(reward_scales), num_ids
         self._domains = list(reward_scales)
         self.micro_batches = micro_batches_needed(
             shape.examples, shape.longest, shape.rows, shape.row_length, len(self._domains)
@@ -162,12 +167,12 @@ class Learner:
             optimizer, abstract_params(student), self.param_shardings, self.mesh
         )
         self._state_shardings = TrainState(replicated(self.mesh), self.param_shardings, moments)
-        self._student = student
-        self._row_sharding = batch_sharding(self.mesh, leading=1)
+        self.student = student
+        self.row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
         self._platform = self.mesh.devices.flat[0].platform
-        attention = choose_packed_attention("auto", self._platform)
-        self._attention = attention.kernel
+        attention = choose_packed_attention(settings.attention, self._platform)
+        self.attention = attention.kernel
         self.kernels = {"packed attention": str(attention)}
         self._step = functools.partial(
             train_step,
@@ -178,16 +183,15 @@ class Learner:
             rule=rule,
             likelihood=likelihood,
             num_ids=num_ids,
-            devices=devices,
             loss_fn=loss_fn,
         )
 
-    def _decoder(self, config: ModelConfig, remat: bool) -> Decoder:
+    def _decoder(self, config: ModelConfig, remat: Remat) -> Decoder:
         matmul = grouped_matmul.xla
         if config.experts:
             choice = choose_grouped_matmul("auto", self._platform)
             matmul, self.kernels["grouped matmul"] = choice.kernel, str(choice)
-        return Decoder(config, self.dtype, remat, attention=self._attention, matmul=matmul)
+        return Decoder(config, self.dtype, remat, attention=self.attention, matmul=matmul)
 
     # ---- State.
 
@@ -207,7 +211,7 @@ class Learner:
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
-        shapes = jax.eval_shape(self._initial, abstract_params(self._student))
+        shapes = jax.eval_shape(self._initial, abstract_params(self.student))
         return with_shardings(shapes, self._state_shardings)
 
     # ---- Packing.
@@ -231,7 +235,7 @@ class Learner:
         return Packed(on_mesh, slices, filled, int(batch.used), batch.domains[:, 0])
 
     def _put(self, x: ArrayLike) -> jax.Array:
-        return put(x, self._row_sharding if np.ndim(x) else replicated(self.mesh))
+        return put(x, self.row_sharding if np.ndim(x) else replicated(self.mesh))
 
     # ---- Scoring.
 
@@ -262,7 +266,7 @@ class Learner:
             )
             batch = batch.replace(reference_logprobs=logprobs)
         if old is not None:
-            logprobs = self._score(self._student, old, packed.batch, packed.active(everything))
+            logprobs = self._score(self.student, old, packed.batch, packed.active(everything))
             batch = batch.replace(old_logprobs=logprobs)
         return batch
 
@@ -276,7 +280,7 @@ class Learner:
         shown_more = {name: t for name, t in teachers.items() if name in with_context}
         ours, theirs = self._by_domain(plain, packed), self._by_domain(shown_more, view)
         run = self.programs.compiled(
-            _regather, ours, theirs, index, name="regather", out=lambda: self._row_sharding
+            _regather, ours, theirs, index, name="regather", out=lambda: self.row_sharding
         )
         return run(ours, theirs, index)
 
@@ -293,18 +297,23 @@ class Learner:
         return self._put(zeros) if total is None else total
 
     def _add(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        run = self.programs.compiled(jnp.add, a, b, name="add", out=lambda: self._row_sharding)
+        run = self.programs.compiled(jnp.add, a, b, name="add", out=lambda: self.row_sharding)
         return run(a, b)
+
+    def scoring(
+        self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Positional and keyword arguments of `ProgramTable.compiled` for a scorer."""
+        decoder = self._decoder(config, remat="none")
+        function = functools.partial(score, model=decoder, num_ids=self._num_ids)
+        given = function, params, batch.replace(behaviour_logprobs=None), active_M
+        return given, {"name": "score", "out": lambda: self.row_sharding}
 
     def _score(
         self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
     ) -> jax.Array:
-        decoder = self._decoder(config, remat=False)
-        function = functools.partial(
-            score, model=decoder, num_ids=self._num_ids, devices=self._devices
-        )
-        args = (params, batch.replace(behaviour_logprobs=None), active_M)
-        run = self.programs.compiled(function, *args, name="score", out=lambda: self._row_sharding)
+        (function, *args), options = self.scoring(config, params, batch, active_M)
+        run = self.programs.compiled(function, *args, **options)
         stop_point()
         return jax.block_until_ready(run(*args))
 
@@ -327,8 +336,8 @@ class Learner:
         """
         function = functools.partial(
             distance,
-            student=self._decoder(self._student, remat=False),
-            teacher=None if teacher is None else self._decoder(teacher.config, remat=False),
+            student=self._decoder(self.student, remat="none"),
+            teacher=None if teacher is None else self._decoder(teacher.config, remat="none"),
             response=rollouts[0].request.max_tokens,
             num_ids=self._num_ids,
             devices=self._devices,
@@ -357,18 +366,20 @@ class Learner:
 
     # ---- The update.
 
+    def updating(self, state: TrainState, batch: PackedBatch) -> tuple[tuple, dict[str, Any]]:
+        """Positional and keyword arguments of `ProgramTable.compiled` for the train step."""
+
+        def shardings():
+            return self._state_shardings, replicated(self.mesh), self.row_sharding
+
+        return (self._step, state, batch), {"name": "train step", "donate": 0, "out": shardings}
+
     def update(
         self, state: TrainState, batch: PackedBatch
     ) -> tuple[TrainState, StepMetrics, TokenValues]:
         """One optimizer update; `state` is donated. See `step.train_step`."""
-
-        def shardings():
-            return self._state_shardings, replicated(self.mesh), self._row_sharding
-
-        run = self.programs.compiled(
-            self._step, state, batch, name="train step", donate=0, out=shardings
-        )
-        return run(state, batch)
+        given, options = self.updating(state, batch)
+        return self.programs.compiled(*given, **options)(state, batch)
 
 
 def put(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:

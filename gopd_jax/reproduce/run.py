@@ -56,6 +56,7 @@ def reproduce(out: str, seeds: int, groups: Sequence[str], jobs: int, size: Size
     results["about"] = provenance.record() | {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "compilation_cache": f"{folder.resolve()}/compiled",  # of the workers
         "size": dataclasses.asdict(size),
         "seconds_of_this_start": round(time.perf_counter() - start),
         "seconds_of_all_arms": round(sum(s["seconds"] for s in scores.values())),

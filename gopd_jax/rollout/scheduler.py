@@ -228,14 +228,18 @@ class Scheduler:
             else:
                 free.append(s)
         copies, width = [], self._width
+        # Looked up once: no prompt becomes ready here, and hundreds may be open for each free slot.
+        ready = [deque(g for g in groups if g.ready) for groups in self._open]
         # One slot of each shard after the other, so that new prompts are spread over the shards.
         for s in sorted(free, key=lambda s: (s % width, s // width)):
             shard = s // width
-            group = next((g for g in self._open[shard] if g.ready), None)
-            if group is not None:
+            if ready[shard]:
+                group = ready[shard][0]
                 holds = [slot.group is group for slot in self._slots_of(shard)]
                 copies.append((shard * width + holds.index(True), s))
                 self._start(s, group)
+                if not group.waiting:
+                    ready[shard].popleft()
             elif self._queue:
                 group = self._queue.popleft()
                 group.home, self._slots[s].group = s, group

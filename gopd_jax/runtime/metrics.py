@@ -4,8 +4,10 @@ In: plain numbers and records by step. Out: metrics.jsonl and samples.jsonl in t
 numbers also go to the trackers of the run.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import json
+import threading
 
 from etils import epath
 import jax
@@ -15,20 +17,34 @@ from gopd_jax.runtime.files import JsonObject, append, replace_text
 from gopd_jax.runtime.tensorboard import Board
 from gopd_jax.runtime.trackers import Trackers
 
-_compilations = 0
+# JAX's names. The first is also recorded of a program that is then found in the cache.
+_MADE = "/jax/core/compile/backend_compile_duration"
+_FOUND = "/jax/compilation_cache/cache_hits"
+_counts: collections.Counter[str] = collections.Counter()
+_counting = threading.Lock()  # programs are compiled in several threads
 
 
-def _count(event: str, duration: float, **_: object) -> None:
-    global _compilations
-    _compilations += event == "/jax/core/compile/backend_compile_duration"
+def _count(event: str, duration: float = 0.0, **_: object) -> None:
+    if event in (_MADE, _FOUND):
+        with _counting:
+            _counts[event] += 1
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)
+jax.monitoring.register_event_listener(_count)
 
 
 def compilations() -> int:
-    """Programs compiled by this process since the import of this module."""
-    return _compilations
+    """Programs that this process has compiled or loaded from the compilation cache.
+
+    Counted since the import of this module.
+    """
+    return _counts[_MADE]
+
+
+def compilations_cached() -> int:
+    """Programs among `compilations` that were loaded from the compilation cache."""
+    return _counts[_FOUND]
 
 
 class JsonLines:

@@ -2,12 +2,15 @@
 
 In: a pure function and its arguments, or their shapes. Out: the compiled program. A program is
 found again by what it computes and on which shapes, never by its name; the name is for people. The
-table records what each program cost to compile and the temporary memory it needs.
+table records what each program cost to compile and the temporary memory it needs. A program that
+is sure to be needed can be compiled ahead, beside other work.
 """
 
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 import dataclasses
 import functools
+import threading
 import time
 
 import jax
@@ -22,7 +25,7 @@ class Program:
 
     name: what it does, such as "decode".
     bucket: the shapes that it was compiled for, in words.
-    compile_seconds: wall clock of lowering and compilation.
+    compile_seconds: wall clock of lowering and compilation, or of loading from the cache.
     temporary_bytes: memory on one device besides arguments and results, by the compiler's account.
     """
 
@@ -47,8 +50,10 @@ class ProgramTable:
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
-        self.programs: list[Program] = []
-        self._compiled: dict[Hashable, jax.stages.Compiled] = {}
+        self.programs: list[Program] = []  # in the order of their first use
+        self._compiled: dict[Hashable, jax.stages.Compiled] = {}  # those that were used
+        self._futures: dict[Hashable, Future[tuple[Program, jax.stages.Compiled]]] = {}
+        self._lock = threading.Lock()  # of `_futures`
 
     def compiled(
         self,
@@ -69,21 +74,83 @@ class ProgramTable:
             out: returns the shardings of the result; called only to compile.
             donate: positions of arguments whose memory the result may take.
         """
-        leaves, structure = jax.tree.flatten(args)
-        shapes = tuple((x.shape, x.dtype) for x in leaves)
-        key = _identity(function), structure, shapes, donate
-        if key not in self._compiled:
-            start = time.perf_counter()
-            with jax.set_mesh(self.mesh):
-                jitted = jax.jit(
-                    function, donate_argnums=donate, out_shardings=out(), keep_unused=True
-                )
-                compiled = jitted.lower(*args).compile()
-            temporary = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
-            seconds = time.perf_counter() - start
-            self.programs.append(Program(name, bucket, seconds, temporary))
+        key = _key(function, args, donate)
+        if (compiled := self._compiled.get(key)) is None:
+            future, is_new = self._future(key)
+            if is_new:
+                self._compile(key, future, name, bucket, _jit(function, out, donate), args)
+            program, compiled = future.result()
+            self.programs.append(program)
             self._compiled[key] = compiled
-        return self._compiled[key]
+        return compiled
+
+    def compile_ahead(
+        self,
+        function: Callable,
+        *args: Tree,
+        name: str,
+        out: Callable[[], Tree],
+        bucket: str = "",
+        donate: int | tuple[int, ...] = (),
+    ) -> None:
+        """Begins to compile in another thread what `compiled` with the same arguments returns.
+
+        XLA needs no Python, so that other work goes on. An error is raised by `compiled`. On a GPU
+        nothing happens: XLA chooses its kernels there by measuring them, on a device at rest.
+        """
+        if self.mesh.devices.flat[0].platform == "gpu":
+            return
+        key = _key(function, args, donate)
+        future, is_new = self._future(key)
+        if is_new:
+            work = key, future, name, bucket, _jit(function, out, donate), args
+            # Python waits for it at its end: a daemon thread within XLA would abort the process.
+            threading.Thread(target=self._compile, args=work, name=name).start()
+
+    def _future(self, key: Hashable) -> tuple[Future, bool]:
+        """The future of a program, and whether the caller has to see to it."""
+        with self._lock:
+            if is_new := key not in self._futures:
+                self._futures[key] = Future()
+            return self._futures[key], is_new
+
+    def _compile(
+        self,
+        key: Hashable,
+        future: Future,
+        name: str,
+        bucket: str,
+        make: Callable[[], jax.stages.Wrapped],
+        args: tuple[Tree, ...],
+    ) -> None:
+        """Puts the program into `future`, or the error, which the next call does not find again."""
+        start = time.perf_counter()
+        try:
+            with jax.set_mesh(self.mesh):
+                compiled = make().lower(*args).compile()
+            temporary = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
+        except BaseException as error:
+            with self._lock:
+                del self._futures[key]
+            future.set_exception(error)
+            return
+        seconds = time.perf_counter() - start
+        future.set_result((Program(name, bucket, seconds, temporary), compiled))
+
+
+def _jit(
+    function: Callable, out: Callable[[], Tree], donate: int | tuple[int, ...]
+) -> Callable[[], jax.stages.Wrapped]:
+    def make() -> jax.stages.Wrapped:
+        return jax.jit(function, donate_argnums=donate, out_shardings=out(), keep_unused=True)
+
+    return make
+
+
+def _key(function: Callable, args: tuple[Tree, ...], donate: int | tuple[int, ...]) -> Hashable:
+    leaves, structure = jax.tree.flatten(args)
+    shapes = tuple((x.shape, x.dtype) for x in leaves)
+    return _identity(function), structure, shapes, donate
 
 
 def _identity(function: Callable) -> Hashable:

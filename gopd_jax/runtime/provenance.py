@@ -10,6 +10,7 @@ import time
 import jax
 
 import gopd_jax
+from gopd_jax.runtime import compilation_cache
 from gopd_jax.runtime.files import JsonObject
 
 PACKAGES = (
@@ -37,6 +38,7 @@ def record() -> JsonObject:
         "packages": {p: metadata.version(p) for p in PACKAGES},
         "devices": [str(d.device_kind) for d in jax.devices()],
         "processes": jax.process_count(),
+        "compilation_cache": compilation_cache.where(),
     }
 
 

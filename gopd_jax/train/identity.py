@@ -20,9 +20,12 @@ from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 # lead to are compared; and steps, because a run may go on (`going_on`).
 FREE_FIELDS = (
     "checkpoint",
+    "compilation_cache",
     "log",
     "mesh",
     "data.cache_dir",
+    "eval.teachers",
+    "eval.teacher_cache",
     "name",
     "steps",
     "verifier.workers",
@@ -43,7 +46,7 @@ class HostState:
 
     stream: the prompts of the next steps.
     identity: what `run_identity` returned.
-    seconds: of training, over all starts of the run.
+    seconds: of training, over all starts of the run; without evaluations and checkpoints.
     """
 
     stream: PromptStream

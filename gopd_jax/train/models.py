@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
+from gopd_jax.learner.ahead import compile_ahead
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import param_shardings
@@ -45,6 +46,19 @@ def make_learner(
         likelihood=config.method == "sft",
         num_ids=num_ids,
         dtype=dtype,
+    )
+
+
+def compile_learner_ahead(config: Config, inputs: RunInputs, learner: Learner) -> None:
+    """Begins to compile what the first step will need, while models load and are evaluated."""
+    models, policy = inputs.models, config.method != "sft"
+    scoring = inputs.teachers.values() if config.method == "gopd" else ()
+    compile_ahead(
+        learner,
+        teachers={models[path] for path in scoring},
+        reference=models[inputs.reference] if inputs.reference else None,
+        old=policy and config.learner.updates_per_batch > 1,
+        behaviour=policy,
     )
 
 

@@ -140,3 +140,49 @@ def test_what_a_program_cost_is_recorded(table):
     (record,) = table.programs
     assert record.compile_seconds > 0 and record.temporary_bytes >= 0
     assert str(record) == f"decode 3 slots ({record.compile_seconds:.1f} s)"
+
+
+def test_a_program_compiled_ahead_is_found(table):
+    shape = jax.ShapeDtypeStruct((3,), np.float32, sharding=replicated(MESH))
+    given = {"name": "decode", "bucket": "3 slots", "out": lambda: replicated(MESH), "donate": 0}
+    table.compile_ahead(plus_one, shape, **given)
+    table.compile_ahead(plus_one, shape, **given)
+    assert table.programs == []  # nobody has used it
+    program = compile_in(table, plus_one, array(), donate=0, out=lambda: pytest.fail("compiled"))
+    np.testing.assert_array_equal(program(array()), np.full(3, 2.0))
+    assert [(p.name, p.bucket) for p in table.programs] == [("decode", "3 slots")]
+    assert compile_in(table, plus_one, shape, donate=0) is program and len(table.programs) == 1
+
+
+def test_an_error_of_compiling_ahead_is_raised_by_whoever_needs_the_program(table):
+    def refused(x):
+        raise ValueError("this cannot be traced")
+
+    shape = jax.ShapeDtypeStruct((3,), np.float32, sharding=replicated(MESH))
+    table.compile_ahead(refused, shape, name="test", out=lambda: replicated(MESH))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot be traced"):
+            compile_in(table, refused, array())
+
+
+ENDS_EARLY = """
+import sys
+import jax, jax.numpy as jnp
+from gopd_jax.runtime.mesh import make_mesh, replicated
+from gopd_jax.runtime.programs import ProgramTable
+
+def slow(x):
+    for _ in range(60):
+        x = jnp.sort(jnp.tanh(x @ x))
+    return x
+
+table = ProgramTable(make_mesh())
+whole = replicated(table.mesh)
+x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=whole)
+table.compile_ahead(slow, x, name="slow", out=lambda: whole)
+print("ends")
+"""
+
+
+def test_a_process_that_ends_while_a_program_compiles_ends_well(run_on_fake_devices):
+    assert run_on_fake_devices(ENDS_EARLY, count=1) == "ends\n"

@@ -28,6 +28,7 @@ FREE_CHANGES = {  # one for each entry of FREE_FIELDS
     "name": "other",
     "steps": 7,
     "checkpoint.every": 3,
+    "compilation_cache": "off",
     "log.samples": 0,
     "mesh.tensor": 4,
     "rollout.slots": 8,

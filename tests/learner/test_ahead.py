@@ -1,0 +1,63 @@
+"""Programs compiled before the first batch: the learner finds them, on one device or several."""
+
+import jax
+from model_cases import random_params
+import numpy as np
+import pytest
+from step_cases import TINY, make_config, make_examples, make_learner
+
+from gopd_jax.learner.ahead import compile_ahead
+from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.models.decoder import param_shardings
+
+
+def check(learner, *, scores, old):
+    """Scores and updates once; fails if a program is compiled that was not compiled ahead."""
+    compile_ahead(
+        learner,
+        teachers={TINY} if scores else (),
+        reference=TINY if scores else None,
+        old=old,
+        behaviour=scores,
+    )
+    ready = learner.programs.compiled
+    names = []
+
+    def compiled(*args, name, **options):
+        names.append(name)
+        if name in ("score", "train step"):
+            options["out"] = lambda: pytest.fail(f"{name} was not compiled ahead")
+        return ready(*args, name=name, **options)
+
+    learner.programs.compiled = compiled
+    put = jax.device_put(random_params(TINY), param_shardings(TINY, learner.mesh))
+    teacher = FrozenModel("teacher", TINY, put)
+    state = learner.start(jax.tree.map(jax.numpy.copy, put))
+    fields = {} if scores else {"behaviour_logprobs": None}
+    packed = learner.pack(make_examples(8, 1, **fields))
+    batch = learner.score(
+        packed,
+        {"math": teacher} if scores else {},
+        teacher if scores else None,
+        state.params if old else None,
+    )
+    state, metrics, _ = learner.update(state, batch)
+    assert np.isfinite(metrics.loss) and int(state.step) == 1
+    assert set(names) >= ({"score", "train step"} if scores else {"train step"})
+
+
+def test_sft_needs_the_train_step_alone():
+    check(make_learner(make_config(method="sft")), scores=False, old=False)
+
+
+PROGRAM = """
+from gopd_jax.runtime.mesh import make_mesh
+from learner.test_ahead import check
+from step_cases import make_config, make_learner
+
+check(make_learner(make_config(), make_mesh(fsdp=2, tensor=2)), scores=True, old=True)
+"""
+
+
+def test_everything_of_gopd_is_found_on_several_devices(run_on_fake_devices):
+    run_on_fake_devices(PROGRAM, count=4)
