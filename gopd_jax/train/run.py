@@ -10,6 +10,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
+from gopd_jax.learner.learner import Learner
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
@@ -94,9 +95,7 @@ def _run(
     else:
         first, state = 0, initial_state(config, inputs, learner)
     if resumed:
-        say(summary.resumed(workdir, first, config.steps))
-    if before and before < config.steps:
-        say(announcement(config, learner.schedule, before, first))
+        _say_where(config, workdir, learner, before, first)
 
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
@@ -118,6 +117,15 @@ def _run(
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
+
+
+def _say_where(
+    config: Config, workdir: str, learner: Learner, before: int | None, first: int
+) -> None:
+    """Says where a run is resumed, and whether it goes on beyond the steps that it had."""
+    say(summary.resumed(workdir, first, config.steps))
+    if before and before < config.steps:
+        say(announcement(config, learner.schedule, before, first))
 
 
 def _train(
