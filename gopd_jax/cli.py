@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
 import math
+import os
 from pathlib import Path
 import signal
 import sys
@@ -21,7 +22,7 @@ import pydantic
 
 from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
-from gopd_jax.runtime.progress import say, say_error, tell
+from gopd_jax.runtime.progress import fitted, say, say_error, tell
 from gopd_jax.runtime.schema import one_line
 
 DONE, BAD_INPUT, NON_FINITE, SIGNALLED = 0, 2, 3, 128
@@ -188,6 +189,33 @@ def run(
     except Stopped as error:
         return _say_stopped(error, stopped)
     return DONE
+
+
+@contextlib.contextmanager
+def importing(stopped: str = "") -> Iterator[None]:
+    """Within this context, for imports of JAX, Ctrl-C and SIGTERM end the process at once.
+
+    An exception that a signal raises within its C++ modules aborts the process, or is lost.
+
+    Args:
+        stopped: as for `run`.
+    """
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        os.write(2, f"{fitted(str(Stopped(number, stopped)))}\n".encode())
+        os._exit(SIGNALLED + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals arrive in the main thread
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _say_stopped(error: Stopped, otherwise: str) -> int:

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-# Fields that begin with these differ from run to run: clock times, and counts of the process.
-CLOCK = ("seconds", "training_seconds", "tokens_per_second", "compilations")
+# Fields that begin with these differ from run to run: clock times, counts of the process, and
+# whether another run had evaluated the teacher.
+CLOCK = ("seconds", "training_seconds", "tokens_per_second", "compilations", "cached")
 SHOWN = 3  # fields of a line that are named
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
 

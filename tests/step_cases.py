@@ -129,7 +129,7 @@ def scored(
 def _naive_logprobs():
     def run(params, tokens_BT, targets_BT):
         positions = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        hidden = Decoder(TINY, remat=False).apply(
+        hidden = Decoder(TINY, remat="none").apply(
             {"params": params}, tokens_BT, positions, jnp.ones_like(tokens_BT)
         )
         everything = jax.nn.log_softmax(jnp.einsum("btd,vd->btv", hidden, output_head(params)))

@@ -13,8 +13,8 @@ import pytest
 from examples import make_notebook
 from gopd_jax import tiny
 from gopd_jax.models.decoder import Decoder, output_head
-from gopd_jax.models.heads import token_logprobs
 from gopd_jax.models.load import load_model
+from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.objective.loss import weighted_loss
 
 ROOT = Path(__file__).parents[1]

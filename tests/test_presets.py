@@ -162,7 +162,7 @@ def test_full_size_presets_trace(file, name):
     config = from_config_dict(preset(file, name))
     student = MODELS[config.student]
     learner = make_learner(config, student, TracedPrograms(make_mesh()), jnp.bfloat16)
-    batch = abstract_batch(config, learner.micro_batches)
+    batch = abstract_batch(config, learner)
     shape = batch.tokens.shape
     if config.method == "gopd":
         domain_M = np.arange(shape[0]) % len(config.domains)
@@ -180,8 +180,8 @@ def test_full_size_presets_trace(file, name):
     assert jax.tree.structure(state.params) == jax.tree.structure(abstract_params(student))
 
 
-def abstract_batch(config, micro_batches):
-    shape = (micro_batches, config.learner.rows_per_micro_batch, config.row_length)
+def abstract_batch(config, learner):
+    shape = (learner.micro_batches, learner.shape.rows, learner.shape.row_length)
     integers, numbers = (jax.ShapeDtypeStruct(shape, t) for t in (jnp.int32, jnp.float32))
     return PackedBatch(
         used=jax.ShapeDtypeStruct((), jnp.int32),

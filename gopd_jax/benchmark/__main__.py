@@ -1,6 +1,7 @@
-"""Command: how fast this machine runs a part of the project, as JSON lines. Parts: rollout.
+"""Command: how fast this machine runs a part of the project.
 
 python -m gopd_jax.benchmark rollout --model=FOLDER --slots=64 --prompts=256
+python -m gopd_jax.benchmark update --model=FOLDER
 """
 
 import argparse
@@ -8,6 +9,7 @@ import sys
 
 from gopd_jax import cli
 from gopd_jax.generate.options import RENAMED
+from gopd_jax.learner.settings import PackingSettings
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.runtime.schema import choices, defaults
 
@@ -24,11 +26,20 @@ examples:
       --prompt-file=gsm8k_test.jsonl --runs=5
   python -m gopd_jax.benchmark rollout --model=FOLDER --topology=v5e:8x8 --slots=256 \\
       --max-prompt-tokens=2048 --max-response-tokens=16384
+  python -m gopd_jax.benchmark update --model=FOLDER --runs=5
+  python -m gopd_jax.benchmark score --model=FOLDER --prompts=1024 --max-prompt-tokens=2048 \\
+      --mean-response-tokens=4096 --max-response-tokens=16384 --count-only
+  python -m gopd_jax.benchmark loop --config=math --steps=30 --config.rollout.slots=32
 
-With --json, a line has a "record": "warm-up", "run", "program", "median" or "compiled". The
-first run is a warm-up and is not counted, and neither is any run that compiles. With random
-weights, answers have geometric lengths: V / MEAN token ids, drawn at random, are stop ids, so that
-one token in MEAN (--mean-response-tokens) ends an answer on average.
+With --json, a line has a "record": "warm-up", "run", "program", "median", "compiled" or "counted",
+and for loop "step", "whole run" or "split". The first run is a warm-up and is not counted, and
+neither is any run or step that compiles. In rollout with random weights, answers have geometric
+lengths: V / MEAN token ids, drawn at random, are stop ids, so that one token in MEAN
+(--mean-response-tokens) ends an answer on average.
+
+update and score count operations of matrix products: the useful ones (real tokens, causal
+attention, the head where a response is predicted, nothing twice) and those that are run. mfu is the
+useful ones per second over the peak.
 
 Exit status: 0 done, 2 for a wrong option, model or file, 130 after Ctrl-C.
 """
@@ -53,7 +64,121 @@ def make_parser() -> cli.Parser:
     )
     _add_work(part)
     _add_engine(part)
+    learner_parts = {
+        "update": "a whole update: teacher and reference score, and the student learns",
+        "score": "scoring by one frozen model",
+    }
+    for name, what in learner_parts.items():
+        part = parts.add_parser(
+            name,
+            help=what,
+            description=f"Measure {what}.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            renamed=RENAMED | OLD_NAMES,
+            details=True,
+        )
+        _add_examples(part)
+        _add_learner(part)
+    what = "training: seconds of each phase of whole steps"
+    part = parts.add_parser(
+        "loop",
+        help=what,
+        description=f"Measure {what}, in a run of the train command in a temporary folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Any --config.FIELD=VALUE of the train command may follow.",
+    )
+    part.add_argument("--config", default="math", help="config file, as of the train command")
+    part.add_argument("--steps", type=cli.integer(2), default=20, help="steps of the run")
     return parser
+
+
+def _add_examples(part: argparse.ArgumentParser) -> None:
+    """Adds what the learner is measured on, and how often."""
+    add = part.add_argument
+    count = {"type": cli.integer(1)}
+    add(
+        "--model",
+        required=True,
+        help="Hugging Face folder or hub id; config.json is enough with --random-weights",
+    )
+    add("--random-weights", action="store_true", help="draw the weights instead of reading them")
+    add(
+        "--workload",
+        choices=["torch_step", "random"],
+        default="torch_step",
+        help="torch_step: prompts of one length, each answer to one of its own; random: prompts "
+        "and answers as of rollout; random token ids and geometric answer lengths in both",
+    )
+    add("--prompts", **count, default=64, help="number of prompts")
+    add(
+        "--max-prompt-tokens",
+        **count,
+        default=96,
+        help="torch_step: length of every prompt; random: of the longest, the shortest has half",
+    )
+    add("--samples-per-prompt", **count, default=1, help="answers to each prompt")
+    add("--teachers", **count, default=1, help="teachers, each of its own share of the answers")
+    add(
+        "--mean-response-tokens",
+        **count,
+        default=128,
+        help="mean answer length, before the limit",
+    )
+    add("--max-response-tokens", **count, default=512, help="limit of an answer in tokens")
+    add("--seed", type=cli.integer(0, 2**32 - 1), default=0, help="of the lengths and ids")
+    add("--runs", **count, default=3, help="runs after the warm-up; medians at the end")
+
+
+def _add_learner(part: argparse.ArgumentParser) -> None:
+    """Adds how the learner does the work, and what it is compared with."""
+    add = part.add_argument
+    count = {"type": cli.integer(1)}
+    default = defaults(PackingSettings)
+    add(
+        "--rows-per-micro-batch",
+        type=cli.integer(0),
+        default=default["rows_per_micro_batch"],
+        help="packed rows in one forward and backward pass; 0: as many as hold 4,096 tokens",
+    )
+    add(
+        "--row-length",
+        type=cli.integer(0),
+        default=default["row_length"],
+        help="tokens in a packed row; 0: prompt + response limit",
+    )
+    add(
+        "--remat",
+        choices=choices(PackingSettings, "remat"),
+        default=default["remat"],
+        help="what the backward pass computes again: of each layer nothing, all but its attention, "
+        "or all",
+    )
+    add(
+        "--compute-dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="auto: float32 on CPU, bfloat16 elsewhere",
+    )
+    add(
+        "--peak-flops",
+        type=cli.positive_number,
+        help="operations per second of all devices, for the MFU; without it, those of a large "
+        "matrix product are measured",
+    )
+    add("--count-only", action="store_true", help="pack and count operations, and run nothing")
+    add(
+        "--attention",
+        choices=choices(PackingSettings, "attention"),
+        default=default["attention"],
+        help="attention kernel",
+    )
+    add(
+        "--topology",
+        default="",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+    )
+    add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
+    add("--tensor", **count, default=1, help="devices on the tensor axis")
 
 
 def _add_work(part: argparse.ArgumentParser) -> None:
@@ -145,8 +270,22 @@ def _add_engine(part: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
-    from gopd_jax.benchmark.rollout import benchmark  # JAX: seconds, not for --help
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    if args.part == "loop":
+        args.settings = [a for a in rest if a.startswith("--config.")]
+        rest = [a for a in rest if a not in args.settings]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # JAX: seconds, not for --help
+    if args.part == "rollout":
+        from gopd_jax.benchmark.rollout import benchmark
+    elif args.part == "loop":
+        from gopd_jax.benchmark.loop import benchmark
+    elif args.topology:
+        from gopd_jax.benchmark.compiled_learner import benchmark
+    else:
+        from gopd_jax.benchmark.update import benchmark
 
     return cli.run(benchmark, args)
 

@@ -43,7 +43,7 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
     Raises:
         ValueError: libtpu is not installed or does not know the slice.
     """
-    devices = _devices(args.topology)
+    devices = described_devices(args.topology)
     mesh = make_mesh(data=args.data, tensor=args.tensor, devices=devices)
     engine = make_engine(args, model, mesh, args.max_prompt_tokens, model.vocab_size)
     start = time.perf_counter()
@@ -88,7 +88,12 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
     }
 
 
-def _devices(topology: str) -> list[jax.Device]:
+def described_devices(topology: str) -> list[jax.Device]:
+    """The devices of a TPU slice that is not here.
+
+    Raises:
+        ValueError: libtpu is not installed or does not know the slice.
+    """
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except RuntimeError as e:

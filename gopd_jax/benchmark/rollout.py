@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 import numpy as np
 
 from gopd_jax.benchmark.compiled import compile_for_topology
+from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.workload import (
     chat_prompts,
     make_engine,
@@ -28,13 +29,12 @@ from gopd_jax.benchmark.workload import (
 from gopd_jax.generate.options import sampling_rule
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import Decoder, init_params, output_head, param_shardings
-from gopd_jax.models.heads import token_logprobs
 from gopd_jax.models.huggingface import load_params
+from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
-from gopd_jax.runtime.progress import result
 from gopd_jax.types import Params, Request, Rollout
 
 MAX_WARM_UPS = 8  # runs that compile are not counted, up to this many
@@ -49,7 +49,7 @@ def benchmark(args: argparse.Namespace) -> None:
         raise ValueError("--workload=chat: expected --prompt-file=FILE.jsonl")
     model, rule = load_config(args.model), sampling_rule(args)
     if args.topology:
-        _show(compile_for_topology(args, model))
+        show(compile_for_topology(args, model))
         return
     if args.workload == "chat":
         prompts, ids = chat_prompts(args.model, args.prompt_file, args.prompts, model.vocab_size)
@@ -71,7 +71,7 @@ def benchmark(args: argparse.Namespace) -> None:
     for i in itertools.count():
         run, rollouts = _run(engine, params, requests, jax.random.key(i), rule)
         warm_up = i == 0 or (run["compilations"] and i < MAX_WARM_UPS)
-        _show({"record": "warm-up" if warm_up else "run", "run": i} | run)
+        show({"record": "warm-up" if warm_up else "run", "run": i} | run)
         runs += [] if warm_up else [run]
         if len(runs) == args.runs:
             break
@@ -81,8 +81,8 @@ def benchmark(args: argparse.Namespace) -> None:
     if args.score:
         summary |= logprob_gap(model, params, rollouts, rule, engine.dtype, ids)
     for program in engine.programs.programs:
-        _show({"record": "program"} | dataclasses.asdict(program))
-    _show(summary)
+        show({"record": "program"} | dataclasses.asdict(program))
+    show(summary)
 
 
 def _run(
@@ -109,6 +109,7 @@ def _run(
         "slot_utilisation": stats.utilisation,
         "prompt_tokens": stats.prompt_tokens,
         "prefill_tokens": stats.prefill_tokens,
+        "padded_prefill_tokens": stats.padded_prefill_tokens,
         "decode_tokens": stats.tokens,
         "decode_steps": stats.steps,
         "dispatches": stats.dispatches,
@@ -157,7 +158,7 @@ def logprob_gap(
         Mean and maximum of the absolute difference over all tokens, in nats.
     """
     longest = max(len(r.request.prompt.tokens) + len(r.tokens) for r in rollouts)
-    decoder = Decoder(model, dtype, remat=False)
+    decoder = Decoder(model, dtype, remat="none")
 
     @jax.jit
     def score(params, tokens_RS, positions_RS, segments_RS, targets_RS):
@@ -181,27 +182,3 @@ def logprob_gap(
             gaps.append(np.abs(scores[i, begin : begin + len(r.tokens)] - r.behaviour_logprobs))
     gap = np.concatenate(gaps)
     return {"logprob_gap_mean": float(gap.mean()), "logprob_gap_max": float(gap.max())}
-
-
-def _show(record: Figures) -> None:
-    """Prints a record, floats to six digits."""
-    rounded = {
-        name: float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
-        for name, value in record.items()
-    }
-    result(_text(rounded), rounded)
-
-
-def _text(record: Figures) -> str:
-    """A record for a person; nothing for a program, of which the medians have the number."""
-    kind = record["record"]
-    if kind == "program":
-        return ""
-    if kind in ("warm-up", "run"):
-        return (
-            f"{kind} {record['run']}: {record['tokens_per_second']:,.0f} tokens/s, "
-            f"{record['tokens']:,} tokens in {record['seconds']:.3g} s, "
-            f"{record['compilations']} compilations"
-        )
-    shown = {n: v for n, v in record.items() if n not in ("record", "settings")}
-    return "\n".join([kind, *(f"  {name:22}{value}" for name, value in shown.items())])

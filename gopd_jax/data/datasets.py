@@ -24,6 +24,8 @@ from gopd_jax.types import Prompt
 
 SPLIT = "prompts"
 JSON_FIELDS = ("messages", "extra", "tools", "template_kwargs")  # of a row, stored as text
+KEPT_BYTES = 1 << 26  # of the rows of a source that stay in memory
+PROMPT_BYTES = 2000  # of a prompt, besides its text
 
 
 class GopdPrompts(tfds.core.GeneratorBasedBuilder):
@@ -74,7 +76,10 @@ class GopdPrompts(tfds.core.GeneratorBasedBuilder):
 
 
 class DataSource(Sequence[Prompt]):
-    """The prompts of one source, each read from disk when it is asked for.
+    """The prompts of one source, each read from disk when it is first asked for.
+
+    Reading a row takes 0.14 ms, of 512 prompts a tenth of a step of the embedded run; so rows stay
+    in memory, up to `KEPT_BYTES`, and those beyond are read each time.
 
     domain: the domain of every prompt.
     fingerprint: sha256 hex of everything that decides the prompts, apart from the domain: content,
@@ -93,14 +98,19 @@ class DataSource(Sequence[Prompt]):
         self.domain = domain
         self.fingerprint = fingerprint
         self.skipped = tuple(skipped)
+        self._kept: dict[int, Prompt] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Prompt:
         # The range supports negative indices, and raises IndexError past the end.
-        record = self._records[range(len(self))[index]]
-        return Prompt(
+        index = range(len(self))[index]
+        if (kept := self._kept.get(index)) is not None:
+            return kept
+        record = self._records[index]
+        prompt = Prompt(
             prompt_id=record["prompt_id"].decode(),
             messages=tuple(json.loads(record["messages"])),
             domain=self.domain,
@@ -109,6 +119,11 @@ class DataSource(Sequence[Prompt]):
             tools=json.loads(record["tools"]),
             template_kwargs=json.loads(record["template_kwargs"]),
         )
+        size = PROMPT_BYTES + sum(len(field) for field in record.values())
+        if size <= self._room:
+            self._kept[index] = prompt
+            self._room -= size
+        return prompt
 
 
 def prepare(

@@ -258,6 +258,8 @@ def text(report: Report) -> str:
         lines += _bars(report.lengths)
     lines.append(f"  left out     {counted(report.dropped) or 'none'}")
     lines += [f"    {line}" for line in report.bad[:SHOWN]]
+    if report.bad:
+        lines.append("    a run stops at the first of these, unless data.skip_bad_rows is true")
     held_out = f", held out {report.held_out:,}" if report.held_out else ""
     lines.append(f"  to train on  {report.train:,}{held_out}")
     if report.example is not None:

@@ -81,19 +81,33 @@ class PromptStream:
         mixed = grain.MapDataset.select_from_datasets(shuffled, _Turns(weights))
         self._batches = mixed.batch(prompts_per_step, batch_fn=list)
         self._step = 0
+        self._ahead: tuple[int, list[Request]] | None = None  # a step, and its requests
 
     def __iter__(self) -> "PromptStream":
         return self
 
     def __next__(self) -> list[Request]:
+        ahead, self._ahead = self._ahead, None
+        known = ahead is not None and ahead[0] == self._step
+        requests = ahead[1] if known else self._requests(self._step)
+        self._step += 1
+        return requests
+
+    def read_ahead(self) -> None:
+        """Makes the requests of the next step now, so that they are there when they are asked for.
+
+        For a moment in which the host has nothing else to do; the state stays as it is.
+        """
+        self._ahead = self._step, self._requests(self._step)
+
+    def _requests(self, step: int) -> list[Request]:
         requests: list[Request] = []
         drawn: dict[str, int] = {}
-        for encoded in self._batches[self._step]:
+        for encoded in self._batches[step]:
             first = drawn.get(encoded.source.prompt_id, 0)
             drawn[encoded.source.prompt_id] = first + self._samples_per_prompt
             for sample_id in range(first, first + self._samples_per_prompt):
                 requests.append(Request(encoded, sample_id, self._max_response_tokens))
-        self._step += 1
         return requests
 
     def get_state(self) -> dict[str, object]:

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from jinja2 import meta
+from jinja2 import meta, nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -55,7 +55,10 @@ class TemplateCheck:
 
     def __init__(self, template: str, render: Callable[[Chat], str], templates: Iterable[str]):
         self._template, self._render = template, render
-        self._known = set[str]().union(*map(variables, templates))
+        self._known, self._scratch = set[str](), set[str]()
+        for text in templates:
+            self._known |= variables(text)
+            self._scratch |= loop_variables(text)
         self._tried: set[object] = set()
         self._warned = False
 
@@ -84,7 +87,7 @@ class TemplateCheck:
         """Raises ValueError if the template never looks at one of the keyword arguments."""
         for name in kwargs:
             if name not in self._known:
-                choices = sorted(self._known - _NOT_KWARGS)
+                choices = sorted(self._known - self._scratch - _NOT_KWARGS)
                 raise ValueError(
                     f"{where}.{name}: {self._template} has no such variable, expected "
                     f"{'one of ' + ', '.join(choices) if choices else 'none'}"
@@ -113,8 +116,22 @@ class TemplateCheck:
 
 def variables(template: str) -> set[str]:
     """Names that a Jinja template looks up and does not set itself."""
+    return meta.find_undeclared_variables(_parse(template))
+
+
+def loop_variables(template: str) -> set[str]:
+    """Names that a Jinja template sets inside a loop, which are its own and no arguments.
+
+    `variables` has those too that are set in a branch alone, such as `content` of Qwen3's template.
+    """
+    loops = _parse(template).find_all(nodes.For)
+    names = (name for loop in loops for name in loop.find_all(nodes.Name))
+    return {name.name for name in names if name.ctx == "store"}
+
+
+def _parse(template: str) -> nodes.Template:
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-    return meta.find_undeclared_variables(environment.parse(_GENERATION_TAG.sub("", template)))
+    return environment.parse(_GENERATION_TAG.sub("", template))
 
 
 # ---- Markers.

@@ -234,10 +234,11 @@ def check_same_vocabulary(named: dict[str, ChatTokenizer]) -> None:
             {i: token for token, i in t.tokenizer.get_vocab().items()} for t in (first, other)
         )
         i = min(i for i in ours.keys() | theirs.keys() if ours.get(i) != theirs.get(i))
+        no_id = "" if i in ours and i in theirs else " (None: no such id)"
         raise ValueError(
             f"{first_name} ({first.path}) and {name} ({other.path}) do not share their vocabulary: "
             f"the first difference is id {i}, {ours.get(i)!r} for {first_name} and "
-            f"{theirs.get(i)!r} for {name} (None: no such id)"
+            f"{theirs.get(i)!r} for {name}{no_id}"
         )
 
 

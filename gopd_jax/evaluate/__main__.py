@@ -147,7 +147,8 @@ def _add_reward(group: ArgumentGroup) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    from gopd_jax.evaluate.run import evaluate  # JAX and transformers: seconds, not for --help
+    with cli.importing(RESUMES):
+        from gopd_jax.evaluate.run import evaluate  # JAX and transformers: seconds, not for --help
 
     return cli.run(evaluate, args, stopped=RESUMES)
 

@@ -4,7 +4,10 @@ In: an engine and weights, prompts, a verifier. Out: an `Evaluation`, with a 95%
 by prompt. If every model is given the same key, differences between models are paired.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -17,12 +20,13 @@ from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.data.verifying import item
 from gopd_jax.evaluate.statistics import Estimate, difference, interval
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.rewards.verifier import Verdict, Verifier
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.progress import Bar
 from gopd_jax.types import EncodedPrompt, Params, Request
 
 T = TypeVar("T")
+MOST_PENDING = 4  # batches that wait for the verifier, which may be slower than the engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +107,25 @@ def evaluate(
     index = {p.source.prompt_id: i for i, p in enumerate(prompts)}
     rewards = np.zeros(len(prompts))
     tokens = truncated = 0
-    with Bar(name, len(requests), "samples") as bar:
+    pending: deque[tuple[list[int], Future[list[Verdict]]]] = deque()
+
+    def add_first() -> None:
+        places, verdicts = pending.popleft()
+        for place, verdict in zip(places, verdicts.result(), strict=True):
+            rewards[place] += verdict.reward / samples
+
+    with Bar(name, len(requests), "samples") as bar, _one_thread() as thread:
         for batch in batched(engine(weights, requests, key, rule), engine.slots):
             items = [item(kind, r.request.prompt.source, tokenizer.decode(r.tokens)) for r in batch]
-            verdicts = verify(items)
-            for rollout, verdict in zip(batch, verdicts, strict=True):
-                rewards[index[rollout.request.key.prompt_id]] += verdict.reward / samples
-                tokens += len(rollout.tokens)
-                truncated += rollout.truncated
+            places = [index[r.request.key.prompt_id] for r in batch]
+            pending.append((places, thread.submit(verify, items)))
+            tokens += sum(len(r.tokens) for r in batch)
+            truncated += sum(r.truncated for r in batch)
             bar.advance(len(batch))
+            if len(pending) > MOST_PENDING:
+                add_first()
+        while pending:
+            add_first()
     return Evaluation(
         by_prompt=tuple(float(r) for r in rewards),
         samples=samples,
@@ -119,3 +133,13 @@ def evaluate(
         truncated=truncated / len(requests),
         seconds=time.perf_counter() - start,
     )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread for the verifier; after an error, what it has not begun is dropped."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        yield thread
+    finally:
+        thread.shutdown(cancel_futures=True)

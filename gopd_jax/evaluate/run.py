@@ -21,7 +21,7 @@ from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime.compilation_cache import use_compilation_cache
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import result, say
+from gopd_jax.runtime.progress import result, result_width, say
 from gopd_jax.types import Rollout
 
 # MiB for a program under test: the tests of LiveCodeBench need more than those of training.
@@ -107,7 +107,7 @@ def evaluate(args: argparse.Namespace) -> None:
             file.write_summary(results)
     tokens = sum(r["tokens"] for r in records)
     say(f"{folder}: {len(records)} samples, {tokens} tokens; {speed(drawn)}")
-    result(table(results), {"out": args.out} | results)
+    result(table(results, result_width()), {"out": args.out} | results)
 
 
 def _own_sources(args: argparse.Namespace, benchmarks: list[Benchmark]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Settings of the evaluations that a training run makes."""
 
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.runtime.schema import Count, PositiveCount, part_of, settings
+from gopd_jax.runtime.schema import Count, Flag, PositiveCount, part_of, settings
 
 
 @settings
@@ -17,6 +17,13 @@ class EvalSettings(SamplingRule):
     many as there."""
     samples: PositiveCount = 1
     """Samples of each prompt, the k of avg@k. Larger values narrow the interval."""
+    teachers: Flag = True
+    """Evaluate each teacher once, before the first step. Without it, the summary says that the
+    teachers were not measured."""
+    teacher_cache: Flag = True
+    """Keep evaluations of teachers in the user's cache folder, and take from there what another run
+    has found with the same inputs; not for reward functions of your own. The environment variable
+    GOPD_CACHE moves that folder; "off" switches it off."""
 
     @property
     def rule(self) -> SamplingRule:

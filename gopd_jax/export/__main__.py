@@ -64,8 +64,9 @@ def _export(args: argparse.Namespace) -> None:
     if args.private and not args.push_to_hub:
         raise ValueError("--private: expected --push-to-hub=OWNER/NAME as well")
     # JAX and Orbax take seconds to import, and `--help` needs neither.
-    from gopd_jax.export import hub
-    from gopd_jax.export.run import export
+    with cli.importing():
+        from gopd_jax.export import hub
+        from gopd_jax.export.run import export
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens the run read-only
     if args.push_to_hub:
@@ -78,10 +79,10 @@ def _export(args: argparse.Namespace) -> None:
         pushed = hub.push(args.out, args.push_to_hub, args.private, message)
         lines.append(f"pushed it to {pushed}")
         where = args.push_to_hub
-    lines.append(
-        f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")   '
-        f"or: vllm serve {where}"
-    )
+    lines += [
+        f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")',
+        f"serve it: vllm serve {where}",
+    ]
     record = {"out": args.out, "step": step, "dtype": args.dtype, "pushed_to": pushed}
     result("\n".join(lines), record)
 

@@ -4,6 +4,7 @@ In: run.json and summary.json of the run. Out: the text of README.md. What the t
 is left out; the card names local models and files by their last name alone.
 """
 
+import json
 from pathlib import Path
 import re
 
@@ -62,8 +63,8 @@ def model_card(workdir: str, step: int, dtype: str) -> str:
     sections = [
         front_matter(config),
         f"# {title}, step {step}",
-        f"`{_model(config['student'])}` after {step} steps of training with gopd_jax. The weights "
-        f"were trained in float32 and are written in {dtype}.",
+        f"`{_model(config['student'])}` after {step} steps of training with gopd_jax"
+        f"{_started_from(run)}. The weights were trained in float32 and are written in {dtype}.",
         _loading(),
         "## How it was made",
         METHODS.get(config.get("method", ""), ""),
@@ -119,9 +120,20 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 ```"""
 
 
+def _started_from(run: JsonObject) -> str:
+    """The checkpoint of another run that the run started from, as the end of a sentence."""
+    if not (point := run.get("init_from")):
+        return ""
+    return (
+        f", which began with the weights and the optimizer of step {point['step']} of another run, "
+        f"`{Path(point['run']).name}` (sha256 of its manifest: {point['manifest']})"
+    )
+
+
 def _models(run: JsonObject) -> str:
     config, weights = run["config"], run["fingerprints"].get("weights", {})
-    rows = [("student, at the start", _model(config["student"]), "", weights.get("student", ""))]
+    role = "student, before the other run" if run.get("init_from") else "student, at the start"
+    rows = [(role, _model(config["student"]), "", weights.get("student", ""))]
     for name, domain in _domains(config).items():
         if domain.get("teacher") and config.get("method") != "grpo":
             role, scale = f"teacher of {name}", _scale(config, domain)
@@ -164,8 +176,12 @@ def _settings(run: JsonObject, summary: JsonObject) -> list[tuple[str, str]]:
         ("response tokens, all steps", _number(summary.get("rollout_tokens"))),
         ("longest response", _named(rollout, "{max_response_tokens} tokens")),
         ("longest prompt", _named(data, "{max_prompt_tokens} tokens")),
+        ("keyword arguments of the chat template", _pairs(data.get("template_kwargs", {}))),
+        *_prompt_settings(config),
         ("sampling", _named(rollout, RULE)),
+        ("stop ids besides the model's", ", ".join(map(str, rollout.get("extra_stop_ids", ())))),
         ("sampling arithmetic", _named(rollout, "cache {kv_cache}, weights {weights}")),
+        ("compute dtype", config.get("compute_dtype")),
         (
             "optimizer",
             _named(
@@ -177,6 +193,8 @@ def _settings(run: JsonObject, summary: JsonObject) -> list[tuple[str, str]]:
         ),
         ("updates in each step", learner.get("updates_per_batch")),
         ("loss", _named(learner, "{aggregation}; truncated responses: {truncation}")),
+        ("upper limit of importance weights", _named(learner, "{importance_cap:g}")),
+        ("clipping of the ratio", _clipping(learner)),
         ("seed", config.get("seed")),
         ("training time", _named(summary, "{training_seconds:,.0f} s")),
         ("devices", _devices(start.get("devices", []))),
@@ -185,6 +203,33 @@ def _settings(run: JsonObject, summary: JsonObject) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{k} {v}" for k, v in start.get("packages", {}).items())),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _prompt_settings(config: JsonObject) -> list[tuple[str, str]]:
+    """What the prompts of each domain are made of, where it is not what the rows say alone."""
+    rows = []
+    for name, domain in _domains(config).items():
+        if suffix := domain.get("prompt_suffix"):
+            rows.append((f"after each prompt of {name}", json.dumps(suffix, ensure_ascii=False)))
+        if (context := domain.get("teacher_context")) and config.get("method") != "grpo":
+            shown = json.dumps(context, ensure_ascii=False)
+            rows.append((f"shown to the teacher of {name} alone", shown))
+        if least := domain.get("min_difficulty"):
+            rows.append((f"least difficulty of {name}", f"{least:g}"))
+        if len(_domains(config)) > 1:
+            rows.append((f"share of {name} in each step, relative", f"{domain.get('share', 1):g}"))
+    return rows
+
+
+def _clipping(learner: JsonObject) -> str:
+    """How PPO clips the ratio of probabilities; empty with one update per step: it is 1 then."""
+    if learner.get("updates_per_batch", 1) == 1:
+        return ""
+    return _named(learner, "PPO, low {clip_low:g}, high {clip_high:g}, dual {dual_clip:g}")
+
+
+def _pairs(values: JsonObject) -> str:
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in values.items())
 
 
 def _results(summary: JsonObject, config: JsonObject, step: int) -> str:

@@ -44,6 +44,7 @@ def export(
             f"{workdir}/run.json is damaged: expected a text as 'student' of its config, not "
             f"{student!r}"
         )
+    student = _start(run, student)
     check_free(out)  # before restoring, which can take minutes
     checkpoints = Path(workdir).resolve() / "checkpoints"
     if checkpoints in (Path(out).resolve(), *Path(out).resolve().parents):
@@ -55,6 +56,17 @@ def export(
     made = _made(run, step, public)
     save_pretrained(out, config, params, dtype, tokenizer_from=student, card=card, made=made)
     return step
+
+
+def _start(run: JsonObject, given: str) -> str:
+    """Where the model that the student started from is, also where a relative path leads elsewhere.
+
+    run.json has the folder that the path led to when the run started; that of a model of the hub
+    is a copy with a name of its own, and the hub id is kept.
+    """
+    recorded = run.get("models", {}).get("student", {}).get("folder") or ""
+    same = Path(recorded).name == Path(given).name and Path(recorded).is_dir()
+    return recorded if same else given
 
 
 def _made(run: JsonObject, step: int, public: bool) -> JsonObject:

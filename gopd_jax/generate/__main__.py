@@ -79,7 +79,8 @@ def make_parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    from gopd_jax.generate.run import generate  # JAX and transformers: seconds, not for --help
+    with cli.importing(RESUMES):
+        from gopd_jax.generate.run import generate  # JAX and transformers: seconds, not for --help
 
     return cli.run(generate, args, stopped=RESUMES)
 

@@ -12,7 +12,8 @@ from gopd_jax.generate.samples_file import Record, SamplesFile
 from gopd_jax.runtime.compilation_cache import use_compilation_cache
 from gopd_jax.runtime.files import check_output
 from gopd_jax.runtime.processes import start_processes
-from gopd_jax.runtime.progress import result
+from gopd_jax.runtime.progress import result, result_width
+from gopd_jax.runtime.tables import folded
 from gopd_jax.types import Rollout
 
 # May change when a command is resumed; the two paths have fingerprints in their place.
@@ -67,7 +68,8 @@ def generate(args: argparse.Namespace) -> None:
             drawn = draw(job, file.missing, "generate", take) if file.missing else {}
             file.write_summary(summary(True, drawn))
     what = f"{path}: {counts['samples']} samples, {counts['tokens']} tokens"
+    text = f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped"
     result(
-        f"{what}; {speed(drawn)}; {len(job.skipped)} prompts skipped",
+        folded(text, result_width()),
         {"out": str(path)} | summary(True, drawn),
     )

@@ -10,7 +10,12 @@ import dataclasses
 import functools
 from typing import Generic, TypeVar
 
-from gopd_jax.kernels import decode_attention, grouped_matmul, packed_attention
+from gopd_jax.kernels import (
+    decode_attention,
+    grouped_matmul,
+    packed_attention_tpu,
+    packed_attention_xla,
+)
 from gopd_jax.kernels.decode_attention import DecodeAttention
 from gopd_jax.kernels.decode_attention_gpu import COLUMNS as GPU_COLUMNS
 from gopd_jax.kernels.decode_attention_gpu import pallas_gpu
@@ -75,7 +80,16 @@ class Choice(Generic[Kernel]):
 
 
 PACKED_ATTENTION: Mapping[str, Row[PackedAttention]] = {
-    "xla": Row(packed_attention.xla, why_auto="the only kernel so far"),
+    "xla": Row(
+        packed_attention_xla.xla,
+        on={"cpu": packed_attention_xla.xla_cpu},
+        why_auto="it runs everywhere",
+    ),
+    "pallas_tpu": Row(
+        on={"tpu": packed_attention_tpu.pallas_tpu},
+        auto_on=("tpu",),
+        why_auto="it skips what segments and causality exclude; compiled for TPU, not measured",
+    ),
 }
 
 DECODE_ATTENTION: Mapping[str, Row[DecodeAttention]] = {

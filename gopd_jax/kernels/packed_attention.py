@@ -1,4 +1,4 @@
-"""Attention among packed sequences: the interface, and its version in plain XLA.
+"""Attention among packed sequences: the interface, and its plain version for short rows.
 
 In: queries, keys and values, and a `SegmentMask` that says which query attends to which key. Out:
 one vector per query head. The same operation serves packed training rows and chunked prefill. Does
@@ -11,9 +11,9 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-# Scores of 512 queries, [B, N, 512, S], exist at a time and are recomputed in the backward pass, so
-# a row of 16k tokens never holds 16k x 16k scores.
-QUERY_CHUNK = 512
+NEVER = -1e30  # a score that softmax turns into 0; -inf would make NaN of a row without keys
+# What a rematerialised block may keep: outputs and normalisers, by `checkpoint_name`.
+SAVED = "packed attention"
 
 
 @struct.dataclass
@@ -24,7 +24,8 @@ class SegmentMask:
     `query_segments[b, t] == key_segments[b, s]` and `key_index[s] <= query_index[t]`.
 
     The queries are always the last T of the S keys: `key_index` is `arange(S)` and `query_index` is
-    `S - T + arange(T)`. A kernel with a static causal mask may rely on this.
+    `S - T + arange(T)`. A kernel may rely on this, and on segment 0 being padding, whose output
+    means nothing.
 
     query_segments: int32 [B, T].
     key_segments: int32 [B, S].
@@ -59,37 +60,18 @@ class PackedAttention(Protocol):
         ...
 
 
-def xla(
+def plain(
     query_BTNH: jax.Array, key_BKSH: jax.Array, value_BKSH: jax.Array, mask: SegmentMask
 ) -> jax.Array:
-    """`PackedAttention` in plain XLA, in chunks of queries."""
+    """`PackedAttention` with all scores, [B, N, T, S], at once."""
     B, T, N, H = query_BTNH.shape
     K = key_BKSH.shape[1]
     query_BTKGH = query_BTNH.reshape(B, T, K, N // K, H)
-
-    def chunk(query_BtKGH, segments_Bt, index_t):
-        scores_BKGtS = jnp.einsum(
-            "btkgh,bksh->bkgts", query_BtKGH, key_BKSH, preferred_element_type=jnp.float32
-        )
-        same_BtS = segments_Bt[:, :, None] == mask.key_segments[:, None, :]
-        attends_BtS = same_BtS & (mask.key_index[None, None, :] <= index_t[None, :, None])
-        scores_BKGtS = jnp.where(attends_BtS[:, None, None], scores_BKGtS * H**-0.5, -1e30)
-        weights_BKGtS = jax.nn.softmax(scores_BKGtS, axis=-1).astype(value_BKSH.dtype)
-        return jnp.einsum("bkgts,bksh->btkgh", weights_BKGtS, value_BKSH)
-
-    if T <= QUERY_CHUNK:
-        out = chunk(query_BTKGH, mask.query_segments, mask.query_index)
-        return out.reshape(B, T, N, H)
-
-    pad = -T % QUERY_CHUNK
-
-    def split(x, axis):
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, pad)
-        x = jnp.pad(x, widths)
-        x = x.reshape(*x.shape[:axis], -1, QUERY_CHUNK, *x.shape[axis + 1 :])
-        return jnp.moveaxis(x, axis, 0)
-
-    chunks = split(query_BTKGH, 1), split(mask.query_segments, 1), split(mask.query_index, 0)
-    out = jax.lax.map(lambda args: jax.checkpoint(chunk)(*args), chunks)
-    return jnp.moveaxis(out, 0, 1).reshape(B, T + pad, N, H)[:, :T]
+    scores_BKGTS = jnp.einsum(
+        "btkgh,bksh->bkgts", query_BTKGH, key_BKSH, preferred_element_type=jnp.float32
+    )
+    same_BTS = mask.query_segments[:, :, None] == mask.key_segments[:, None, :]
+    attends_BTS = same_BTS & (mask.key_index[None, None, :] <= mask.query_index[None, :, None])
+    scores_BKGTS = jnp.where(attends_BTS[:, None, None], scores_BKGTS * H**-0.5, NEVER)
+    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(value_BKSH.dtype)
+    return jnp.einsum("bkgts,bksh->btkgh", weights_BKGTS, value_BKSH).reshape(B, T, N, H)

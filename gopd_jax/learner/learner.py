@@ -31,12 +31,13 @@ from gopd_jax.learner.packing import (
     gather_index,
     micro_batches_needed,
     pack,
+    rows_of_micro_batch,
 )
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.step import StepMetrics, TokenValues, score, train_step
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
-from gopd_jax.models.settings import PLAIN, SamplingRule
+from gopd_jax.models.settings import PLAIN, Remat, SamplingRule
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
@@ -63,12 +64,13 @@ class BatchShape:
     """The fixed shape that the examples of one update are packed into.
 
     examples: of one update. longest: tokens of the longest possible example.
-    rows: of a micro-batch. row_length: tokens of a row; 0 takes `longest`.
+    rows: of a micro-batch; 0 takes `packing.rows_of_micro_batch`.
+    row_length: tokens of a row; 0 takes `longest`.
     """
 
     examples: int
     longest: int
-    rows: int = 16
+    rows: int = 0
     row_length: int = 0
 
 
@@ -124,7 +126,8 @@ class Learner:
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Raises:
-        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter.
+        ValueError: the mesh does not divide the rows of a micro-batch, or a parameter; or the
+            attention kernel does not run on its devices.
     """
 
     def __init__(
@@ -144,14 +147,15 @@ class Learner:
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self._devices = devices = rows_multiple(self.mesh)
-        if shape.rows % devices:
+        length = shape.row_length or shape.longest
+        rows = rows_of_micro_batch(shape.rows, length, devices)
+        if rows % devices:
             raise ValueError(
-                f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
+                f"config.learner.rows_per_micro_batch={rows}: expected a multiple of "
                 f"{devices}, the devices on the data and fsdp axes"
             )
-        shape = dataclasses.replace(shape, row_length=shape.row_length or shape.longest)
-        self.reward_scales, self.shape = dict(reward_scales), shape
-        self._num_ids = num_ids
+        self.shape = shape = dataclasses.replace(shape, rows=rows, row_length=length)
+        self.reward_scales, self._num_ids = dict(reward_scales), num_ids
         self._domains = list(reward_scales)
         self.micro_batches = micro_batches_needed(
             shape.examples, shape.longest, shape.rows, shape.row_length, len(self._domains)
@@ -167,8 +171,8 @@ class Learner:
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
         self._platform = self.mesh.devices.flat[0].platform
-        attention = choose_packed_attention("auto", self._platform)
-        self._attention = attention.kernel
+        attention = choose_packed_attention(settings.attention, self._platform)
+        self.attention = attention.kernel
         self.kernels = {"packed attention": str(attention)}
         self._step = functools.partial(
             train_step,
@@ -179,16 +183,15 @@ class Learner:
             rule=rule,
             likelihood=likelihood,
             num_ids=num_ids,
-            devices=devices,
             loss_fn=loss_fn,
         )
 
-    def _decoder(self, config: ModelConfig, remat: bool) -> Decoder:
+    def _decoder(self, config: ModelConfig, remat: Remat) -> Decoder:
         matmul = grouped_matmul.xla
         if config.experts:
             choice = choose_grouped_matmul("auto", self._platform)
             matmul, self.kernels["grouped matmul"] = choice.kernel, str(choice)
-        return Decoder(config, self.dtype, remat, attention=self._attention, matmul=matmul)
+        return Decoder(config, self.dtype, remat, attention=self.attention, matmul=matmul)
 
     # ---- State.
 
@@ -301,10 +304,8 @@ class Learner:
         self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
     ) -> tuple[tuple, dict[str, Any]]:
         """Positional and keyword arguments of `ProgramTable.compiled` for a scorer."""
-        decoder = self._decoder(config, remat=False)
-        function = functools.partial(
-            score, model=decoder, num_ids=self._num_ids, devices=self._devices
-        )
+        decoder = self._decoder(config, remat="none")
+        function = functools.partial(score, model=decoder, num_ids=self._num_ids)
         given = function, params, batch.replace(behaviour_logprobs=None), active_M
         return given, {"name": "score", "out": lambda: self.row_sharding}
 
@@ -335,8 +336,8 @@ class Learner:
         """
         function = functools.partial(
             distance,
-            student=self._decoder(self.student, remat=False),
-            teacher=None if teacher is None else self._decoder(teacher.config, remat=False),
+            student=self._decoder(self.student, remat="none"),
+            teacher=None if teacher is None else self._decoder(teacher.config, remat="none"),
             response=rollouts[0].request.max_tokens,
             num_ids=self._num_ids,
             devices=self._devices,

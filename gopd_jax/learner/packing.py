@@ -11,6 +11,11 @@ import numpy as np
 
 from gopd_jax.types import PackedBatch, SampleKey
 
+# Tokens of a micro-batch on one device. More make the matrix products no faster, but need memory
+# for activations, and leave more rows of the last micro-batch empty.
+TOKENS = 4096
+MOSTLY_PADDING = 0.1  # share of tokens below which a batch is hardly more than padding
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -55,6 +60,17 @@ class RowSlice:
         return self.micro, self.row, slice(begin, begin + response_tokens)
 
 
+def rows_of_micro_batch(rows: int, row_length: int, devices: int) -> int:
+    """Rows of a micro-batch; where none are given, those that hold `TOKENS` on each device.
+
+    Args:
+        rows: as given; 0 leaves it to this function.
+        row_length: tokens of a row.
+        devices: number of devices that rows are spread over.
+    """
+    return rows or devices * max(1, TOKENS // row_length)
+
+
 def micro_batches_needed(
     examples: int, longest: int, rows: int, row_length: int, domains: int
 ) -> int:
@@ -80,6 +96,22 @@ def micro_batches_needed(
         )
     in_micro_batch = rows * (row_length // longest)
     return -(-examples // in_micro_batch) + domains - 1
+
+
+def padding_hint(filled: float, rows: int, row_length: int) -> str:
+    """A warning if nearly all of a batch is padding, which costs as much as tokens; else "".
+
+    Args:
+        filled: share of its tokens that are not padding.
+        rows, row_length: R and S of the batch.
+    """
+    if filled >= MOSTLY_PADDING:
+        return ""
+    return (
+        f"warning: {1 - filled:.0%} of what the first update computes is padding, in micro-batches "
+        f"of {rows} rows of {row_length:,} tokens: a smaller data.max_prompt_tokens, "
+        "learner.row_length or learner.rows_per_micro_batch makes it faster"
+    )
 
 
 def pack(

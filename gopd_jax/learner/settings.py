@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from gopd_jax.models.settings import Remat
 from gopd_jax.objective.settings import Clipping, Weighting
 from gopd_jax.runtime.schema import (
     Count,
-    Flag,
     NonNegative,
     Positive,
     PositiveCount,
@@ -53,12 +53,14 @@ class PackingSettings:
     row_length: Count = 0
     """Tokens in a packed row; 0 takes prompt limit + response limit. Longer rows pack more densely
     and need more memory."""
-    rows_per_micro_batch: PositiveCount = 16
-    """Packed rows in one forward and backward pass. Larger values need more memory for
-    activations; the result does not depend on it."""
-    remat: Flag = True
-    """Recompute the activations of each layer in the backward pass: less memory, a third more
-    work."""
+    rows_per_micro_batch: Count = 0
+    """Packed rows in one forward and backward pass; 0 takes those that hold 4,096 tokens on each
+    device. Larger values need more memory for activations; the result does not depend on it."""
+    attention: Literal["auto", "xla", "pallas_tpu"] = "auto"
+    """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
+    remat: Remat = "attention"
+    """What the backward pass computes again to save memory: "none" keeps all activations, "block"
+    keeps the input of each layer alone, and "attention" the output of attention besides."""
 
 
 @settings

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gopd_jax.models.decoder import Decoder, output_head
-from gopd_jax.models.heads import token_logprobs
+from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import Loss, weighted_loss
@@ -61,7 +61,6 @@ def train_step(
     rule: SamplingRule = PLAIN,
     likelihood: bool = False,
     num_ids: int | None = None,
-    devices: int = 1,
     loss_fn: Loss = weighted_loss,
 ) -> tuple[TrainState, StepMetrics, TokenValues]:
     """One optimizer update from one packed batch.
@@ -79,23 +78,22 @@ def train_step(
         rule: what the samples were drawn by. It enters only `sampler_gap`; the loss is that of the
             plain distribution.
         likelihood: the loss is the negative log-likelihood (SFT); see `objective.loss`.
-        num_ids: number of ids of the tokenizer; see `heads.token_logprobs`.
-        devices: number of devices that the rows are spread over.
+        num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Returns:
         The new state, the metrics, and the values of each token.
     """
-    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids, devices=devices)
+    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
 
     def micro_loss(params, micro):
         hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
         head_VD = output_head(params)
-        logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets)
+        trained = micro.weights > 0
+        logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets, trained)
         ruled = None
         if rule != PLAIN:
-            fixed = jax.lax.stop_gradient((hidden_RSD, head_VD))
-            ruled, _ = logprobs_of(*fixed, micro.targets, rule=rule)
+            ruled, _ = logprobs_of(hidden_RSD, head_VD, micro.targets, trained, rule=rule)
         loss, details = loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
         tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
         finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
@@ -174,7 +172,6 @@ def score(
     model: Decoder,
     rule: SamplingRule = PLAIN,
     num_ids: int | None = None,
-    devices: int = 1,
 ) -> jax.Array:
     """Log-probs that a model gives the targets of the active micro-batches.
 
@@ -182,28 +179,25 @@ def score(
     nothing else is computed.
 
     Args:
-        batch: tokens, positions, segments and targets are read.
+        batch: tokens, positions, segments, targets and weights are read.
         active_M: bool [M].
         rule: log-probs of the distribution that this rule draws from.
-        num_ids: number of ids of the tokenizer; see `heads.token_logprobs`.
-        devices: number of devices that the rows are spread over.
+        num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
 
     Returns:
-        float32 [M, R, S], nats; exact zeros in micro-batches that are not active.
+        float32 [M, R, S], nats; exact zeros in micro-batches that are not active, and where no
+        token is trained on.
     """
 
-    def forward(tokens, positions, segments, targets):
+    def forward(tokens, positions, segments, targets, weights):
         hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
-        head_VD = output_head(params)
-        logprobs_RS, _ = token_logprobs(
-            hidden_RSD, head_VD, targets, rule=rule, num_ids=num_ids, devices=devices
-        )
-        return logprobs_RS
+        args = hidden_RSD, output_head(params), targets, weights > 0
+        return token_logprobs(*args, rule=rule, num_ids=num_ids)[0]
 
     def body(_, args):
         active, *micro = args
         zeros = jnp.zeros(micro[-1].shape, jnp.float32)
         return None, jax.lax.cond(active, forward, lambda *_: zeros, *micro)
 
-    inputs = (active_M, batch.tokens, batch.positions, batch.segments, batch.targets)
-    return jax.lax.scan(body, None, inputs)[1]
+    read = (batch.tokens, batch.positions, batch.segments, batch.targets, batch.weights)
+    return jax.lax.scan(body, None, (active_M, *read))[1]

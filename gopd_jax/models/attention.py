@@ -3,7 +3,7 @@
 from flax import struct
 import jax
 
-from gopd_jax.kernels import packed_attention
+from gopd_jax.kernels import packed_attention_xla
 from gopd_jax.kernels.packed_attention import PackedAttention, SegmentMask
 
 
@@ -22,7 +22,7 @@ class Layout:
     key_segments: jax.Array
     query_index: jax.Array
     key_index: jax.Array
-    kernel: PackedAttention = struct.field(pytree_node=False, default=packed_attention.xla)
+    kernel: PackedAttention = struct.field(pytree_node=False, default=packed_attention_xla.xla)
 
     def attend(
         self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: None

@@ -19,14 +19,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
-from gopd_jax.kernels import grouped_matmul, packed_attention
+from gopd_jax.kernels import grouped_matmul, packed_attention_xla
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
-from gopd_jax.kernels.packed_attention import PackedAttention
+from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
 from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.linear import linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
+from gopd_jax.models.settings import Remat
 from gopd_jax.runtime.mesh import constrain, shardings
 from gopd_jax.types import Params
 
@@ -163,15 +164,15 @@ class Decoder(nn.Module):
 
     config: the architecture.
     dtype: compute dtype.
-    remat: recompute each block in the backward pass instead of keeping its activations.
+    remat: what the backward pass computes again: see `settings.Remat`.
     attention: the kernel for attention, see `kernels.choose.choose_packed_attention`.
     matmul: the kernel for experts, see `kernels.choose.choose_grouped_matmul`.
     """
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = True
-    attention: PackedAttention = packed_attention.xla
+    remat: Remat = "attention"
+    attention: PackedAttention = packed_attention_xla.xla
     matmul: GroupedMatmul = grouped_matmul.xla
 
     @nn.compact
@@ -200,7 +201,11 @@ class Decoder(nn.Module):
         )
         x_RSD = jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype)
         x_RSD = constrain(x_RSD, ("batch", None, None))
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = Block
+        if self.remat != "none":
+            kept = jax.checkpoint_policies.save_only_these_names(SAVED)
+            policy = kept if self.remat == "attention" else None
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},

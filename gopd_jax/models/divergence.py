@@ -21,7 +21,7 @@ def divergence(
         same    = 1 where the most likely token of both is the same
         entropy = -sum_v p_student log p_student
 
-    Rows are cut along T into chunks, as in `heads.token_logprobs`.
+    Rows are cut along T into chunks, whose logits exist one after the other.
 
     Args:
         student: hidden states after the final norm, and the output head.

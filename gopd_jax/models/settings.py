@@ -1,6 +1,11 @@
-"""Settings of the distribution that a token is drawn from."""
+"""Settings of the distribution that a token is drawn from, and of what a backward pass keeps."""
+
+from typing import Literal
 
 from gopd_jax.runtime.schema import Count, NonNegative, Probability, settings
+
+# What the backward pass computes again: nothing; each block but its attention; each block.
+Remat = Literal["none", "attention", "block"]
 
 
 @settings

@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 def report(args: argparse.Namespace) -> None:
     """Writes the page and says what state each run is in."""
     # Imported here because they import JAX and SciPy, which --help does not need.
-    from gopd_jax.report import page, read
+    with cli.importing():
+        from gopd_jax.report import page, read
 
     _check_out(args.out, page.START)
     runs = read.read_runs(args.runs)

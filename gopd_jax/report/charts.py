@@ -218,7 +218,16 @@ CHARTS = (
         "positive",
         by_slice=False,
     ),
-    Chart("Speed", "seconds", "Seconds per step", "s", "", "positive", by_slice=False, robust=True),
+    Chart(
+        "Speed",
+        "seconds",
+        "Seconds per step",
+        "s",
+        "With the checkpoint and the evaluation before it.",
+        "positive",
+        by_slice=False,
+        robust=True,
+    ),
     *(
         Chart("Speed", key, title, "s", about, "positive", by_slice=False, robust=True)
         for key, title, about in (
@@ -243,7 +252,11 @@ class HeldOutChart:
 
 HELD_OUT_CHARTS = (
     HeldOutChart(
-        "kl", "Held-out KL to the teacher", "nats per token", "On the student's samples.", "kl"
+        "kl",
+        "Held-out KL to the teacher",
+        "nats per token",
+        "On the student's samples, with 95% interval by prompt.",
+        "kl",
     ),
     HeldOutChart(
         "top1_overlap",
@@ -252,7 +265,10 @@ HELD_OUT_CHARTS = (
         "Share of tokens at which student and teacher prefer the same one.",
         "share",
     ),
-    HeldOutChart("length", "Held-out response length", "tokens", "Mean.", "tokens"),
+    HeldOutChart(
+        "entropy", "Held-out entropy", "nats per token", "Of the student, on its samples.", "nats"
+    ),
+    HeldOutChart("mean_tokens", "Held-out response length", "tokens", "Mean.", "tokens"),
     HeldOutChart("truncated", "Held-out truncated", "%", "Share cut at the length limit.", "share"),
 )
 

@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from gopd_jax.evaluate.statistics import Estimate, difference, interval
+from gopd_jax.evaluate.statistics import Estimate, difference, interval, t_interval
 from gopd_jax.objective.diagnostics import POSITION_BINS
 from gopd_jax.report.charts import CHARTS, HELD_OUT_CHARTS, POSITION_CHARTS, Chart
-from gopd_jax.report.read import Run, number
+from gopd_jax.report.read import Run, are_numbers, number
 from gopd_jax.runtime.files import JsonObject
 
 CURVE_NUMBERS = 280_000  # of all curves: about 2.5 MB at 9 bytes a number
@@ -171,13 +171,13 @@ def _stacked(metrics: list[JsonObject], name: str) -> np.ndarray:
 
 
 def phases(run: Run) -> dict[str, float]:
-    """Median seconds of each phase of a step, in the order of the step."""
+    """Median seconds of each phase of a step, in the order of the step, without rare ones."""
     prefix = "seconds_"
     names = [key for m in run.metrics[-1:] for key in m if key.startswith(prefix)]
     medians = {}
     for name in names:
         median = short(float(np.nanmedian([number(m.get(name)) for m in run.metrics])))
-        if median is not None:
+        if median:
             medians[name.removeprefix(prefix).replace("_", " ")] = median
     return medians
 
@@ -193,16 +193,22 @@ def scores(run: Run) -> JsonObject:
 
 
 def held_out(run: Run) -> JsonObject:
-    """What else was measured on held-out prompts: {domain: {key: [[step, value], ...]}}."""
+    """What else was measured on held-out prompts.
+
+    Returns:
+        {domain: {key: [[step, value, low, high], ...]}}; the ends are None where there is no
+        interval.
+    """
     by_domain: JsonObject = {}
     for e in run.evaluations:
         if e["model"] != "student":
             continue
         for chart in HELD_OUT_CHARTS:
-            value = short(_length(e) if chart.key == "length" else _mean(e.get(chart.key)))
-            if value is not None:
+            value = _length(e) if chart.key == "mean_tokens" else number(e.get(chart.key))
+            ends = [short(number(e.get(f"{chart.key}_{end}"))) for end in ("low", "high")]
+            if math.isfinite(value):
                 lists = by_domain.setdefault(e["domain"], {})
-                lists.setdefault(chart.key, []).append([e["step"], value])
+                lists.setdefault(chart.key, []).append([e["step"], short(value), *ends])
     return by_domain
 
 
@@ -241,10 +247,30 @@ def results(run: Run, first: Run) -> list[JsonObject]:
     return rows
 
 
-def unscored(run: Run) -> list[str]:
-    """Domains in which the student was evaluated, but not its score."""
-    domains = dict.fromkeys(e["domain"] for e in run.evaluations if e["model"] == "student")
-    return [domain for domain in domains if not _evaluations(run, "student", domain)]
+def unscored(run: Run) -> list[JsonObject]:
+    """Domains in which the student was evaluated, but not its score.
+
+    "change" is that of the KL to the teacher with its interval, paired by prompt; None without one.
+    """
+    rows = []
+    of_student = [e for e in run.evaluations if e["model"] == "student"]
+    for domain in dict.fromkeys(e["domain"] for e in of_student):
+        if _evaluations(run, "student", domain):
+            continue
+        measured = [e for e in of_student if e["domain"] == domain]
+        sizes = {key: measured[-1].get(key) for key in ("step", "prompts", "samples")}
+        change = _change_of_kl(measured[0], measured[-1])
+        rows.append({"domain": domain, **sizes, "change": change})
+    return rows
+
+
+def _change_of_kl(before: JsonObject, after: JsonObject) -> list[float | None] | None:
+    """Mean and interval of the change over the prompts of both, as in the summary of the run."""
+    kl = [e.get("kl_by_prompt") for e in (before, after)]
+    if before["step"] == after["step"] or not all(map(are_numbers, kl)):
+        return None
+    mean, half = t_interval([b - a for a, b in zip(*kl, strict=False)])
+    return [short(mean), short(mean - half), short(mean + half)]
 
 
 def _evaluations(run: Run, model: str, domain: str) -> list[JsonObject]:
@@ -274,15 +300,10 @@ def _score(evaluation: JsonObject) -> JsonObject:
 
 def _length(evaluation: JsonObject) -> float:
     """Mean response length; NaN where it was not measured."""
-    given = _mean(evaluation.get("mean_tokens", evaluation.get("length")))
+    given = number(evaluation.get("mean_tokens"))
     if math.isfinite(given):
         return given
     by_prompt = evaluation.get("by_prompt")
     prompts = len(by_prompt) if isinstance(by_prompt, list) else 0
     samples = prompts * number(evaluation.get("samples"))
     return number(evaluation.get("tokens")) / samples if samples else math.nan
-
-
-def _mean(value: object) -> float:
-    """A number, or the mean of a value that was written with its interval."""
-    return number(value.get("mean") if isinstance(value, dict) else value)

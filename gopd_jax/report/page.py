@@ -101,7 +101,7 @@ def _run(run: Run, first: Run, points: int) -> JsonObject:
     return {
         "label": run.label,
         "facts": setup.facts(run),
-        "commands": [" ".join(map(str, s.get("command", []))) for s in run.starts],
+        "commands": setup.commands(run),
         "changed": setup.changed(run),
         "findings": [dataclasses.asdict(f) for f in findings.of_checks(made)],
         "checks": [{"rule": c.rule, "state": c.state, "saw": c.saw} for c in made],

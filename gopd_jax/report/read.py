@@ -59,7 +59,7 @@ class Run:
     @property
     def scored(self) -> list[JsonObject]:
         """The evaluations that hold the score of each prompt."""
-        return [e for e in self.evaluations if _are_numbers(e.get("by_prompt"))]
+        return [e for e in self.evaluations if are_numbers(e.get("by_prompt"))]
 
     @property
     def domains(self) -> list[str]:
@@ -176,7 +176,8 @@ def _with_ends(metrics: JsonObject) -> JsonObject:
     return metrics
 
 
-def _are_numbers(values: object) -> bool:
+def are_numbers(values: object) -> bool:
+    """Whether a value of a record is a list of numbers, and not empty."""
     is_filled = isinstance(values, list) and bool(values)
     return is_filled and all(isinstance(v, (int, float)) for v in values)
 

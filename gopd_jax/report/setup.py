@@ -36,6 +36,17 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in pairs if value not in (None, "")]
 
 
+def commands(run: Run) -> list[str]:
+    """The command of each start, as it is typed."""
+    typed = []
+    for start in run.starts:
+        program, *arguments = map(str, start.get("command", [])) or [""]
+        if program.endswith("gopd_jax/train/__main__.py"):
+            program = "python -m gopd_jax.train"
+        typed.append(" ".join([program, *arguments]))
+    return typed
+
+
 def changed(run: Run) -> list[tuple[str, str, str]]:
     """Settings that are not at their defaults: name, value, default ("" if it has none)."""
     known = defaults(Config) | {

@@ -255,6 +255,7 @@ class RolloutEngine:
         program = self._on_blocks("prefill", bucket, function, blocks, *args, donate=1)
         self.caches.put_back(slots, program(*args))
         self.stats.prefill_tokens += int(batch.lengths.sum())
+        self.stats.padded_prefill_tokens += batch.tokens.size
 
     def _narrow(self, scheduler: Scheduler) -> None:
         """Moves the last samples to the narrowest cache that holds them."""

@@ -1,7 +1,8 @@
 """Drawing a token: its key, the token, and the log-prob of exactly the distribution drawn from.
 
 In: logits of one position of every slot, keys, the sampling rule. Out: tokens and log-probs. The
-distribution itself, which the learner's scorer shares, is `models.heads.log_distribution`.
+distribution is that of `models.heads.log_distribution`; what top-k and top-p keep is found by
+`models.truncation`, which the learner's scorer shares.
 """
 
 import math
@@ -10,8 +11,8 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from gopd_jax.models.heads import log_distribution
 from gopd_jax.models.settings import SamplingRule
+from gopd_jax.models.truncation import threshold
 
 
 def draw(
@@ -21,8 +22,8 @@ def draw(
 
     Two draws by inversion of a cumulative distribution: first a group of about sqrt(V) tokens
     (those with the same remainder), then a token of that group. This takes two uniform numbers per
-    row instead of one for each entry of the vocabulary, and sorts nothing unless the rule has a
-    top-k or top-p. A token of probability 0 is never drawn.
+    row instead of one for each entry of the vocabulary, and sorts nothing. A token of probability 0
+    is never drawn.
 
     Args:
         keys_B: one key for each row.
@@ -32,15 +33,18 @@ def draw(
     Returns:
         int32 [B] tokens, and their float32 [B] log-probs in nats.
     """
-    if rule.top_k or rule.top_p < 1 or rule.temperature == 0:
-        logits_BV = log_distribution(logits_BV, rule)
-    else:
-        logits_BV = logits_BV.astype(jnp.float32) / rule.temperature
+    logits_BV = logits_BV.astype(jnp.float32)
+    if rule.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), jnp.zeros(len(logits_BV))
+    logits_BV = logits_BV / rule.temperature
+    largest_B = jnp.max(logits_BV, axis=-1)  # always kept
+    if rule.top_k or rule.top_p < 1:
+        smallest_B1 = threshold(logits_BV, rule)[:, None]
+        logits_BV = jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
     V = logits_BV.shape[-1]
     groups = 1 << max(0, round(math.log2(V) / 2))
     grouped_BnG = jnp.pad(logits_BV, ((0, 0), (0, -V % groups)), constant_values=-jnp.inf)
     grouped_BnG = grouped_BnG.reshape(len(keys_B), -1, groups)
-    largest_B = jnp.max(logits_BV, axis=-1)
     masses_BG = jnp.sum(jnp.exp(grouped_BnG - largest_B[:, None, None]), axis=1)
     uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
 

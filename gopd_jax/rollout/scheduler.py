@@ -20,7 +20,8 @@ from gopd_jax.rollout.sampling import prompt_number
 from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.types import EncodedPrompt, Request, Rollout
 
-MIN_CHUNK_WIDTH = 16  # tokens of the narrowest prefill program
+MIN_CHUNK_WIDTH = 16  # tokens of the narrowest prefill program, and of the finest step of widths
+SMALL_BATCH = 512  # tokens of a small batch, at most; wider chunks are prefilled one by one
 
 
 @dataclasses.dataclass
@@ -102,8 +103,14 @@ class PrefillBatch:
 
 
 def chunk_width(tokens: int, longest_chunk: int) -> int:
-    """The width that a chunk is padded to: a power of two from 16, or that of the longest chunk."""
-    return min(longest_chunk, max(MIN_CHUNK_WIDTH, 1 << (tokens - 1).bit_length()))
+    """The width that a chunk is padded to.
+
+    Each octave is cut into four, so that a program is compiled for few widths and at most a fifth
+    of a wide chunk is padding: 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, ..., and that of the
+    longest chunk.
+    """
+    step = max(MIN_CHUNK_WIDTH, (1 << (tokens - 1).bit_length()) // 8)
+    return min(longest_chunk, -(-tokens // step) * step)
 
 
 def check_requests(
@@ -221,14 +228,18 @@ class Scheduler:
             else:
                 free.append(s)
         copies, width = [], self._width
+        # Looked up once: no prompt becomes ready here, and hundreds may be open for each free slot.
+        ready = [deque(g for g in groups if g.ready) for groups in self._open]
         # One slot of each shard after the other, so that new prompts are spread over the shards.
         for s in sorted(free, key=lambda s: (s % width, s // width)):
             shard = s // width
-            group = next((g for g in self._open[shard] if g.ready), None)
-            if group is not None:
+            if ready[shard]:
+                group = ready[shard][0]
                 holds = [slot.group is group for slot in self._slots_of(shard)]
                 copies.append((shard * width + holds.index(True), s))
                 self._start(s, group)
+                if not group.waiting:
+                    ready[shard].popleft()
             elif self._queue:
                 group = self._queue.popleft()
                 group.home, self._slots[s].group = s, group
@@ -247,11 +258,11 @@ class Scheduler:
         """The next chunks to prefill, all of one width and after a prefix of one length.
 
         Chunks that complete a prompt come first. Batches have one of two sizes, so that few
-        programs are compiled: as many rows as `max_tokens` allows if more than half of them would
-        be used, and `few` rows otherwise.
+        programs are compiled: as many rows as `max_tokens` allows if all of them would be used, and
+        `few` rows or `SMALL_BATCH` tokens otherwise.
 
         Args:
-            few: rows of a small batch, for each shard.
+            few: rows of a small batch, for each shard, unless they are wide.
             max_tokens: tokens of a large batch, padding included, for each shard.
         """
         groups = sorted(self._prefilling, key=lambda g: not self._is_last_chunk(g))
@@ -261,7 +272,8 @@ class Scheduler:
             if self._bucket(g) == bucket:
                 by_shard[g.home // self._width].append(g)
         most = max(1, min(self._width, max_tokens // width))
-        count = most if 2 * max(map(len, by_shard)) > most else min(few, most)
+        small = max(1, min(few, SMALL_BATCH // width, most))
+        count = most if max(map(len, by_shard)) >= most else small
 
         tokens = np.zeros((self.shards, count, width), np.int32)
         starts, lengths, rows = np.zeros((3, self.shards, count), np.int32)

@@ -13,6 +13,7 @@ class RolloutStats:
     tokens: response tokens drawn.
     prompt_tokens: tokens of the prompts, each prompt counted once.
     prefill_tokens: prompt tokens run by prefill programs.
+    padded_prefill_tokens: the same with the padding of these programs.
     copies: prompts copied from slot to slot.
     dispatches: runs of the decode program.
     steps: decode steps of all dispatches.
@@ -23,6 +24,7 @@ class RolloutStats:
     tokens: int = 0
     prompt_tokens: int = 0
     prefill_tokens: int = 0
+    padded_prefill_tokens: int = 0
     copies: int = 0
     dispatches: int = 0
     steps: int = 0

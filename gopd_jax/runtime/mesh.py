@@ -5,8 +5,9 @@ which shard parameters over fsdp and tensor; `DECODE_RULES` serves sampling, whi
 the weights on each fsdp rank, sharded over tensor only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,52 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return jax.lax.with_sharding_constraint(
         x, PartitionSpec(*[RULES[a] if a else None for a in axes])
     )
+
+
+Axes = tuple[str | None, ...]
+
+
+def on_each_device(
+    function: Callable[..., Any], inputs: Sequence[Axes], outputs: Axes | Sequence[Axes]
+) -> Callable[..., Any]:
+    """The function, run by each device of the mesh in use on its own part of the arrays.
+
+    For work that the partitioner cannot split, such as a loop whose length depends on the data.
+    Without a mesh, or on one device, it is the function itself.
+
+    Args:
+        function: of the arrays that a device holds.
+        inputs, outputs: the logical axes of each argument, and of each result. An axis of which the
+            mesh does not divide every size among the arguments is not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+
+    def ways(name: str) -> int:
+        target = RULES[name]
+        names = (target,) if isinstance(target, str) else target or ()
+        return math.prod(mesh.shape[n] for n in names)
+
+    def call(*args: jax.Array) -> Any:
+        whole = {
+            name
+            for axes, x in zip(inputs, args, strict=True)
+            for name, size in zip(axes, x.shape, strict=True)
+            if name is not None and size % ways(name)
+        }
+
+        def spec(axes: Axes) -> PartitionSpec:
+            return PartitionSpec(*[RULES[a] if a and a not in whole else None for a in axes])
+
+        several = isinstance(outputs[0], tuple)
+        out = tuple(map(spec, outputs)) if several else spec(outputs)
+        run = jax.shard_map(
+            function, in_specs=tuple(map(spec, inputs)), out_specs=out, check_vma=False
+        )
+        return run(*args)
+
+    return call
 
 
 def rows_multiple(mesh: Mesh) -> int:

@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from gopd_jax.runtime.tables import folded
+
 console = Console(stderr=True, highlight=False)
 LOG_SECONDS = 10.0  # between two lines of progress where there is no terminal
 RECENT = 10  # points from which the time left is computed
@@ -46,10 +48,26 @@ def tell(*, details: bool = False, as_json: bool = False) -> None:
     _Voice.verbose, _Voice.as_json = details, as_json
 
 
-def say(text: str) -> None:
-    """Prints lines for the person who runs the command; only the first process does."""
+def say(text: str, fold: bool = True) -> None:
+    """Prints lines for the person who runs the command; only the first process does.
+
+    Args:
+        text: the lines.
+        fold: whether a terminal gets long lines broken between words. A command to copy is not.
+    """
     if _Voice.index == 0:
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(fitted(text) if fold else text, soft_wrap=True, markup=False)
+
+
+def fitted(text: str) -> str:
+    """The lines as `say` breaks them; for signal handlers, which must not print through it."""
+    return folded(text, console.width if _on_terminal() else None)
+
+
+def result_width() -> int | None:
+    """Columns of the terminal to which `result` prints its text; None for a file or a pipe."""
+    stream = sys.stderr if _Voice.as_json else sys.stdout
+    return console.width if stream.isatty() else None
 
 
 def detail(text: str) -> None:
@@ -66,6 +84,10 @@ def result(text: str, record: Mapping[str, Any]) -> None:
         print(json.dumps(record), flush=True)
     if _Voice.index == 0 and text:
         print(text, file=sys.stderr if _Voice.as_json else sys.stdout, flush=True)
+
+
+def _on_terminal() -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def say_error(text: str) -> None:
@@ -105,8 +127,7 @@ class Bar:
         if not Bar._open and _Voice.logged == float("-inf"):
             _Voice.logged = self._start
         Bar._open.append(self)
-        on_terminal = console.is_terminal and not console.is_dumb_terminal
-        if len(Bar._open) == 1 and on_terminal and _Voice.index == 0:
+        if len(Bar._open) == 1 and _on_terminal() and _Voice.index == 0:
             self._live = Live(
                 get_renderable=lambda: Bar._open[-1].line(console.width),
                 console=console,
@@ -127,7 +148,7 @@ class Bar:
                 self._points.append(seconds / max(self._done - self._point_done, 1))
             self._point, self._point_done, self._aside = now, self._done, 0.0
             self._is_first_point = False
-        logs = _Voice.index == 0 and not (console.is_terminal and not console.is_dumb_terminal)
+        logs = _Voice.index == 0 and not _on_terminal()
         if logs and now - _Voice.logged >= LOG_SECONDS:
             _Voice.logged = now
             console.print(self.line(None), soft_wrap=True, markup=False)

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from gopd_jax.runtime.errors import Stopped
+from gopd_jax.runtime.progress import fitted
 
 BEGUN = ": the run ends at the next point where nothing is half done; once more ends it at once"
 
@@ -69,4 +70,4 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     _requested = number
     # Not through `progress`, whose lock and buffer the signal may have interrupted.
-    os.write(2, f"\n{Stopped(number, BEGUN)}\n".encode())
+    os.write(2, f"\n{fitted(str(Stopped(number, BEGUN)))}\n".encode())

@@ -95,7 +95,7 @@ def base_config(name: str, start: str, split: str) -> Config:
             b2=0.99,
             row_length=row,
             rows_per_micro_batch=64,
-            remat=False,
+            remat="none",
         ),
         eval=EVAL,
         checkpoint=CheckpointSettings(every=500),
@@ -117,7 +117,7 @@ def teacher_config(name: str, start: str, domain: str, steps: int) -> Config:
             prompts_per_step=64, samples_per_prompt=8, max_response_tokens=response, slots=512
         ),
         learner=LearnerSettings(
-            learning_rate=3e-4, row_length=row, rows_per_micro_batch=128, remat=False
+            learning_rate=3e-4, row_length=row, rows_per_micro_batch=128, remat="none"
         ),
         eval=EVAL,
         checkpoint=CheckpointSettings(every=steps),

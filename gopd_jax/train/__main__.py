@@ -23,6 +23,7 @@ with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers t
 from collections.abc import Sequence
 import json
 import os
+import re
 import sys
 import traceback
 from typing import Any
@@ -40,6 +41,14 @@ from gopd_jax.train import config_files
 UNREAD = "Configuration is not available because of an earlier failure to load: "
 TEMPLATE_KWARGS = "--config.data.template_kwargs."
 RENAMED = {"data.enable_thinking": "data.template_kwargs.enable_thinking"}
+STOPPED = "; nothing was saved since the last checkpoint, from which the same command resumes"
+_NEAREST = re.compile(r'Did you mean "(\w+)" instead of "(\w+)"')
+_NOT_A_VALUE = {  # how the message of absl begins: what it wants
+    "invalid literal for int()": "an integer",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument": "true or false",
+}
+A_CONFIG = "a config that begins with gopd_jax.config.default()"
 EXPECTED = "expected --config=FILE[:PRESET], --config.field=value, --workdir=FOLDER"
 
 
@@ -47,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--help" in arguments or "-h" in arguments:
         return cli.run(_print_help, arguments)
-    stopped = "; nothing was saved since the last checkpoint, from which the same command resumes"
-    return cli.run(_train, arguments, stopped=stopped)
+    return cli.run(_train, arguments, stopped=STOPPED)
 
 
 def _train(arguments: list[str]) -> None:
@@ -58,9 +66,10 @@ def _train(arguments: list[str]) -> None:
     tell(details="--verbose" in given, as_json="--json" in given)
     logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
-    from gopd_jax.runtime.compilation_cache import use_compilation_cache
-    from gopd_jax.runtime.processes import start_processes
-    from gopd_jax.train.run import run
+    with cli.importing(STOPPED):
+        from gopd_jax.runtime.compilation_cache import use_compilation_cache
+        from gopd_jax.runtime.processes import start_processes
+        from gopd_jax.train.run import run
 
     start_processes()
     use_compilation_cache(config.compilation_cache)
@@ -139,8 +148,7 @@ def _flags(arguments: Sequence[str]) -> tuple[ConfigDict, str]:
         if not isinstance(config.value, ConfigDict):
             getattr(config.value, "to_dict", None)  # a file that cannot be read is reported by use
             raise ValueError(
-                f"--config: get_config() returned {config.value!r:.60}: expected a config that "
-                "begins with gopd_jax.config.default()"
+                f"--config: get_config() returned {config.value!r:.60}: expected {A_CONFIG}"
             )
     except ValueError:
         raise
@@ -160,8 +168,13 @@ def _refusal(error: BaseException, arguments: Sequence[str]) -> str:
         lines = [f for f in traceback.extract_tb(cause.__traceback__) if f.filename in files]
         if lines and not isinstance(cause, ValueError):
             where = f"{lines[-1].filename}:{lines[-1].lineno}"
+            if near := _NEAREST.search(str(cause)):  # ml_collections quotes this twice
+                return f"--config: {where}: no such field {near[2]!r}; did you mean {near[1]!r}?"
             return f"--config: {where}: {type(cause).__name__}: {brief(cause)}"
         cause = cause.__context__
+    if re.search(r"has no attribute\W+get_config", str(error)):
+        name = ", ".join(files)
+        return f"--config={name}: no function get_config(): expected one that returns {A_CONFIG}"
     if isinstance(error, (KeyError, AttributeError)):
         # ml_collections quotes its own message, perhaps twice
         message = str(error).replace("\\n", " ").translate({ord(c): None for c in "\\'"})
@@ -169,6 +182,15 @@ def _refusal(error: BaseException, arguments: Sequence[str]) -> str:
     last = (str(error).strip() or repr(error)).splitlines()[-1].strip()
     if "get_config() takes 0 positional arguments" in last:
         return "--config: the file has no presets: expected --config=FILE without :PRESET"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        field = f"--config.{error.flagname}"
+        near = f"; did you mean {field}?" if error.flagname in Config.__dataclass_fields__ else ""
+        return f"--{error.flagname}: no such option{near or ': ' + EXPECTED}"
+    if isinstance(error, flags.IllegalFlagValueError):
+        field, _, reason = last.removeprefix("flag ").partition(": ")
+        for begin, expected in _NOT_A_VALUE.items():
+            if reason.startswith(begin):
+                return f"{field}: expected {expected}"
     if isinstance(error, flags.Error):  # an error of the config file comes with its traceback
         return last.removeprefix("ValueError: ")
     return f"--config: {last.removeprefix(UNREAD)}"

@@ -6,6 +6,7 @@ configs/ of a checkout; an installed package carries them as gopd_jax/configs. L
 
 import ast
 from collections.abc import Iterator, Mapping
+import difflib
 from pathlib import Path
 import runpy
 
@@ -43,9 +44,10 @@ def resolve(value: str) -> str:
     if file in names():
         return f"{folder() / file}.py{colon}{preset}"
     if not Path(file).is_file():
+        near = difflib.get_close_matches(file, names(), n=1)
         raise ValueError(
-            f"--config={file}: no such file; expected a config file of yours (FILE.py) or one of "
-            f"{', '.join(names())}"
+            f"--config={file}: no such file{f'; nearest: {near[0]!r}' if near else ''}; expected a "
+            f"config file of yours (FILE.py) or one of {', '.join(names())}"
         )
     return value
 

@@ -2,7 +2,7 @@
 
 In: a model and its parameters. Out: a line of evaluations.jsonl for each domain: scores, or the
 distance to the teacher where answers are not verified. An evaluation that an earlier start of the
-run has made is not repeated.
+run has made is not repeated, nor one of a teacher that another run has made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,15 @@ from gopd_jax.evaluate.held_out import Evaluation, evaluate
 from gopd_jax.evaluate.unverified import Unverified, measure
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.models.config import ModelConfig
+from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import naming
+from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.metrics import JsonLines
+from gopd_jax.runtime.progress import say
+from gopd_jax.train import evaluation_cache
 from gopd_jax.train.keys import evaluation_key
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.types import Params
@@ -68,11 +72,20 @@ class Evaluations:
         assert isinstance(result, Unverified)
         return result
 
-    def add(self, model: str, domain: str, step: int, result: Evaluation | Unverified) -> None:
+    def add(
+        self,
+        model: str,
+        domain: str,
+        step: int,
+        result: Evaluation | Unverified,
+        cached: bool = False,
+    ) -> None:
+        """Adds a result; `cached` says that another run has made it."""
         self._results[model, domain, step] = result
         if jax.process_index() == 0:
             record = {"step": step, "model": model, "domain": domain}
-            self._file.write(record | result.figures | dataclasses.asdict(result))
+            record |= result.figures | dataclasses.asdict(result) | {"cached": cached}
+            self._file.write(record)
             self._file.flush()
 
 
@@ -108,20 +121,40 @@ class Evaluator:
     def teachers(self, teachers: Mapping[str, FrozenModel]) -> dict[str, float]:
         """Evaluates each teacher on its own domain, and frees the caches that only it needed.
 
-        Where answers are not verified, there is nothing to know of a teacher alone.
+        Where answers are not verified, there is nothing to know of a teacher alone. What another
+        run has found of the same teacher is taken from the cache.
 
         Returns:
             Their scores, as trackers show them; empty if nothing was evaluated.
         """
         scores: dict[str, float] = {}
         student = self._inputs.models[self._config.student]
-        for domain, teacher in teachers.items():
+        for domain, teacher in teachers.items() if self._config.eval.teachers else ():
             if self._config.domains[domain].reward == NONE:
                 continue
+            if self._results.has("teacher", domain, 0):
+                continue
+            what = self._inputs_of(teacher, domain)
+            if what and (found := evaluation_cache.load(what)):
+                say(f"evaluate teacher: {domain}: from the cache (config.eval.teacher_cache)")
+                self._results.add("teacher", domain, 0, found, cached=True)
+                scores |= self._results.shown("teacher", domain, 0)
+                continue
             scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0)
+            if what:
+                evaluation_cache.store(what, self._results.get("teacher", domain, 0))
             if teacher.config != student:
                 self._samplers[teacher.config].free()
         return scores
+
+    def _inputs_of(self, teacher: FrozenModel, domain: str) -> JsonObject | None:
+        """What decides the numbers of a teacher's evaluation; None if it is not to be cached."""
+        config, inputs = self._config, self._inputs
+        if not config.eval.teacher_cache or is_own(config.domains[domain].reward):
+            return None
+        sampler = self._samplers[inputs.models[config.student]]  # the teacher's is made like it
+        test = inputs.test[domain]
+        return evaluation_cache.inputs_of(config, inputs, teacher, domain, test, sampler)
 
     def _measure(
         self, who: str, model: ModelConfig, params: Params, domains: Sequence[str], step: int

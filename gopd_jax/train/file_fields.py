@@ -46,6 +46,7 @@ EVALUATIONS = (
     Field("tokens", "tokens", "Response tokens drawn"),
     Field("truncated", "share", "Responses cut at the limit"),
     Field("seconds", "s", "Wall clock of the evaluation"),
+    Field("cached", "", "Whether it is a teacher's that another run has made: see running.md"),
 )
 
 SAMPLES = (
@@ -75,7 +76,11 @@ SUMMARY = (
     Field("seed", "", "`seed` of the config"),
     Field("domains", "", "Object: the fields of each domain, below"),
     Field("rollout_tokens", "tokens", "Response tokens of all steps"),
-    Field("training_seconds", "s", "Of all steps, over all starts, without evaluations"),
+    Field(
+        "training_seconds",
+        "s",
+        "Of all steps, over all starts, without evaluations and checkpoints",
+    ),
     Field("fingerprints", "", "Object: sha256 of weights, vocabulary, template, data, and more"),
 )
 
@@ -102,7 +107,7 @@ SUMMARY_DOMAIN = (
         "passed_teacher",
         "",
         '"yes" or "no" where the interval excludes 0, else "unclear"; "not measured" where answers '
-        "are not verified",
+        "are not verified, or without `eval.teachers`",
         "passed",
     ),
     Field("not_measured", "", "What is not said, in words", "unverified"),

@@ -24,6 +24,8 @@ FREE_FIELDS = (
     "log",
     "mesh",
     "data.cache_dir",
+    "eval.teachers",
+    "eval.teacher_cache",
     "name",
     "steps",
     "verifier.workers",
@@ -44,7 +46,7 @@ class HostState:
 
     stream: the prompts of the next steps.
     identity: what `run_identity` returned.
-    seconds: of training, over all starts of the run.
+    seconds: of training, over all starts of the run; without evaluations and checkpoints.
     """
 
     stream: PromptStream

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from gopd_jax.config import Config
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
-from gopd_jax.learner.packing import micro_batches_needed
+from gopd_jax.learner.packing import micro_batches_needed, rows_of_micro_batch
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.rollout.memory import cache_part
@@ -97,7 +97,8 @@ def _state(config: Config, student: ModelConfig, mesh: Mesh) -> Part:
 def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
     """The packed batches of a step, which are all on the devices before its first update."""
     learner, rollout = config.learner, config.rollout
-    rows = learner.rows_per_micro_batch
+    devices = rows_multiple(mesh)
+    rows = rows_of_micro_batch(learner.rows_per_micro_batch, config.row_length, devices)
     micro_batches = micro_batches_needed(
         config.rollouts_per_step // learner.updates_per_batch,
         config.longest,
@@ -109,7 +110,7 @@ def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
     arrays = ARRAYS + (config.method != "sft") + (config.method == "gopd")
     arrays += ("reference" in roles) + several
     tokens = micro_batches * rows * config.row_length
-    held = tokens * 4 * (arrays * learner.updates_per_batch + RETURNED) // rows_multiple(mesh)
+    held = tokens * 4 * (arrays * learner.updates_per_batch + RETURNED) // devices
     needs = (
         f"{learner.updates_per_batch} update(s) x {micro_batches:,} micro-batches x {rows:,} rows "
         f"x {config.row_length:,} tokens x {arrays} arrays x 4 bytes, and {RETURNED} more of one"

@@ -223,22 +223,62 @@ OPTIMIZER = (
         "share",
         "Tokens of the packed rows that are not padding",
         healthy="0.84 in the run of `make train`",
-        otherwise="a `learner.row_length` of several usual responses",
+        otherwise="a `learner.row_length` of several usual responses; in a small trial, a smaller "
+        "`data.max_prompt_tokens` and `learner.rows_per_micro_batch`",
     ),
 )
 
 SPEED = (
-    Field("seconds", "s", "Wall clock of the step, without evaluations and checkpoints"),
-    Field("seconds_weight_sync", "s", "The student's weights for the sampler", "policy"),
-    Field("seconds_rollout", "s", "Sampling, or reading given responses"),
+    Field(
+        "seconds",
+        "s",
+        "Wall clock from the end of the step before, or the start, to the end of this one: the sum "
+        "of all `seconds_` fields",
+    ),
+    Field("seconds_data", "s", "The prompts of the step, as far as they were not read ahead"),
+    Field("seconds_weight_sync", "s", "The student's weights for the sampler; 0 for sft"),
+    Field("seconds_rollout", "s", "Sampling, or reading given responses; their texts"),
+    Field(
+        "seconds_verify",
+        "s",
+        "Waiting for the verifier, which works beside the step: grpo waits for this step's "
+        "rewards, others, to log them, for those of the step before",
+        healthy="near 0",
+        otherwise="more `verifier.workers`, or a smaller `log.rewards`",
+    ),
     Field(
         "seconds_score",
         "s",
         "Packing; teachers and reference",
         healthy="less than rollouts when responses are long",
     ),
-    Field("seconds_update", "s", "Train step, and the log of the step before"),
-    Field("tokens_per_second", "1/s", "`rollout_tokens` / `seconds`"),
+    Field(
+        "seconds_update",
+        "s",
+        "Train step; beside it, the log of the step before and the prompts of the next",
+    ),
+    Field(
+        "seconds_checkpoint",
+        "s",
+        "The checkpoint after the step before, with the log: what is not done in the background",
+    ),
+    Field(
+        "seconds_evaluation",
+        "s",
+        "The evaluation after the step before; in step 1 those of the start and of the teachers",
+    ),
+    Field(
+        "seconds_other",
+        "s",
+        "In none of these",
+        healthy="below 1% of `seconds`",
+        otherwise="please report it",
+    ),
+    Field(
+        "tokens_per_second",
+        "1/s",
+        "`rollout_tokens` / (`seconds` - `seconds_checkpoint` - `seconds_evaluation`)",
+    ),
     Field(
         "compilations",
         "programs",

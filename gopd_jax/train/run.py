@@ -15,12 +15,13 @@ from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.runtime.progress import Bar, result, say
+from gopd_jax.runtime.progress import Bar, result, result_width, say
 from gopd_jax.runtime.run_folder import one_process, read_summary
 from gopd_jax.runtime.stopping import stop_points
 from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.checks import undone_if_refused
+from gopd_jax.train.clock import Clock
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
@@ -75,7 +76,7 @@ def _run(
     start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
     resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
     if (finished := read_summary(workdir, config.steps)) is not None:
-        result(summary.table(finished), finished)
+        result(summary.table(finished, result_width()), finished)
         say(summary.complete(workdir))
         return finished
     set_summary_aside(workdir)
@@ -99,22 +100,23 @@ def _run(
 
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
-        schedule, earlier = learner.schedule, evaluations.scores()
-        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, schedule, earlier)
+        schedule, earlier, clock = learner.schedule, evaluations.scores(), Clock()
+        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, schedule, clock, earlier)
         stack.enter_context(contextlib.closing(log))
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
-        trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background)
+        trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background, clock)
         with stop_points():
             _train(trainer, evaluator, state, first, host, checkpoints, log)
 
     # ---- What came of it.
     written = summary.write(workdir, config, inputs, evaluations, host.seconds)
     curves.draw(workdir, config)
-    result(summary.table(written), written)
-    say(summary.closing(workdir, trackers.tensorboard))
+    result(summary.table(written, result_width()), written)
+    say(summary.closing(workdir))
+    say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
 
 
@@ -132,27 +134,29 @@ def _train(
     Raises:
         Stopped: a signal has asked for it; the last finished step is saved.
     """
-    steps, every = trainer.config.steps, trainer.config.checkpoint.every
+    steps, every, clock = trainer.config.steps, trainer.config.checkpoint.every, trainer.clock
     done = saved = first
     now = host.to_json()
+    clock.lap()  # what came before is of no step
     try:
-        # Where student and teachers stand.
-        log.scores("student", first, evaluator.student(state.params, first))
-        log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
+        with clock.phase("evaluation"):  # where student and teachers stand
+            log.scores("student", first, evaluator.student(state.params, first))
+            log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
 
         with Bar("train", steps, "steps", first) as bar:
             for step in range(first + 1, steps + 1):
-                state, record, note = trainer.step(state, next(host.stream), step, log)
-                host.seconds += record.seconds
+                state, record, note = trainer.step(state, host.stream, step, log)
+                host.seconds += record.training_seconds
                 done, now = step, host.to_json()
-                if step == steps or step % every == 0:
-                    note = log.write_last() or note
-                    with bar.aside():
-                        checkpoints.save(step, check_to_save(state, step), now)
-                    saved = step
-                checkpoints.check()
+                with clock.phase("checkpoint"):
+                    if step == steps or step % every == 0:
+                        note = log.write_last() or note
+                        with bar.aside():
+                            checkpoints.save(step, check_to_save(state, step), now)
+                        saved = step
+                    checkpoints.check()
                 bar.advance(1, note)
-                with bar.aside():
+                with bar.aside(), clock.phase("evaluation"):
                     log.scores("student", step, evaluator.student(state.params, step))
     except Stopped as stop:
         if done > saved:

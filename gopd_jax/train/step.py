@@ -1,8 +1,8 @@
 """One step of training: rollout -> score -> update.
 
-In: the train state and the step's requests. Out: the new state, and a record of what the step left
-behind. Metrics of a step are fetched and written while the next one runs, so that the device never
-waits for them.
+In: the train state and the stream of requests. Out: the new state, and a record of what the step
+left behind. While an update runs, the metrics of the step before are written and the requests of
+the next are read, so that the device never waits for either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +12,18 @@ import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
+from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
-from gopd_jax.learner.learner import FrozenModel, Learner
+from gopd_jax.learner.learner import FrozenModel, Learner, Packed
+from gopd_jax.learner.packing import padding_hint
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
 from gopd_jax.runtime.processes import agree
+from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.stopping import stop_point
+from gopd_jax.train.clock import Clock
 from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
 from gopd_jax.train.prepare import RunInputs
@@ -35,6 +39,7 @@ class Trainer:
     teachers: by domain; empty for grpo.
     reference: None where no lambda needs it.
     verifier: has each rollout as soon as it is finished.
+    clock: of the loop.
     """
 
     config: Config
@@ -44,11 +49,12 @@ class Trainer:
     teachers: Mapping[str, FrozenModel]
     reference: FrozenModel | None
     verifier: BackgroundVerifier
+    clock: Clock
 
     def step(
-        self, state: TrainState, requests: Sequence[Request], step: int, log: StepLog
+        self, state: TrainState, stream: PromptStream, step: int, log: StepLog
     ) -> tuple[TrainState, StepRecord, str]:
-        """rollout -> score -> update.
+        """rollout -> score -> update, of the next requests of the stream.
 
         Returns:
             The new state, the record of the step, and the note on the step before it for the
@@ -60,35 +66,53 @@ class Trainer:
                 rollouts are written beside the run.
         """
         record = StepRecord(step)
-        self._rollout(state.params, requests, record)
-        record.lap("rollout")
+        with self.clock.phase("data"):
+            requests = next(stream)
 
-        updates = [self.learner.pack(examples) for examples in self._examples(record)]
-        policy = self.config.method != "sft"  # sft has no ratio to an old policy
-        old = state.params if len(updates) > 1 and policy else None
-        # The teachers of sft have answered already; they score nothing.
-        teachers = self.teachers if self.config.method == "gopd" else {}
-        scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
-        stop_point()
-        record.lap("score")
+        with self.clock.phase("rollout"):
+            self._rollout(state.params, requests, record)
 
-        for packed, batch in zip(updates, scored, strict=True):
-            state, metrics, tokens = self.learner.update(state, batch)
-            record.updates.append(Update(packed, batch, metrics, tokens))
-        note = log.write_last()  # of the step before, while the device works
-        jax.block_until_ready(state.step)
-        record.lap("update")
+        with self.clock.phase("score"):
+            updates = [self.learner.pack(examples) for examples in self._examples(record)]
+            if step == 1:
+                self._hint(updates[0])
+            policy = self.config.method != "sft"  # sft has no ratio to an old policy
+            old = state.params if len(updates) > 1 and policy else None
+            # The teachers of sft have answered already; they score nothing.
+            teachers = self.teachers if self.config.method == "gopd" else {}
+            scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
+            stop_point()
+
+        with self.clock.phase("update"):
+            for packed, batch in zip(updates, scored, strict=True):
+                state, metrics, tokens = self.learner.update(state, batch)
+                record.updates.append(Update(packed, batch, metrics, tokens))
+            # While the device works:
+            note = log.write_last()  # of the step before
+            record.learning_rate = log.learning_rate(record)
+            if step < self.config.steps:
+                stream.read_ahead()
+            jax.block_until_ready(state.step)
         if fault := first_fault(record, list(self.inputs.train)):
             path = log.write_fault(record, record.updates[fault.update], fault.keys)
             raise NonFiniteError(fault.describe(step, path))
+        record.laps = self.clock.lap()
         log.keep(record)
         return state, record, note
+
+    def _hint(self, packed: Packed) -> None:
+        """Says which row length would leave less padding, if this one leaves much."""
+        shape = self.learner.shape
+        if hint := padding_hint(packed.filled, shape.rows, shape.row_length):
+            say(hint)
 
     def _examples(self, record: StepRecord):
         """The examples of each update. grpo waits here for the verdicts that it learns from."""
         config, rewards = self.config, None
         if config.method == "grpo":
-            rewards = agree([verdict.reward for verdict in record.verdicts.result()])
+            with self.clock.phase("verify"):
+                verdicts = record.verdicts.result()
+            rewards = agree([verdict.reward for verdict in verdicts])
         return to_examples(
             record.rollouts,
             outside_advantages(config.method, record.rollouts, rewards),
@@ -110,8 +134,8 @@ class Trainer:
         if config.method == "sft":
             rollouts = self._answers(requests, record)
         else:
-            weights = jax.block_until_ready(sampler.sync_weights(params))
-            record.lap("weight_sync")
+            with self.clock.phase("weight_sync"):
+                weights = jax.block_until_ready(sampler.sync_weights(params))
             rollouts = self._drawn(sampler, weights, requests, record)
         selected = self._verified(requests)
         texts: dict[SampleKey, str] = {}

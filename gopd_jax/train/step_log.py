@@ -1,14 +1,13 @@
 """What a step leaves behind: one line of metrics, and some samples with the numbers of each token.
 
-In: the record of a step, its metrics still on device. Out: metrics.jsonl, samples.jsonl, the
-trackers, and the short note that the progress bar shows. A step is written while the next one
-runs, so that the device never waits.
+In: the record of a step. Out: metrics.jsonl, samples.jsonl, the trackers, and the short note that
+the progress bar shows. A step is written while the next one runs, so that the device never waits;
+only its few metrics are fetched at its end.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
-import time
 
 from etils import epath
 import jax
@@ -26,6 +25,7 @@ from gopd_jax.runtime.files import JsonObject, replace_text
 from gopd_jax.runtime.metrics import RunLog, compilations, compilations_cached
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.trackers import Trackers
+from gopd_jax.train.clock import ASIDE, Clock
 from gopd_jax.train.rollout_metrics import rollout_metrics
 from gopd_jax.train.verification import PendingVerdicts
 from gopd_jax.types import PackedBatch, Rollout, SampleKey
@@ -54,7 +54,9 @@ class StepRecord:
 
     rollouts, texts, verdicts: in the order of the rollouts' keys.
     sampling: what the samplers did; nothing where no token was drawn.
-    laps: seconds of each phase.
+    laps: seconds of each phase since the end of the step before.
+    learning_rate: of the first update.
+    values: metrics of the updates.
     """
 
     step: int
@@ -64,16 +66,18 @@ class StepRecord:
     sampling: RolloutStats = dataclasses.field(default_factory=RolloutStats)
     updates: list[Update] = dataclasses.field(default_factory=list)
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
-    _since: float = dataclasses.field(default_factory=time.perf_counter)
-
-    def lap(self, name: str) -> None:
-        """Ends a phase of the step."""
-        now = time.perf_counter()
-        self.laps[name], self._since = now - self._since, now
+    learning_rate: jax.Array | float = 0.0
+    values: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
+        """Wall clock since the end of the step before."""
         return sum(self.laps.values())
+
+    @property
+    def training_seconds(self) -> float:
+        """The same without the evaluation and the checkpoint between the two steps."""
+        return sum(seconds for name, seconds in self.laps.items() if name not in ASIDE)
 
 
 class StepLog:
@@ -84,6 +88,7 @@ class StepLog:
         last_step: step of the checkpoint that the run resumes from; later lines are dropped.
         trackers: started; they are shown the metrics too.
         schedule: learning rate by update.
+        clock: of the loop; waiting for verdicts is a phase of its own.
         scores: model, step and scores of each evaluation of earlier starts.
     """
 
@@ -95,16 +100,26 @@ class StepLog:
         config: Config,
         tokenizer: ChatTokenizer,
         schedule: optax.Schedule,
+        clock: Clock,
         scores: Sequence[tuple[str, int, Mapping[str, float]]],
     ):
         self._config, self._tokenizer, self._schedule = config, tokenizer, schedule
-        self._workdir = workdir
+        self._workdir, self._clock = workdir, clock
         self._log = RunLog(workdir, last_step, trackers, scores)
         self._last: StepRecord | None = None
 
     def keep(self, record: StepRecord) -> None:
         """Keeps a record, to be written by the next `write_last`."""
+        # Within `write_last`, fetching would wait for the update of the next step.
+        record.values = self._values(record)
         self._last = record
+
+    def learning_rate(self, record: StepRecord) -> jax.Array | float:
+        """The learning rate of the record's first update, perhaps still on device.
+
+        A schedule is a dozen operations, one call each: for a moment in which the device works.
+        """
+        return self._schedule((record.step - 1) * len(record.updates))
 
     def write_last(self) -> str:
         """Writes the record that is kept, if any, and makes sure that it is on disk.
@@ -115,7 +130,8 @@ class StepLog:
         record, self._last = self._last, None
         if record is None:
             return ""
-        verdicts = record.verdicts.result()
+        with self._clock.phase("verify"):
+            verdicts = record.verdicts.result()
         values = self._metrics(record, verdicts)
         self._log.metrics(record.step, values)
         log = self._config.log
@@ -144,23 +160,28 @@ class StepLog:
         self.write_last()
         self._log.close()
 
+    def _values(self, record: StepRecord) -> dict[str, float | list[float]]:
+        """What the updates have measured, fetched from the device."""
+        fetched = jax.device_get([u.metrics for u in record.updates])
+        total = fetched[0].diagnostics
+        for metrics in fetched[1:]:
+            total = total.merge(metrics.diagnostics)
+        values = total.finish(list(self._config.domains))
+        values["loss"] = float(np.mean([m.loss for m in fetched]))
+        values["grad_norm"] = float(np.mean([m.grad_norm for m in fetched]))
+        values["learning_rate"] = float(record.learning_rate)
+        return values
+
     def _metrics(
         self, record: StepRecord, verdicts: Sequence[Verdict | None]
     ) -> dict[str, float | list[float]]:
         domains = list(self._config.domains)
         values: dict[str, float | list[float]] = rollout_metrics(record.rollouts, verdicts, domains)
-        fetched = jax.device_get([u.metrics for u in record.updates])
-        total = fetched[0].diagnostics
-        for metrics in fetched[1:]:
-            total = total.merge(metrics.diagnostics)
-        values |= total.finish(domains)
-        values["loss"] = float(np.mean([m.loss for m in fetched]))
-        values["grad_norm"] = float(np.mean([m.grad_norm for m in fetched]))
-        values["learning_rate"] = float(self._schedule((record.step - 1) * len(fetched)))
+        values |= record.values
         values["packing_filled"] = float(np.mean([u.packed.filled for u in record.updates]))
         values |= {f"seconds_{name}": seconds for name, seconds in record.laps.items()}
         values["seconds"] = record.seconds
-        values["tokens_per_second"] = sum(len(r.tokens) for r in record.rollouts) / record.seconds
+        values["tokens_per_second"] = values["rollout_tokens"] / record.training_seconds
         values["compilations"] = compilations()
         values["compilations_cached"] = compilations_cached()
         if record.sampling.steps:

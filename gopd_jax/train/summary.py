@@ -13,6 +13,7 @@ from gopd_jax.evaluate.held_out import Evaluation, paired_difference
 from gopd_jax.evaluate.unverified import NOT_MEASURED, Unverified, paired_change
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.runtime.files import JsonObject, replace_json
+from gopd_jax.runtime.tables import aligned, folded
 from gopd_jax.train.evaluations import Evaluations
 from gopd_jax.train.origin import reference_line, start_line
 from gopd_jax.train.prepare import RunInputs
@@ -51,7 +52,7 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
         return _unverified(name, config, inputs, evaluations)
     after = evaluations.get("student", name, config.steps)
     rows = {"student before": evaluations.get("student", name, 0)}
-    if name in inputs.teachers:
+    if measured := evaluations.has("teacher", name, 0):
         rows["teacher"] = evaluations.get("teacher", name, 0)
     rows["student after"] = after
     domain: JsonObject = {
@@ -63,6 +64,8 @@ def _domain(name: str, config: Config, inputs: RunInputs, evaluations: Evaluatio
     if name in inputs.teachers:
         if config.method == "gopd":
             domain["reward_scale"] = config.reward_scales[name]
+        domain["passed_teacher"] = "not measured"
+    if measured:
         difference = paired_difference(after, rows["teacher"])
         domain["student_minus_teacher"] = difference.figures
         domain["passed_teacher"] = {1: "yes", 0: "unclear", -1: "no"}[difference.sign]
@@ -106,46 +109,59 @@ def _row(evaluation: Evaluation) -> dict[str, float]:
     }
 
 
-def table(result: Summary) -> str:
-    """The summary for a person: one block for each domain."""
+def table(result: Summary, width: int | None = None) -> str:
+    """The summary for a person: one block for each domain.
+
+    Args:
+        result: the summary.
+        width: columns of the terminal, if the table goes to one. Where they are few, the least
+            important columns are left out.
+    """
     lines = [
         f"{result['name']}: {result['steps']} steps, {result['rollout_tokens']:,} response "
         f"tokens, {result['training_seconds']:.0f} s of training"
     ]
     for name, domain in result["domains"].items():
         if "not_measured" in domain:
-            lines += ["", *_unverified_lines(name, domain)]
+            lines += ["", *_unverified_lines(name, domain, width)]
             continue
         k, prompts = domain["samples"], domain["prompts"]
         lines += ["", f"{name} (avg@{k} of {prompts} held-out prompts, 95% interval)"]
-        header = f"  {'':16}{'score':>8}  {'interval':<18}{'tokens':>8}{'truncated':>11}"
-        lines.append(f"{header}{'seconds':>9}")
+        rows = [["", "score", "interval", "tokens", "truncated", "seconds"]]
         for who, row in domain["rows"].items():
             mean, low, high = _percent(row)
-            interval = f"[{low:.2f}, {high:.2f}]"
-            lines.append(
-                f"  {who:16}{mean:8.2f}  {interval:<18}{row['mean_tokens']:8.1f}"
-                f"{100 * row['truncated']:10.1f}%{row['seconds']:9.1f}"
-            )
+            cells = [f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]", f"{row['mean_tokens']:.1f}"]
+            rows.append([who, *cells, f"{100 * row['truncated']:.1f}%", f"{row['seconds']:.1f}"])
+        lines += _rows(rows, width, ["seconds", "truncated"])
         if "student_minus_teacher" in domain:
-            lines.append(f"  {_comparison(result['method'], domain)}")
-    return "\n".join(lines)
+            lines += _comparison(result["method"], domain)
+        elif "passed_teacher" in domain:
+            lines.append("  Not measured: the teacher (config.eval.teachers)")
+            lines.append("  Student above its teacher: not measured")
+    return folded("\n".join(lines), width)
 
 
-def _unverified_lines(name: str, domain: JsonObject) -> list[str]:
+def _rows(rows: list[list[str]], width: int | None, optional: list[str]) -> list[str]:
+    """An indented table, and where the columns are that it has no room for."""
+    lines, left_out = aligned(rows, width and width - 2, optional)
+    if left_out:
+        lines.append(f"({', '.join(left_out)}: summary.json)")
+    return [f"  {line}" for line in lines]
+
+
+def _unverified_lines(name: str, domain: JsonObject, width: int | None) -> list[str]:
     lines = [
         f"{name} ({domain['prompts']} held-out prompts x {domain['samples']}, answers not "
         "verified, 95% interval)",
-        f"  {'':16}{'KL to teacher':>14}  {'interval':<18}{'overlap':>8}{'entropy':>9}"
-        f"{'tokens':>8}{'truncated':>11}",
     ]
+    rows = [["", "KL to teacher", "interval", "overlap", "entropy", "tokens", "truncated"]]
     for who, row in domain["rows"].items():
         kl = "-" if row.get("kl") is None else f"{row['kl']:.4f}"
         overlap = "-" if row["top1_overlap"] is None else f"{100 * row['top1_overlap']:.1f}%"
-        lines.append(
-            f"  {who:16}{kl:>14}  {_between(row, 'kl', '.4f'):<18}{overlap:>8}"
-            f"{row['entropy']:9.3f}{row['mean_tokens']:8.1f}{100 * row['truncated']:10.1f}%"
-        )
+        cells = [kl, _between(row, "kl", ".4f"), overlap, f"{row['entropy']:.3f}"]
+        cells += [f"{row['mean_tokens']:.1f}", f"{100 * row['truncated']:.1f}%"]
+        rows.append([who, *cells])
+    lines += _rows(rows, width, ["entropy", "truncated", "tokens", "overlap"])
     if "kl_change" in domain:
         between = _between(domain, "kl_change", "+.4f")
         lines.append(f"  change of the KL: {domain['kl_change']:+.4f} {between} (paired by prompt)")
@@ -158,17 +174,18 @@ def _between(figures: JsonObject, name: str, form: str) -> str:
     return "" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"
 
 
-def _comparison(method: str, domain: JsonObject) -> str:
+def _comparison(method: str, domain: JsonObject) -> list[str]:
     """The student's difference to its teacher, and whether it has passed it."""
     difference = domain["student_minus_teacher"]
     mean, low, high = _percent(difference)
     scale = f", lambda {domain['reward_scale']:g}" if "reward_scale" in domain else ""
     passed = domain["passed_teacher"]
     answer = "unclear: the interval contains 0" if passed == "unclear" else passed
-    return (
-        f"student after - teacher: {mean:+.2f} [{low:+.2f}, {high:+.2f}] (paired by prompt), "
-        f"{method}{scale}. Student above its teacher: {answer}"
-    )
+    return [
+        f"  student after - teacher: {mean:+.2f} [{low:+.2f}, {high:+.2f}] (paired by prompt), "
+        f"{method}{scale}",
+        f"  Student above its teacher: {answer}",
+    ]
 
 
 def _percent(figures: JsonObject) -> tuple[float, float, float]:
@@ -199,7 +216,8 @@ def opening(config: Config, inputs: RunInputs, mesh: Mesh, dtype: jnp.dtype, wor
         lines.append(f"  {split:10} {counts}")
     devices = jax.devices()
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    lines.append(f"  devices    {len(devices)} {devices[0].device_kind}, mesh {sizes}")
+    spread = f", mesh {sizes}" if len(devices) > 1 else ""
+    lines.append(f"  devices    {len(devices)} {devices[0].device_kind}{spread}")
     lines.append(f"  results    {workdir}")
     return "\n".join(lines)
 
@@ -232,12 +250,16 @@ def complete(workdir: str) -> str:
     return f"{workdir} is complete. For another run, give another --workdir or delete this one."
 
 
-def closing(workdir: str, tensorboard: bool) -> str:
-    """Where everything is; `tensorboard` if its files were written."""
-    folder = os.path.join(workdir, "tensorboard")
-    curves = f"  live curves: tensorboard --logdir {folder}\n" if tensorboard else ""
+def closing(workdir: str) -> str:
+    """Where everything is."""
     return (
         f"results in {workdir}: summary.json, curves.png, metrics.jsonl, samples.jsonl, "
-        f"evaluations.jsonl\n{curves}"
-        f"  the student: python -m gopd_jax.export --workdir={workdir} --out=FOLDER"
+        "evaluations.jsonl"
     )
+
+
+def commands(workdir: str, tensorboard: bool) -> str:
+    """What to do with a run, to be copied; `tensorboard` if its files were written."""
+    folder = os.path.join(workdir, "tensorboard")
+    curves = f"  live curves: tensorboard --logdir {folder}\n" if tensorboard else ""
+    return f"{curves}  the student: python -m gopd_jax.export --workdir={workdir} --out=FOLDER"

@@ -89,6 +89,11 @@ def config_sets_wrong_type(folder):
     return [config(folder, "config.steps = 'ten'"), "--workdir=run"]
 
 
+@case("train", "config file with a group mistyped", "field 'domain'; did you mean 'domains'?")
+def config_mistypes_a_group(folder):
+    return [config(folder, "config.domain.math = 1"), "--workdir=run"]
+
+
 @case("train", "config file that calls exit()", "--config: mine.py:11: SystemExit: 0")
 def config_exits(folder):
     return [config(folder, "raise SystemExit(0)"), "--workdir=run"]
@@ -97,7 +102,7 @@ def config_exits(folder):
 @case(
     "train",
     "config file without get_config",
-    "--config: module config_config has no attribute get_config",
+    "--config=mine.py: no function get_config(): expected one that returns a config",
 )
 def no_get_config(folder):
     write(folder / "mine.py", "x = 1\n")
@@ -158,7 +163,7 @@ def config_is_binary(folder):
 @case(
     "train",
     "config file with another suffix than .py",
-    "--config: module config_config has no attribute get_config",
+    "--config=mine.json: no function get_config(): expected one that returns a config",
 )
 def config_is_json(folder):
     write(folder / "mine.json", {"steps": 1})
@@ -390,3 +395,8 @@ def cache_dir_is_a_file(folder):
 )
 def mesh_too_large(folder):
     return [config(folder), "--workdir=run", "--config.mesh.tensor=64"]
+
+
+@case("train", "an attention kernel for other devices", "kernel='pallas_tpu' runs on tpu, the")
+def attention_kernel(folder):
+    return [config(folder), "--workdir=run", "--config.learner.attention=pallas_tpu"]

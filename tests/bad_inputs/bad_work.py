@@ -20,7 +20,7 @@ def bench_nothing(folder):
 @case(
     "benchmark",
     "an unknown part",
-    "argument PART: invalid choice: 'training' (choose from 'rollout')",
+    "argument PART: invalid choice: 'training' (choose from 'rollout', 'update', 'score', 'loop')",
 )
 def bench_part(folder):
     return ["training"]
@@ -106,6 +106,16 @@ def bench_topology(folder):
 )
 def bench_mesh(folder):
     return bench("--data=3")
+
+
+@case(
+    "benchmark",
+    "rows that are shorter than an example",
+    "row_length=9: expected at least 12, the tokens of the longest example (prompt + response)",
+)
+def bench_short_rows(folder):
+    limits = ["--max-prompt-tokens=8", "--max-response-tokens=4"]
+    return ["update", f"--model={BASE}", *limits, "--row-length=9"]
 
 
 @case(

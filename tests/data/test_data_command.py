@@ -26,6 +26,7 @@ def test_the_command_counts_everything(tmp_path, capsys):
     assert command.main([str(path), *options]) == 0
     out, err = capsys.readouterr()
     assert "a.jsonl:43" in err and "a.jsonl:44" in err and "over 60 tokens 1" in err
+    assert "a run stops at the first of these, unless data.skip_bad_rows is true" in err
     record = json.loads(out)
     expected = {"rows": 44, "bad": 2, "repeated": 1, "unverifiable": 0}
     assert {name: record[name] for name in expected} == expected

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gopd_jax.data import embedded, rows
+from gopd_jax.data import datasets, embedded, rows
 from gopd_jax.data.datasets import GopdPrompts, prepare
 from gopd_jax.types import Prompt
 
@@ -47,6 +47,24 @@ def test_random_access(tmp_path):
     assert [prompt.prompt_id for prompt in data] == [f"many/{i:06d}" for i in range(300)]
     with pytest.raises(IndexError):
         data[300]
+
+
+def test_rows_stay_in_memory_as_far_as_there_is_room(tmp_path, monkeypatch):
+    lines = [{"prompt": f"{i}?", "answer": "9" * (9000 if i == 1 else 1)} for i in range(6)]
+    monkeypatch.setattr(datasets, "KEPT_BYTES", 10_000)
+    data = prepare(write(tmp_path / "few.jsonl", lines), tmp_path / "prepared", domain="math")
+    first, again = list(data), list(data)
+    assert again == first
+    # A row counts 2,000 bytes and its text; the long one is too large for what is left.
+    assert [a is b for a, b in zip(first, again, strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert data[-6] is first[0]
 
 
 @pytest.mark.parametrize(

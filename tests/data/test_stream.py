@@ -170,6 +170,37 @@ def test_a_state_of_another_stream_is_refused(other, named):
     assert mine.get_state() == before
 
 
+def test_reading_ahead_changes_nothing():
+    plain, ahead = stream(), stream()
+    for _ in range(3):
+        before = ahead.get_state()
+        ahead.read_ahead()
+        assert ahead.get_state() == before
+        assert [r.key for r in next(ahead)] == [r.key for r in next(plain)]
+    assert ahead.get_state() == plain.get_state()
+    ahead.read_ahead()
+    ahead.set_state(stream().get_state())  # what was read is of another step
+    assert drawn(ahead, 1) == drawn(stream(), 1)
+
+
+def test_what_was_read_ahead_is_not_read_again():
+    class Counting(list):
+        read = 0
+
+        def __getitem__(self, index):
+            Counting.read += 1
+            return super().__getitem__(index)
+
+    mine = stream({"math": Counting(encoded("math", 10))})
+    Counting.read = 0
+    mine.read_ahead()
+    assert Counting.read == 4
+    next(mine)
+    assert Counting.read == 4
+    next(mine)
+    assert Counting.read == 8
+
+
 def test_other_token_ids_are_another_stream():
     prompts = encoded("math", 3)
     state = stream({"math": prompts}).get_state()

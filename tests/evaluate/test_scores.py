@@ -52,3 +52,12 @@ def test_graded_rewards_are_averaged_and_have_no_pass_at_k():
 def test_rewards_of_a_function_that_are_all_0_or_1_have_pass_at_k():
     found = graded([(0.0, 1.0), (0.0, 0.0)])["benchmarks"]["b"]
     assert {k: p["mean"] for k, p in found["pass"].items()} == {"1": 0.25, "2": 0.5}
+
+
+def test_the_table_fits_a_narrow_terminal():
+    figures = {"model": "m"} | graded([(0.0, 1.0), (0.0, 0.0)])
+    assert "no answer" in table(figures).splitlines()[2]
+    shown = table(figures, 60).splitlines()
+    assert max(map(len, shown)) <= 60
+    assert "pass@k" in shown[2] and "no answer" not in shown[2]
+    assert shown[4] == "(timeout, error, no answer, cut: results.json)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from run_cases import RUN, SUMMARY, run
+from run_cases import CONFIG, RUN, SUMMARY, run
 
 from gopd_jax.export.card import front_matter, interval, model_card
 from gopd_jax.runtime.run_folder import write_run
@@ -42,6 +42,14 @@ def test_the_card_says_how_the_model_was_made(tmp_path):
         "| math/train | hf://datasets/acme/problems@v2/train.parquet | 12,345 | math | da01 |",
         "| math/test | test.jsonl | 500 | math | da02 |",
         "| code/test | tiny:code/train, held out of the training prompts | 100 | code |",
+        '| keyword arguments of the chat template | enable_thinking=false, style="new" |',
+        '| after each prompt of math | "Think.\\n" |',
+        '| shown to the teacher of code alone | "The answer: {ground_truth}" |',
+        "| least difficulty of math | 6 |",
+        "| share of math in each step, relative | 3 |",
+        "| stop ids besides the model's | 5, 7 |",
+        "| compute dtype | bfloat16 |",
+        "| upper limit of importance weights | 5 |",
         "| steps of the run | 20 |",
         "64 prompts x 4 samples",
         "1,234,567",
@@ -63,6 +71,22 @@ def test_the_card_says_how_the_model_was_made(tmp_path):
     ):
         assert words in text, words
     assert "/home/jo" not in text  # folders of the machine that trained are nobody's business
+
+
+def test_the_card_names_the_checkpoint_that_the_run_started_from(tmp_path):
+    point = {"run": "/home/jo/secret/runs/first", "step": 40, "manifest": "fa11"}
+    text = card(tmp_path, RUN | {"init_from": point})
+    assert "the optimizer of step 40 of another run, `first` (sha256 of its manifest: fa11)" in text
+    assert "| student, before the other run | acme/base-1b |  | 5aa5 |" in text
+    assert "/home/jo" not in text and "another run" not in card(tmp_path)
+
+
+def test_several_updates_per_step_are_clipped(tmp_path):
+    learner = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0}
+    many = CONFIG | {"learner": CONFIG["learner"] | learner | {"updates_per_batch": 4}}
+    text = card(tmp_path, RUN | {"config": many})
+    assert "| clipping of the ratio | PPO, low 0.2, high 0.28, dual 3 |" in text
+    assert "clipping of the ratio" not in card(tmp_path)
 
 
 def test_the_hub_reads_the_front_matter(tmp_path):

@@ -53,6 +53,17 @@ def test_export_writes_the_student(run, tmp_path, capsys):
     np.testing.assert_array_equal(embedding, exported["embedding"])
 
 
+def test_a_relative_student_is_found_from_any_folder(run, tmp_path, monkeypatch):
+    """The folder that run.json records counts, also where another has the same relative path."""
+    shutil.copytree(run / "run", moved := tmp_path / "run")
+    models = {"student": {"given": "student", "folder": str(run / "student"), "weights": ""}}
+    write_run(str(moved), RUN | {"config": {"student": "student"}, "models": models})
+    (tmp_path / "student").mkdir()  # another model's
+    monkeypatch.chdir(tmp_path)
+    assert main(["--workdir=run", "--out=out"]) == 0
+    assert load_config("out") == CONFIG and (tmp_path / "out/tokenizer.json").is_file()
+
+
 class Hub:
     """In place of `HfApi`: an account that may push, and what it was given."""
 

@@ -4,15 +4,22 @@ import typing
 
 import pytest
 
-from gopd_jax.kernels import decode_attention, grouped_matmul, packed_attention
+from gopd_jax.kernels import (
+    decode_attention,
+    grouped_matmul,
+    packed_attention_tpu,
+    packed_attention_xla,
+)
 from gopd_jax.kernels.choose import (
     DECODE_ATTENTION,
+    PACKED_ATTENTION,
     choose_decode_attention,
     choose_grouped_matmul,
     choose_packed_attention,
 )
 from gopd_jax.kernels.decode_attention_gpu import pallas_gpu
 from gopd_jax.kernels.decode_attention_tpu import pallas_tpu
+from gopd_jax.learner.settings import PackingSettings
 from gopd_jax.rollout.settings import EngineOptions
 
 
@@ -45,18 +52,37 @@ def test_the_tpu_kernel_reads_int8_and_any_block():
     assert decode("pallas_tpu", "tpu", quantized=True, block_sizes=(128, 8)).kernel is pallas_tpu
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-@pytest.mark.parametrize("name", ["auto", "xla"])
 @pytest.mark.parametrize(
-    "choose, kernel",
+    "name, platform, kernel",
     [
-        (choose_packed_attention, packed_attention.xla),
-        (choose_grouped_matmul, grouped_matmul.xla),
+        ("auto", "cpu", packed_attention_xla.xla_cpu),
+        ("auto", "gpu", packed_attention_xla.xla),
+        ("auto", "tpu", packed_attention_tpu.pallas_tpu),
+        ("xla", "tpu", packed_attention_xla.xla),
+        ("pallas_tpu", "tpu", packed_attention_tpu.pallas_tpu),
     ],
 )
-def test_the_other_operations_run_in_xla_everywhere(choose, kernel, name, platform):
-    choice = choose(name, platform)
-    assert (choice.kernel, choice.name, choice.platform) == (kernel, "xla", platform)
+def test_packed_attention_by_name_and_platform(name, platform, kernel):
+    choice = choose_packed_attention(name, platform)
+    assert choice.kernel is kernel
+    assert ("requested" == choice.why) == (name != "auto")
+
+
+def test_packed_attention_that_cannot_be_used():
+    message = (
+        r"^packed attention kernel='pallas_tpu' runs on tpu, the devices here are gpu: "
+        r"expected one of \['auto', 'xla'\]$"
+    )
+    with pytest.raises(ValueError, match=message):
+        choose_packed_attention("pallas_tpu", "gpu")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("name", ["auto", "xla"])
+def test_grouped_matmul_runs_in_xla_everywhere(name, platform):
+    choice = choose_grouped_matmul(name, platform)
+    assert (choice.kernel, choice.name) == (grouped_matmul.xla, "xla")
+    assert choice.platform == platform
     assert choice.why
 
 
@@ -104,11 +130,14 @@ def test_decode_attention_that_cannot_be_used(name, platform, options, message):
 
 
 @pytest.mark.parametrize(
-    "choose, operation",
-    [(choose_packed_attention, "packed attention"), (choose_grouped_matmul, "grouped matmul")],
+    "choose, operation, names",
+    [
+        (choose_packed_attention, "packed attention", "'auto', 'xla', 'pallas_tpu'"),
+        (choose_grouped_matmul, "grouped matmul", "'auto', 'xla'"),
+    ],
 )
-def test_an_unknown_name_is_refused_with_the_choices(choose, operation):
-    message = rf"^{operation} kernel='magic': expected one of \['auto', 'xla'\]$"
+def test_an_unknown_name_is_refused_with_the_choices(choose, operation, names):
+    message = rf"^{operation} kernel='magic': expected one of \[{names}\]$"
     with pytest.raises(ValueError, match=message):
         choose("magic", "cpu")
 
@@ -116,6 +145,11 @@ def test_an_unknown_name_is_refused_with_the_choices(choose, operation):
 def test_settings_and_table_name_the_same_decode_kernels():
     declared = typing.get_args(typing.get_type_hints(EngineOptions)["kernel"])
     assert declared == ("auto", *DECODE_ATTENTION)
+
+
+def test_settings_and_table_name_the_same_packed_kernels():
+    declared = typing.get_args(typing.get_type_hints(PackingSettings)["attention"])
+    assert declared == ("auto", *PACKED_ATTENTION)
 
 
 ONCE = """

@@ -33,7 +33,7 @@ def logprobs(params, prompt, response):
     """Log-probs [T, V] at each response token, of one rollout alone."""
     tokens = jnp.asarray(np.concatenate([prompt, response]))[None]
     positions = jnp.arange(tokens.shape[1])[None]
-    hidden = Decoder(TINY, remat=False).apply(
+    hidden = Decoder(TINY, remat="none").apply(
         {"params": params}, tokens, positions, jnp.ones_like(tokens)
     )
     logits = jnp.einsum("btd,vd->btv", hidden, output_head(params))[0]

@@ -14,6 +14,7 @@ from gopd_jax.learner.packing import (
     gather_index,
     micro_batches_needed,
     pack,
+    padding_hint,
 )
 from gopd_jax.types import SampleKey
 
@@ -98,6 +99,13 @@ def test_an_example_of_the_row_length_fits():
     batch, slices, filled = pack([*examples, third], 3, 1, 20)
     assert filled == 1 and batch.used == 3
     assert {where.start for where in slices.values()} == {0}
+
+
+def test_a_batch_that_is_nearly_all_padding_is_named():
+    examples = make_examples(2, prompt=(8, 8), response=(12, 12))
+    roomy, tight = (pack(examples, 1, rows, 40)[2] for rows in (16, 1))
+    assert "94% of what the first update computes" in padding_hint(roomy, 16, 40)
+    assert padding_hint(tight, 1, 40) == ""
 
 
 # ---- The number of micro-batches.

@@ -92,7 +92,7 @@ def batch():
 
 
 def scored(rows, params, case="qwen3_tied", rule=RULES[0]):
-    model = Decoder(config_of(rows, case), remat=False)
+    model = Decoder(config_of(rows, case), remat="none")
     run = functools.partial(score, model=model, rule=rule, num_ids=IDS)
     packed = batch()
     return np.asarray(jax.jit(run)(params, packed, np.arange(5) < packed.used))
@@ -106,7 +106,7 @@ def test_rows_without_an_id_do_not_count_in_scores(case, rule):
     if rule != RULES[0]:
         return
     # Without their number, rows that are not NaN would count.
-    counted = functools.partial(score, model=Decoder(config_of(48, case), remat=False))
+    counted = functools.partial(score, model=Decoder(config_of(48, case), remat="none"))
     active = np.arange(5) < batch().used
     others = jax.jit(counted)(params_of(48, case, fill=0.0), batch(), active)
     assert np.abs(np.asarray(others) - expected)[batch().weights > 0].min() > 1e-3
@@ -145,7 +145,7 @@ def test_a_student_of_40_rows_learns_from_a_teacher_of_48(case, rule):
 
 def test_the_gradient_of_rows_without_an_id_is_0():
     def total(params):
-        model = Decoder(config_of(40, "qwen3_untied"), remat=False)
+        model = Decoder(config_of(40, "qwen3_untied"), remat="none")
         active = np.arange(5) < batch().used
         values = score(params, batch(), active, model=model, num_ids=IDS)
         return jnp.sum(jnp.where(batch().weights > 0, values, 0.0))

@@ -40,13 +40,13 @@ DOMAINS = ["a", "b"]
 jitted_step = jax.jit(
     functools.partial(
         train_step,
-        model=Decoder(TINY, remat=False),
+        model=Decoder(TINY, remat="none"),
         optimizer=SGD,
         clipping=Clipping(importance_cap=CAP),
         num_domains=2,
     )
 )
-jitted_score = jax.jit(functools.partial(score, model=Decoder(TINY, remat=False)))
+jitted_score = jax.jit(functools.partial(score, model=Decoder(TINY, remat="none")))
 
 
 @functools.cache
@@ -256,7 +256,7 @@ def counting(calls):
 
     def apply(variables, tokens, positions, segments):
         jax.debug.callback(lambda t: calls.append(int(t)), tokens[0, 0], ordered=False)
-        return Decoder(TINY, remat=False).apply(variables, tokens, positions, segments)
+        return Decoder(TINY, remat="none").apply(variables, tokens, positions, segments)
 
     return types.SimpleNamespace(apply=apply)
 
@@ -297,7 +297,7 @@ def adam_step(batch):
     optimizer = optax.adamw(0.1)
     step = functools.partial(
         train_step,
-        model=Decoder(TINY, remat=False),
+        model=Decoder(TINY, remat="none"),
         optimizer=optimizer,
         clipping=Clipping(),
         num_domains=2,
@@ -353,7 +353,7 @@ def test_a_token_that_the_learner_would_not_draw_is_no_fault():
     rule = SamplingRule(top_k=2)  # of 96 ids, and the targets are random
     step = functools.partial(
         train_step,
-        model=Decoder(TINY, remat=False),
+        model=Decoder(TINY, remat="none"),
         optimizer=SGD,
         clipping=Clipping(),
         num_domains=2,

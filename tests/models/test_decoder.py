@@ -1,4 +1,4 @@
-"""Padding, packing, chunks of queries, rematerialisation and kernels change no number."""
+"""Padding, packing, blocks of attention, rematerialisation and kernels change no number."""
 
 import functools
 
@@ -8,7 +8,9 @@ from model_cases import CASES, random_params
 import numpy as np
 import pytest
 
-from gopd_jax.kernels import grouped_matmul, packed_attention
+from gopd_jax.kernels import grouped_matmul
+from gopd_jax.kernels.packed_attention import plain
+from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.models.decoder import Decoder, abstract_params
 
 LENGTHS = (11, 7)
@@ -74,19 +76,17 @@ def test_packed_sequences_do_not_see_each_other(model):
     _close(hidden[len(first) : len(first) + len(second)], _alone(config, params, second))
 
 
-def _loss(config, remat, params, row):
-    hidden = Decoder(config, remat=remat).apply({"params": params}, *row)
+def _loss(config, remat, kernel, params, row):
+    hidden = Decoder(config, remat=remat, attention=kernel).apply({"params": params}, *row)
     return jnp.sum(jnp.where(row[2][..., None] > 0, jnp.sin(hidden), 0.0)), hidden
 
 
 @functools.cache
-def _hidden_and_gradient(config, remat, query_chunk):
-    assert packed_attention.QUERY_CHUNK == query_chunk
+def _hidden_and_gradient(config, remat, kernel=plain):
     first, second = _sequences(config)
-    # 22 is not a multiple of 8, so the last chunk of 8 queries is padded.
-    row = _row(22, (1, first), (13, second))
-    run = jax.jit(jax.grad(functools.partial(_loss, config, remat), has_aux=True))
-    gradient, hidden = run(random_params(config), row)
+    row = _row(22, (1, first), (13, second))  # 22 is not a multiple of 8
+    loss = functools.partial(_loss, config, remat, kernel)
+    gradient, hidden = jax.jit(jax.grad(loss, has_aux=True))(random_params(config), row)
     assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
     return np.where(row[2][..., None] > 0, hidden, 0.0), gradient
 
@@ -97,32 +97,38 @@ def _same_hidden_and_gradient(actual, expected):
     jax.tree.map(close, actual[1], expected[1])
 
 
-def _jaxpr(config, remat):
-    loss = functools.partial(_loss, config, remat)
-    return str(jax.make_jaxpr(loss)(random_params(config), _row(22)))
-
-
-def test_query_chunks_change_nothing(monkeypatch):
+def test_blocks_of_attention_change_nothing():
     config = CASES["qwen3_tied"]
-    whole = _hidden_and_gradient(config, True, packed_attention.QUERY_CHUNK)
-    assert _jaxpr(config, True).count("scan[") == 1, "the loop over layers"
-    monkeypatch.setattr(packed_attention, "QUERY_CHUNK", 8)
-    assert _jaxpr(config, True).count("scan[") == 2, "and inside it the loop over chunks"
-    _same_hidden_and_gradient(_hidden_and_gradient(config, True, 8), whole)
+    blocks = _hidden_and_gradient(config, "block", Xla(8, (2, 1)))
+    _same_hidden_and_gradient(blocks, _hidden_and_gradient(config, "block"))
+
+
+def _jaxpr(config, remat, kernel):
+    loss = functools.partial(_loss, config, remat, kernel)
+    gradient = jax.grad(loss, has_aux=True)
+    return str(jax.make_jaxpr(gradient)(random_params(config), _row(22)))
 
 
 def test_remat_changes_nothing():
-    config = CASES["qwen3_tied"]
-    for remat in (True, False):
-        jaxpr = _jaxpr(config, remat)
+    config, kernel = CASES["qwen3_tied"], Xla(8, (2, 1))
+    expected = _hidden_and_gradient(config, "none", kernel)
+    for remat in ("attention", "block"):
+        _same_hidden_and_gradient(_hidden_and_gradient(config, remat, kernel), expected)
+
+
+def test_remat_runs_again_what_it_does_not_keep():
+    """The exponential of the scores stands in the loops forward, backward, and once more."""
+    config, kernel = CASES["qwen3_tied"], Xla(8, (1,))
+    counts = {}
+    for remat in ("none", "attention", "block"):
+        jaxpr = _jaxpr(config, remat, kernel)
         # The name of the primitive differs between versions of JAX.
-        assert ("remat" in jaxpr or "checkpoint" in jaxpr) == remat
-    chunk = packed_attention.QUERY_CHUNK
-    on, off = (_hidden_and_gradient(config, remat, chunk) for remat in (True, False))
-    _same_hidden_and_gradient(off, on)
+        assert ("remat" in jaxpr or "checkpoint" in jaxpr) == (remat != "none")
+        counts[remat] = jaxpr.count(" exp ")
+    assert counts["none"] == counts["attention"] < counts["block"]
 
 
-@pytest.mark.parametrize("remat", [True, False])
+@pytest.mark.parametrize("remat", ["none", "block"])
 def test_the_kernels_that_are_given_are_used(remat):
     """Kernels that call the plain ones and count: the same numbers, and each is called."""
     config = CASES["qwen3_moe_untied"]
@@ -130,7 +136,7 @@ def test_the_kernels_that_are_given_are_used(remat):
 
     def attention(*args):
         calls["attention"] += 1
-        return packed_attention.xla(*args)
+        return plain(*args)
 
     def matmul(*args):
         calls["matmul"] += 1

@@ -167,16 +167,22 @@ def test_a_run_without_a_verifier_shows_what_was_measured(tmp_path):
     rewards = dict.fromkeys(("reward", "reward_low", "reward_high"))
     folder = make_run(tmp_path / "a", changes=rewards)
     measured = [
-        {"step": step, "model": "student", "domain": "math", "accuracy": None, "by_prompt": None}
-        | {"kl": {"mean": kl, "low": 0.0, "high": 1.0}, "top1_overlap": 0.5, "length": 20}
-        for step, kl in ((0, 0.3), (40, 0.1))
+        {"step": step, "model": "student", "domain": "math", "prompts": 2, "samples": 4}
+        | {"kl": kl, "kl_low": 0.05, "kl_high": 0.5, "kl_by_prompt": [kl - 0.01 * step, kl]}
+        | {"top1_overlap": 0.5, "entropy": 0.2, "mean_tokens": 20.0, "truncated": 0.0}
+        for step, kl in ((0, 0.3), (1, 0.1))
     ]
     write_lines(tmp_path / "a/evaluations.jsonl", measured)
     _, data = page_of(folder)
     run = data["runs"][0]
-    assert run["unscored"] == ["math"] and run["results"] == [] and run["scores"] == {}
-    held_out = {"kl": [[0, 0.3], [40, 0.1]], "top1_overlap": [[0, 0.5], [40, 0.5]]}
-    assert run["heldOut"]["math"] == held_out | {"length": [[0, 20], [40, 20]]}
+    assert run["results"] == [] and run["scores"] == {}
+    (unscored,) = run["unscored"]
+    half = 0.005 * 12.7062  # the t quantile of 1 degree of freedom
+    assert unscored.pop("change") == pytest.approx([-0.205, -0.205 - half, -0.205 + half], 1e-3)
+    assert unscored == {"domain": "math", "step": 1, "prompts": 2, "samples": 4}
+    plain = {"top1_overlap": 0.5, "entropy": 0.2, "mean_tokens": 20.0, "truncated": 0.0}
+    held_out = {key: [[step, value, None, None] for step in (0, 1)] for key, value in plain.items()}
+    assert run["heldOut"]["math"] == held_out | {"kl": [[0, 0.3, 0.05, 0.5], [1, 0.1, 0.05, 0.5]]}
     assert "Reward of the step's samples" in data["emptyCharts"]
 
 
@@ -201,3 +207,18 @@ def test_half_of_the_samples_are_those_that_all_runs_wrote(tmp_path):
     shown = [{s["prompt_id"] for s in r["samples"]} for r in page_of(*folders)[1]["runs"]]
     assert [len(prompts) for prompts in shown] == [samples.MAX_SAMPLES] * 2
     assert len(shown[0] & shown[1]) >= samples.MAX_SAMPLES // 2
+
+
+def test_commands_are_shown_as_they_are_typed(tmp_path):
+    folder = make_run(tmp_path / "a")
+
+    def start_twice(run):
+        start = run["starts"][0]
+        module = start | {"command": ["/env/gopd_jax/train/__main__.py", "--config=math"]}
+        run["starts"] = [start, module]
+
+    edit_run(tmp_path / "a", start_twice)
+    assert page_of(folder)[1]["runs"][0]["commands"] == [
+        "train.py --config=configs/math.py",
+        "python -m gopd_jax.train --config=math",
+    ]

@@ -132,3 +132,18 @@ def test_prompts_that_several_runs_answered_stand_side_by_side():
 @pytest.mark.parametrize("name", page.SCRIPTS)
 def test_scripts_are_well_formed(name):
     subprocess.run(["node", "--check", WEB / name], check=True)
+
+
+def test_the_bar_of_the_phases_is_filled():
+    assert run("percentages(values)", values=[0.1, 0.0, 0.3]) == pytest.approx([25, 0, 75])
+    assert run("percentages(values)", values=[0.0]) == [0]
+
+
+def test_a_change_has_its_sign():
+    assert run("[0.02, -0.0374, 0].map(formatChange)") == ["+0.02", "\u22120.0374", "+0"]
+
+
+def test_the_strongest_colour_is_a_round_number_whatever_the_advantages():
+    values = [0.42, 0.1, 0.11, 1.9, 6.0, 9.0, 1e-6]
+    found = run("values.map(nearestRound)", values=values)
+    assert found == pytest.approx([0.5, 0.1, 0.1, 2, 5, 10, 1e-6])

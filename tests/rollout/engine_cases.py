@@ -80,7 +80,7 @@ def same(actual, expected):
 @jax.jit
 def _forward(params, tokens):
     positions = jnp.arange(tokens.shape[1])[None]
-    decoder = Decoder(TINY, remat=False)
+    decoder = Decoder(TINY, remat="none")
     hidden = decoder.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
     return hidden @ output_head(params).T
 

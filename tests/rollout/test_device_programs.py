@@ -143,7 +143,7 @@ def forward(model):
     @jax.jit
     def run(params, tokens):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        decoder = Decoder(MODELS[model], remat=False)
+        decoder = Decoder(MODELS[model], remat="none")
         hidden = decoder.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
         return jax.nn.log_softmax(jnp.einsum("rsd,vd->rsv", hidden, output_head(params)))
 

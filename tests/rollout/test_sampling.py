@@ -103,6 +103,14 @@ def test_draws_follow_the_distribution(rule):
     np.testing.assert_allclose(logprobs, np.log(expected[np.asarray(tokens)]), atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", [{}, {"top_k": 3}, {"top_p": 0.8}], ids=str)
+def test_a_nan_among_the_logits_shows_in_the_logprob_of_its_row_only(rule):
+    logits = LOGITS.copy()
+    logits[1, 4] = np.nan
+    _, logprobs = draw(jax.random.split(jax.random.key(0), 5), logits, SamplingRule(**rule))
+    np.testing.assert_array_equal(np.isfinite(logprobs), np.arange(5) != 1)
+
+
 def test_every_sample_has_a_key_of_its_own():
     grid = np.meshgrid(np.arange(30), np.arange(30))
     prompts, samples = (jnp.asarray(x.ravel(), jnp.uint32) for x in grid)

@@ -11,11 +11,12 @@ from gopd_jax.rollout.scheduler import Scheduler, chunk_width
 @pytest.mark.parametrize(
     "longest, widths",
     [
-        (100, {1: 16, 16: 16, 17: 32, 32: 32, 33: 64, 64: 64, 65: 100, 100: 100}),
+        (100, {1: 16, 16: 16, 17: 32, 33: 48, 49: 64, 65: 80, 81: 96, 97: 100, 100: 100}),
         (6, {1: 6, 6: 6}),
+        (4096, {128: 128, 129: 160, 161: 192, 257: 320, 513: 640, 950: 1024, 2049: 2560}),
     ],
 )
-def test_chunk_widths_are_powers_of_two_from_sixteen_or_the_longest_chunk(longest, widths):
+def test_chunk_widths_cut_each_octave_into_four(longest, widths):
     assert {tokens: chunk_width(tokens, longest) for tokens in widths} == widths
 
 
@@ -38,7 +39,7 @@ def test_prompts_of_one_width_are_prefilled_together():
         batch = scheduler.prefill_batch(5, 1000)
         first_tokens = batch.tokens[0, : batch.prompts, 0]
         prompts.append((batch.width, [prompt_of(t) for t in first_tokens]))
-    assert prompts == [(16, [1, 3]), (32, [4]), (64, [0, 2])]
+    assert prompts == [(16, [1, 3]), (32, [4]), (48, [0, 2])]
 
 
 def test_chunks_that_complete_a_prompt_come_first():
@@ -52,12 +53,29 @@ def test_chunks_that_complete_a_prompt_come_first():
     assert seen == [(1, 0, 10, True), (0, 0, 16, False), (0, 16, 16, False), (0, 32, 8, True)]
 
 
-@pytest.mark.parametrize("prompts, rows", [(1, 2), (4, 2), (5, 8), (8, 8), (9, 8)])
-def test_a_batch_is_large_if_more_than_half_of_it_is_used(prompts, rows):
+@pytest.mark.parametrize("prompts, rows", [(1, 2), (4, 2), (7, 2), (8, 8), (9, 8)])
+def test_a_batch_is_large_if_all_of_it_is_used(prompts, rows):
     scheduler = Scheduler(requests_of([16] * prompts), 32, 1, 16)
     scheduler.place()
     batch = scheduler.prefill_batch(2, 128)
     assert batch.rows.shape == (1, rows) and batch.prompts == min(prompts, rows)
+
+
+def test_wide_chunks_of_a_small_batch_are_prefilled_one_by_one():
+    scheduler = Scheduler(requests_of([300] * 3), 32, 1, 1024)
+    scheduler.place()
+    batch = scheduler.prefill_batch(2, 4096)
+    assert batch.tokens.shape == (1, 1, 320) and batch.prompts == 1
+
+
+def test_little_is_padded_when_long_prompts_are_prefilled():
+    lengths = np.random.default_rng(0).integers(250, 951, 24)
+    scheduler = Scheduler(requests_of([int(n) for n in lengths]), 32, 1, 950)
+    scheduler.place()
+    run = 0
+    while scheduler.prefilling:
+        run += scheduler.prefill_batch(2, 4096).tokens.size
+    assert lengths.sum() < run <= 1.15 * lengths.sum()
 
 
 def test_the_table_holds_active_slots_and_zeros_for_idle_ones():

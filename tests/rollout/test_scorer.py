@@ -51,7 +51,7 @@ def test_sampler_equals_scorer(rule):
     weights = engine().sync_weights(params)
     rollouts = list(engine()(weights, requests, jax.random.key(3), rule))
     batch, slices, _ = pack([to_example(r) for r in rollouts], 12, 2, 44)
-    run = functools.partial(score, model=Decoder(TINY, remat=False), rule=rule)
+    run = functools.partial(score, model=Decoder(TINY, remat="none"), rule=rule)
     scores = np.asarray(jax.jit(run)(params, batch, np.ones(12, bool)))
     gaps = []
     for r in rollouts:

@@ -1,6 +1,7 @@
 """Progress: one line that fits in a terminal, few lines in a log file, one voice of many."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -186,3 +187,26 @@ def test_nothing_is_read_as_markup(log):
 )
 def test_a_time_reads_well(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_a_log_file_gets_sentences_whole(log):
+    words = "stopped by Ctrl-C after step 3 of 8, which is saved; the same command resumes it"
+    progress.say(words)
+    progress.say(words, fold=False)
+    assert log.getvalue() == f"{words}\n{words}\n"
+
+
+def plain(stream):
+    """What was printed, without its colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+
+
+def test_a_terminal_gets_sentences_broken_between_words_and_commands_whole(terminal):
+    progress.say("stopped by Ctrl-C after step 3 of 8, which is saved; the same command resumes it")
+    assert plain(terminal).splitlines() == [
+        "stopped by Ctrl-C after step 3 of 8, which is saved; the",
+        "  same command resumes it",
+    ]
+    command = "python -m gopd_jax.export --workdir=runs/a_long_name_of_a_run --out=FOLDER"
+    progress.say(command, fold=False)
+    assert plain(terminal).endswith(f"\n{command}\n")

@@ -82,6 +82,33 @@ def test_a_command_that_says_what_became_of_its_work(capsys):
     assert capsys.readouterr().err == "stopped by SIGTERM after step 3\n"
 
 
+IMPORT = """
+import os, sys
+from gopd_jax import cli
+
+class Swallowing:
+    def __del__(self):  # an exception in here is lost
+        os.kill(os.getpid(), int(sys.argv[1]))
+        sum(range(100))
+
+def command():
+    with cli.importing("; nothing was saved"):
+        Swallowing()
+    print("it went on")
+
+sys.exit(cli.run(command))
+"""
+
+
+@pytest.mark.parametrize("number, said", SIGNALS)
+def test_a_signal_during_imports_is_neither_lost_nor_a_traceback(number, said):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(int(number))], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"{said}; nothing was saved\n"
+
+
 PROGRAM = """
 import os, signal, sys, time
 import jax

@@ -3,14 +3,15 @@
 Wraps public methods so that each notes when its phase begins, then calls the command itself.
 """
 
+import contextlib
 import sys
 
 from gopd_jax.runtime import checkpoint
 from gopd_jax.runtime.checkpoint import Checkpoints
 from gopd_jax.train import __main__ as command
+from gopd_jax.train.clock import Clock
 from gopd_jax.train.evaluations import Evaluator
 from gopd_jax.train.step import Trainer
-from gopd_jax.train.step_log import StepRecord
 from tests.torture.phases import Writer
 
 AFTER = {"rollout": "score", "score": "update", "update": "between"}
@@ -18,17 +19,23 @@ AFTER = {"rollout": "score", "score": "update", "update": "between"}
 
 def write_down(note: Writer) -> None:
     """Wraps what a run is made of."""
-    step, lap, student = Trainer.step, StepRecord.lap, Evaluator.student
+    step, phase, student = Trainer.step, Clock.phase, Evaluator.student
     save, restore, manifest = Checkpoints.save, Checkpoints.restore, checkpoint.write_manifest
 
+    now = 0  # the step
+
     def noted_step(self, state, requests, number, *rest):
+        nonlocal now
+        now = number
         note("rollout", number)
         return step(self, state, requests, number, *rest)
 
-    def noted_lap(self, name):
-        lap(self, name)
+    @contextlib.contextmanager
+    def noted_phase(self, name):
+        with phase(self, name):
+            yield
         if name in AFTER:
-            note(AFTER[name], self.step)
+            note(AFTER[name], now)
 
     def noted_student(self, params, number, *rest):
         note("evaluation", number)
@@ -48,7 +55,7 @@ def write_down(note: Writer) -> None:
         note("restored", 0 if restored is None else restored.step)
         return restored
 
-    Trainer.step, StepRecord.lap, Evaluator.student = noted_step, noted_lap, noted_student
+    Trainer.step, Clock.phase, Evaluator.student = noted_step, noted_phase, noted_student
     Checkpoints.save, Checkpoints.restore = noted_save, noted_restore
     checkpoint.write_manifest = noted_manifest
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-CLOCK = ("seconds", "tokens_per_second", "compilations")
+CLOCK = ("seconds", "tokens_per_second", "compilations", "cached")
 
 
 @pytest.fixture(scope="module", autouse=True)

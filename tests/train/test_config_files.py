@@ -31,11 +31,15 @@ def test_a_name_or_a_file_with_or_without_a_preset(folder):
     assert config_files.resolve("mine.py:x") == "mine.py:x"
 
 
-@pytest.mark.parametrize("value", ["maths", "configs/math.py", ".", ""])
-def test_what_is_neither_is_answered_with_the_choices(value):
+@pytest.mark.parametrize(
+    "value, near",
+    [("maths", "; nearest: 'math'"), ("configs/math.py", ""), (".", ""), ("", "")],
+)
+def test_what_is_neither_is_answered_with_the_choices(value, near):
     with pytest.raises(ValueError) as error:
         config_files.resolve(f"{value}:tiny")
-    message = f"--config={value}: no such file; expected a config file of yours (FILE.py) or one of"
+    expected = "expected a config file of yours (FILE.py) or one of"
+    message = f"--config={value}: no such file{near}; {expected}"
     assert str(error.value) == f"{message} {', '.join(config_files.names())}"
 
 

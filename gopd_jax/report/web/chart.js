@@ -90,9 +90,9 @@ function drawAxes(root, spec, {X, Y, width, left, inside, bottom, first, last, y
     svg("text", {x: left - 6, y: Y(v) + 4, "text-anchor": "end"}, yLabels[i])));
   root.append(svg("line", {class: "axis", x1: left, x2: right, y1: bottom, y2: bottom}));
   for (const [x, text] of xLabels(spec, first, last, inside)) {
-    const atEdge = X(x) > width - 30;
-    const place = {x: atEdge ? width - 4 : X(x), y: PLOT.height - 7};
-    root.append(svg("text", {...place, "text-anchor": atEdge ? "end" : "middle"}, text));
+    const half = 3.5 * text.length;  // of its width, so that it stays inside
+    const place = {x: Math.min(X(x), width - 2 - half), y: PLOT.height - 7};
+    root.append(svg("text", {...place, "text-anchor": "middle"}, text));
   }
 }
 

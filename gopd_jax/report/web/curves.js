@@ -84,12 +84,16 @@ function heldOutChart(domain, spec) {
       tone: many ? colour(i) : toneOf(0, sliced ? domain : "").tone,
       dots: true,
       x: points.map(([step]) => step), names: points.map(([step]) => "step " + step),
-      y: points.map(([, value]) => factor * value),
+      y: points.map(([, value]) => factor * value), ...intervalOf(points),
     };
   };
   const content = () => ({lines: shownRuns().map(line).filter(Boolean)});
   return chart({...spec, title: spec.title + inDomain(domain), key: false, content});
 }
+
+// Whiskers, where each point has an interval.
+const intervalOf = points => points.every(([, , low, high]) => low !== null && high !== null)
+  ? {low: points.map(point => point[2]), high: points.map(point => point[3])} : {};
 
 function positionSection() {
   if (!runs.some(run => Object.keys(run.positions.values).length)) {
@@ -195,8 +199,9 @@ function phaseCard() {
     const shown = names.filter(name => name in run.phases);
     const texts = shown.map(name => `${name} ${formatNumber(run.phases[name])}`);
     texts.push(`together ${formatNumber(total(run))} s`);
-    const parts = names.map((name, i) =>
-      html("i", {class: colour(i), style: `flex:${run.phases[name] || 0} 0 0`}));
+    const widths = percentages(names.map(name => run.phases[name] || 0));
+    const parts = widths.map((width, i) =>
+      html("i", {class: colour(i), style: `flex:${width} 0 0`}));
     return html("div", {style: "margin-top:8px"},
       html("span", {class: "small"}, many ? run.label + "  " : "",
         html("span", {class: "soft"}, texts.join(` ${DOT} `))),

@@ -32,6 +32,8 @@ const formatInterval = ([, low, high]) => `[${formatPercent(low)}, ${formatPerce
 const formatPoints = share => (share >= 0 ? "+" : "") + formatPercent(share, 2);
 const formatPointsInterval = ([, low, high]) => `[${formatPoints(low)}, ${formatPoints(high)}]`;
 
+const formatChange = value => (value >= 0 ? "+" : "") + formatNumber(value);
+
 const formatSteps = ([first, last]) =>
   first === last ? "step " + first : `steps ${first}\u2013${last}`;
 
@@ -54,6 +56,13 @@ function ticks(low, high, count, whole) {
     values.push(i * step);
   }
   return values;
+}
+
+// 1, 2 or 5 times a power of ten, whichever is nearest by its ratio to a number above 0.
+function nearestRound(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  const ratio = m => Math.abs(Math.log(m * power / value));
+  return [1, 2, 5, 10].reduce((best, m) => ratio(m) < ratio(best) ? m : best) * power;
 }
 
 function quantile(values, q) {

@@ -11,7 +11,8 @@ const STUDENT_MINUS_TEACHER = `student ${MINUS} teacher, points`;
 
 function resultSection() {
   const results = runs.flatMap((run, i) => run.results.map(result => [run, i, result]));
-  const unscored = [...new Set(runs.flatMap(run => run.unscored))].map(unscoredCard);
+  const names = runs.flatMap(run => run.unscored.map(row => row.domain));
+  const unscored = [...new Set(names)].map(unscoredCard);
   if (!results.length) {
     const none = html("div", {class: "card soft"}, "No held-out score has been written yet.");
     return html("div", {class: "stack"}, unscored.length ? unscored : none);
@@ -30,21 +31,34 @@ function resultSection() {
 // What was measured in a domain whose answers nobody judges, before and at the end.
 function unscoredCard(domain) {
   const specs = data.heldOutCharts.filter(spec => hasHeldOut(domain, spec));
-  const text = (spec, value) => spec.kind === "share"
-    ? formatPercent(value) + "%" : formatNumber(value) + " " + spec.unit;
-  const rows = runs.map((run, i) => [run, i]).flatMap(([run, i]) => specs.map(spec => {
-    const points = run.heldOut[domain]?.[spec.key] || [];
-    if (!points.length) return null;
-    const [first, last] = [points[0], points[points.length - 1]];
-    const cells = [spec.title, text(spec, first[1]), text(spec, last[1]), "step " + last[0]];
-    return many ? [[inlineSwatch(i), run.label], ...cells] : cells;
-  })).filter(Boolean);
-  const heads = [...(many ? ["run"] : []), "held-out prompts", "before", "last", "measured"];
+  const rows = runs.flatMap((run, i) => {
+    const measured = run.unscored.find(row => row.domain === domain);
+    const isKnown = spec => run.heldOut[domain]?.[spec.key]?.length;
+    return measured ? specs.filter(isKnown).map(spec => unscoredRow(run, i, measured, spec)) : [];
+  });
+  const heads = ["held-out prompts", "student before", "student", "change", "measured"];
+  if (many) heads.unshift("run");
   return html("div", {class: "card"},
     html("b", null, "No score" + inDomain(domain)),
     html("p", {class: "soft"}, "Its answers are not verified: whether the student is above its " +
       "teacher was not measured."),
     rows.length ? table(heads, rows) : null);
+}
+
+function unscoredRow(run, i, measured, spec) {
+  const points = run.heldOut[measured.domain][spec.key];
+  const [first, last] = [points[0], points[points.length - 1]];
+  const number = value => formatNumber(value);
+  const cell = ([, value, low, high]) => spec.kind === "share" ? formatPercent(value) + "%" : [
+    `${number(value)} ${spec.unit}`, isPresent(low) && detail(`[${number(low)}, ${number(high)}]`)];
+  const change = spec.key === "kl" && measured.change;
+  const [mean, ...ends] = (change || []).map(value => isPresent(value) && formatChange(value));
+  const between = ends[0] && detail(`[${ends.join(", ")}], paired by prompt`);
+  const cells = [
+    spec.title, cell(first), cell(last),
+    change ? [mean, between] : "-", measuredCell(measured),
+  ];
+  return many ? [[inlineSwatch(i), run.label], ...cells] : cells;
 }
 
 function resultTiles(result) {
@@ -109,7 +123,8 @@ function lengthCell({after, teacher}) {
 }
 
 function measuredCell({step, prompts, samples}) {
-  return [`step ${step}`, detail(`${formatCount(prompts)} prompts \u00d7 ${samples ?? "?"}`)];
+  const count = prompts ? formatCount(prompts) : "?";
+  return [`step ${step}`, detail(`${count} prompts \u00d7 ${samples ?? "?"}`)];
 }
 
 // ---- Setup: what was run.

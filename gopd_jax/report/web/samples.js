@@ -97,8 +97,7 @@ function pairCard({sample, sides}) {
     html("span", {class: "soft small"}, sample.prompt_id),
     html("p", {class: "label"}, "prompt"),
     html("div", {class: "mono soft", style: "white-space:pre-wrap"}, sample.prompt),
-    html("p", {class: "label"}, "ground truth"),
-    html("div", {class: "mono", style: "white-space:pre-wrap"}, sample.ground_truth),
+    groundTruth(sample),
     html("div", {class: "columns"}, sides.map(column)));
 }
 
@@ -122,6 +121,11 @@ function colourScale() {
     html("span", null, `more likely +${formatNumber(strongest)}`),
     html("span", {class: "soft"}, about));
 }
+
+// Nothing where the row had none.
+const groundTruth = sample => sample.ground_truth && [
+  html("p", {class: "label"}, "ground truth"),
+  html("div", {class: "mono", style: "white-space:pre-wrap"}, sample.ground_truth)];
 
 function outcomeTags(sample) {
   const {reward} = sample, tones = ["yes", "unclear", "no", ""];
@@ -148,5 +152,5 @@ function sampleCard(sample) {
         label("response"), tokenBox(sample)),
       html("div", null,
         label("verdict"), html("div", null, sample.verdict),
-        label("ground truth"), html("div", {class: "mono", ...spaced}, sample.ground_truth))));
+        groundTruth(sample))));
 }

@@ -50,3 +50,9 @@ function smoothed(x, y, sigma) {
     return sum / weights;
   });
 }
+
+// What percentage of their sum each value is: flex factors that sum to less than 1 leave space.
+function percentages(values) {
+  const sum = values.reduce((a, b) => a + b, 0);
+  return values.map(value => sum ? 100 * value / sum : 0);
+}

@@ -5,7 +5,7 @@ const advantages = runs.flatMap(run => run.samples)
 
 // The advantage of the strongest colour: a round number near the 95th percentile.
 const strongest = advantages.length
-  ? ticks(0, Math.max(quantile(advantages, .95), 1e-6), 2)[1] : 1;
+  ? nearestRound(Math.max(quantile(advantages, .95), 1e-6)) : 1;
 
 // The response as spans; pointer, tap and arrow keys show the numbers of a token.
 function tokenBox(sample) {

@@ -1,0 +1,174 @@
+"""The speed of the learner: response tokens per second of scoring and of whole updates.
+
+In: the options of the command. Out: records on stdout: one for each run, one for each compiled
+program, and the medians of the runs that compiled nothing.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gopd_jax.benchmark.examples import REWARD_SCALE, domain_names, make_examples
+from gopd_jax.benchmark.machine import matmul_peak, peak_bytes
+from gopd_jax.benchmark.operations import PARTS, count
+from gopd_jax.benchmark.records import show
+from gopd_jax.benchmark.workload import settings_in_effect
+from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner, Packed
+from gopd_jax.learner.packing import Example
+from gopd_jax.learner.settings import LearnerSettings
+from gopd_jax.models.config import ModelConfig, load_config
+from gopd_jax.models.decoder import init_params, param_shardings
+from gopd_jax.models.huggingface import load_params
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
+from gopd_jax.runtime.metrics import compilations
+from gopd_jax.runtime.programs import ProgramTable
+from gopd_jax.types import Params, TrainState
+
+MAX_WARM_UPS = 8  # runs that compile are not counted, up to this many
+
+Figures = dict[str, Any]
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Prints one line for each run, then the programs and the medians."""
+    model = load_config(args.model)
+    mesh = make_mesh(data=args.data, tensor=args.tensor)
+    examples = make_examples(args, model.vocab_size)
+    learner = make_learner(args, model, ProgramTable(mesh), len(examples))
+    packed = learner.pack(examples)
+    parts = PARTS if args.part == "update" else PARTS[:1]
+    kept = {"remat": args.remat, "attention": learner.attention, "devices": rows_multiple(mesh)}
+    done = count(model, examples, packed, parts, **kept)
+    if args.count_only:
+        counts = {"rollouts": len(examples), **_shares(examples, packed), **done.figures()}
+        show({"record": "counted"} | counts | {"settings": settings_in_effect(args)})
+        return
+    peak = args.peak_flops or matmul_peak(learner.dtype)
+    params = _params(args, model, learner)
+    teachers = {
+        name: FrozenModel(f"teacher of {name}", model, params) for name in learner.reward_scales
+    }
+    reference = state = None
+    if args.part == "update":
+        reference = FrozenModel("reference", model, jax.tree.map(jnp.copy, params))
+        state = learner.start(jax.tree.map(jnp.copy, params))
+
+    runs: list[Figures] = []
+    for i in itertools.count():
+        run, state = _run(learner, examples, teachers, reference, state)
+        run |= done.speeds(run, peak)
+        warm_up = i == 0 or (run["compilations"] and i < MAX_WARM_UPS)
+        show({"record": "warm-up" if warm_up else "run", "run": i} | run)
+        runs += [] if warm_up else [run]
+        if len(runs) == args.runs:
+            break
+    summary = {"record": "median", "engine": f"gopd_jax-{jax.default_backend()}"}
+    summary |= {name: statistics.median(r[name] for r in runs) for name in runs[0]}
+    summary |= _shares(examples, packed) | done.figures()
+    summary |= {"peak_flops": peak, "peak_is": "given" if args.peak_flops else "measured"}
+    summary |= _learner_figures(learner)
+    summary["settings"] = settings_in_effect(args)
+    for program in learner.programs.programs:
+        show({"record": "program"} | dataclasses.asdict(program))
+    show(summary)
+
+
+def make_learner(
+    args: argparse.Namespace, model: ModelConfig, programs: ProgramTable, examples: int
+) -> Learner:
+    """The learner that the options describe, of one domain for each teacher."""
+    settings = LearnerSettings(
+        rows_per_micro_batch=args.rows_per_micro_batch,
+        row_length=args.row_length,
+        remat=args.remat,
+        attention=args.attention,
+    )
+    return Learner(
+        model,
+        programs,
+        settings,
+        reward_scales=dict.fromkeys(domain_names(args.teachers), REWARD_SCALE),
+        shape=BatchShape(
+            examples=examples,
+            longest=args.max_prompt_tokens + args.max_response_tokens,
+            rows=settings.rows_per_micro_batch,
+            row_length=settings.row_length,
+        ),
+        updates=args.runs + MAX_WARM_UPS,
+        dtype=compute_dtype(args.compute_dtype),
+    )
+
+
+def _params(args: argparse.Namespace, model: ModelConfig, learner: Learner) -> Params:
+    shardings = param_shardings(model, learner.mesh)
+    if args.random_weights:
+        init = jax.jit(lambda key: init_params(model, key), out_shardings=shardings)
+        return init(jax.random.key(0))
+    return load_params(args.model, model, jnp.float32, shardings)
+
+
+def _run(
+    learner: Learner,
+    examples: Sequence[Example],
+    teachers: Mapping[str, FrozenModel],
+    reference: FrozenModel | None,
+    state: TrainState | None,
+) -> tuple[Figures, TrainState | None]:
+    """Packs and scores the examples once and, given a state, updates it."""
+    compiled, start = compilations(), time.perf_counter()
+    packed = jax.block_until_ready(learner.pack(examples))
+    placed = time.perf_counter()
+    batch = jax.block_until_ready(learner.score(packed, teachers, reference, None))
+    scored = time.perf_counter()
+    if state is not None:
+        state, *_ = jax.block_until_ready(learner.update(state, batch))
+    end = time.perf_counter()
+    tokens = sum(len(e.response) for e in examples)
+    figures = {
+        "seconds": end - start,
+        "rollouts": len(examples),
+        "response_tokens": tokens,
+        "all_tokens": sum(map(len, examples)),
+        "response_tokens_per_second": tokens / (end - start),
+        "seconds_pack": placed - start,
+        "seconds_score": scored - placed,
+        **({} if state is None else {"seconds_update": end - scored}),
+        "compilations": compilations() - compiled,
+    }
+    return figures, state
+
+
+def _shares(examples: Sequence[Example], packed: Packed) -> Figures:
+    """What the packed rows hold."""
+    segments = np.asarray(packed.batch.segments[: packed.used])
+    responses = sum(len(e.response) for e in examples)
+    return {
+        "micro_batches": packed.used,
+        "rows": segments.shape[0] * segments.shape[1],
+        "row_length": segments.shape[2],
+        "rows_empty": int((segments.max(axis=2) == 0).sum()),
+        "filled_share": (segments > 0).mean(),
+        "response_share": responses / segments.size,
+    }
+
+
+def _learner_figures(learner: Learner) -> Figures:
+    """Memory and compilations, and what the learner runs on."""
+    programs = learner.programs.programs
+    return {
+        "peak_gib": peak_bytes() / 2**30,
+        "temporary_bytes": max(p.temporary_bytes for p in programs),
+        "programs": len(programs),
+        "compile_seconds": sum(p.compile_seconds for p in programs),
+        "attention": learner.kernels["packed attention"],
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+    }

@@ -1,0 +1,153 @@
+"""The smallest kept logit, found without a sort, against a sorted list in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gopd_jax.models import truncation
+from gopd_jax.models.heads import log_distribution
+from gopd_jax.models.settings import SamplingRule
+from gopd_jax.models.truncation import kept_mass, threshold
+
+V = 4_112  # above LEAST_VOCABULARY, and not a multiple of the sample's stride
+ROWS = 6
+ROUNDING = 3e-6  # of a sum of V probabilities in float32
+
+
+def smallest_kept(row, top_k, top_p):
+    """The smallest kept logit, and those for a p that is smaller or larger by the rounding."""
+    descending = np.sort(row.astype(np.float64))[::-1]
+    if 0 < top_k < len(row):
+        descending = descending[descending >= descending[top_k - 1]]
+    probabilities = np.exp(descending - descending[0])
+    reached = np.cumsum(probabilities) / probabilities.sum()
+
+    def last(p):
+        count = min(np.searchsorted(reached, p) + 1, len(descending)) if p < 1 else len(descending)
+        return descending[count - 1]
+
+    return [last(top_p + e if top_p < 1 else top_p) for e in (0, ROUNDING, -ROUNDING)]
+
+
+def cases():
+    rng = np.random.default_rng(0)
+    flat = rng.normal(0, 0.3, (ROWS, V))
+    peaked = rng.normal(0, 2, (ROWS, V))
+    peaked[:, 7:20] += rng.gumbel(8, 3, (ROWS, 13))
+    dominated = rng.normal(0, 1, (ROWS, V))
+    dominated[:, 3_000] = 60
+    ties = np.round(rng.normal(0, 2, (ROWS, V)))
+    holes = np.where(rng.random((ROWS, V)) < 0.5, -np.inf, rng.normal(0, 1, (ROWS, V)))
+    few_ids = np.where(np.arange(V) < 9, rng.normal(0, 1, (ROWS, V)), -np.inf)
+    far = rng.normal(0, 1, (ROWS, V)) * 10.0 ** rng.integers(-30, 30, (ROWS, V))
+    crowded = np.zeros((ROWS, V))  # the tokens around the threshold are all in one group
+    crowded[:, :: V // truncation.GROUP] = rng.normal(3, 1e-3, (ROWS, truncation.GROUP))
+    return {
+        "flat": flat,
+        "peaked": peaked,
+        "dominated": dominated,
+        "ties": ties,
+        "all equal": np.full((ROWS, V), -3.25),
+        "half -inf": holes,
+        "nine ids": few_ids,
+        "far apart": far,
+        "shifted": flat + 1e4,
+        "crowded": crowded,
+        "half precision": np.asarray(jnp.asarray(peaked, jnp.bfloat16), np.float64),
+        "a mixture": np.stack([flat[0], peaked[1], dominated[2], ties[3], holes[4], few_ids[5]]),
+    }
+
+
+CASES = {name: case.astype(np.float32) for name, case in cases().items()}
+RULES = [
+    {"top_k": 1},
+    {"top_k": 9},
+    {"top_k": 50},
+    {"top_k": 3_000},
+    {"top_k": V},
+    {"top_k": 10 * V},
+    {"top_p": 1e-6},
+    {"top_p": 0.5},
+    {"top_p": 0.95},
+    {"top_p": 0.99999},
+    {"top_k": 50, "top_p": 0.9},
+    {"top_k": 3_000, "top_p": 0.3},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_the_smallest_kept_logit_is_that_of_a_sorted_list(rule):
+    rows = np.concatenate(list(CASES.values()))
+    rule = SamplingRule(**rule)
+    found = np.asarray(jax.jit(threshold, static_argnums=1)(rows, rule))
+    for i, row in enumerate(rows):
+        expected, lower, higher = smallest_kept(row, rule.top_k, rule.top_p)
+        kept = row >= found[i]
+        where = list(CASES)[i // ROWS], i % ROWS
+        # The set matters, and not which number below its smallest logit stands for it.
+        if not np.array_equal(kept, row >= expected):
+            assert rule.top_p < 1, where
+            assert (row >= higher).sum() <= kept.sum() <= (row >= lower).sum(), where
+
+
+@pytest.mark.parametrize("rule", [{"top_p": 0.9}, {"top_k": 50}, {"top_k": 700, "top_p": 0.8}])
+def test_shortcuts_do_not_change_what_is_kept(monkeypatch, rule):
+    rows = np.concatenate(list(CASES.values()))
+    rule = SamplingRule(**rule)
+    quick = np.asarray(threshold(jnp.asarray(rows), rule))
+    monkeypatch.setattr(truncation, "LEAST_VOCABULARY", 10**9)
+    slow = np.asarray(threshold(jnp.asarray(rows), rule))
+    np.testing.assert_array_equal(rows >= quick[:, None], rows >= slow[:, None])
+
+
+def test_p_just_below_and_just_above_a_boundary():
+    """Of four tokens with 40, 30, 20 and 10%, among many that are never drawn."""
+    logits = np.full((1, V), -np.inf, np.float32)
+    logits[0, [5, 4_000, 77, 2_222]] = np.log([0.4, 0.3, 0.2, 0.1])
+    for boundary, below in [(0.4, 1), (0.7, 2), (0.9, 3)]:
+        for p, kept in [(boundary - 1e-6, below), (boundary + 1e-6, below + 1)]:
+            found = threshold(jnp.asarray(logits), SamplingRule(top_p=p))
+            assert (logits >= np.asarray(found)[:, None]).sum() == kept, p
+
+
+def test_ties_of_the_last_token_are_kept():
+    logits = np.full((1, V), -1.0, np.float32)
+    logits[0, :10] = 2.0
+    for rule, kept in [({"top_k": 3}, 10), ({"top_k": 10}, 10), ({"top_k": 11}, V)]:
+        found = threshold(jnp.asarray(logits), SamplingRule(**rule))
+        assert (logits >= np.asarray(found)[:, None]).sum() == kept, rule
+    share = 10 / (10 + (V - 10) * np.exp(-3))
+    for p, kept in [(share / 20, 10), (share - 1e-5, 10), (share + 1e-5, V)]:
+        found = threshold(jnp.asarray(logits), SamplingRule(top_p=p))
+        assert (logits >= np.asarray(found)[:, None]).sum() == kept, p
+
+
+@pytest.mark.parametrize("rule", [{"temperature": 0.6, "top_p": 0.9}, {"top_k": 20}, {}], ids=str)
+def test_two_numbers_give_the_whole_distribution(rule):
+    rule, logits = SamplingRule(**rule), jnp.asarray(CASES["peaked"])
+    smallest, log_mass = kept_mass(logits, rule)
+    scaled = np.asarray(logits / rule.temperature)
+    kept = scaled >= np.asarray(smallest)[:, None]
+    ours = np.where(kept, scaled - np.asarray(log_mass)[:, None], -np.inf)
+    np.testing.assert_allclose(ours, log_distribution(logits, rule), atol=1e-5)
+    np.testing.assert_allclose(np.exp(ours.astype(np.float64)).sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_kept_logits():
+    rule, logits = SamplingRule(top_k=40, top_p=0.9), jnp.asarray(CASES["peaked"])
+    best = jnp.argmax(logits, axis=-1)[:, None]
+
+    def total(logits):
+        return jnp.sum(jnp.take_along_axis(log_distribution(logits, rule), best, axis=-1))
+
+    probabilities = np.exp(np.asarray(log_distribution(logits, rule)))
+    expected = (np.arange(V) == np.asarray(best)) - probabilities
+    np.testing.assert_allclose(jax.grad(total)(logits), expected, atol=1e-6)
+
+
+def test_nothing_is_sorted():
+    logits = jax.ShapeDtypeStruct((8, V), jnp.float32)
+    for rule in (SamplingRule(top_p=0.9), SamplingRule(top_k=50), SamplingRule(1.0, 50, 0.9)):
+        text = jax.jit(threshold, static_argnums=1).lower(logits, rule).as_text()
+        assert "while" in text and "sort" not in text and "top_k" not in text
