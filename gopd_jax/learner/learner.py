@@ -94,8 +94,7 @@ class Packed:
 
     def active(self, domains: set[int]) -> np.ndarray:
         """Which micro-batches hold something of these domains, bool [M]."""
-        filled = np.arange(len(self.domain_M)) < self.used
-        return filled & np.isin(self.domain_M, list(domains))
+        return np.isin(self.domain_M, list(domains)) & (np.arange(len(self.domain_M)) < self.used)
 
 
 class Learner:
