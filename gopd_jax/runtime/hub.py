@@ -9,7 +9,7 @@ from gopd_jax.runtime.progress import say
 
 @functools.cache
 def ask_for(name: str) -> None:
-    """Says once, unless HF_HUB_OFFLINE forbids it, that the hub is asked for `name`: it can be slow.
+    """Says once that the hub is asked for `name`, unless HF_HUB_OFFLINE forbids it.
 
     The client is silent from then on: without a network it prints a warning for each attempt, and
     its error, which ends the command, says the same.
