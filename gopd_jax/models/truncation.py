@@ -4,12 +4,15 @@ In: logits. Out: one threshold for each row. `models.heads` makes log-probs of i
 `rollout.sampling` draws. A token is kept if its logit, divided by the temperature, is at least the
 threshold.
 
-A threshold is the largest t for which the tokens at or above t weigh enough: K of them, or a
-probability of p. It is bracketed, and the bracket is cut, over the bits of the float32 numbers.
-A cut reads every token once, and halving would take up to 32 of them. Shortcuts leave about eight:
-a first bracket comes from a sample of the tokens, cuts are made where the weight of the ends puts
-the threshold, and a bracket that holds few tokens is finished on copies of these. They change how
-long the search takes, and never what it finds.
+A small K of top-k needs one pass over the logits: the K groups of tokens with the largest maxima
+hold the K largest tokens.
+
+In general, a threshold is the largest t for which the tokens at or above t weigh enough: K of them,
+or a probability of p. It is bracketed, and the bracket is cut, over the bits of the float32
+numbers. A cut reads every token once, and halving would take up to 32 of them. Shortcuts leave
+about eight: a first bracket comes from a sample of the tokens, cuts are made where the weight of
+the ends puts the threshold, and a bracket that holds few tokens is finished on copies of these.
+They change how long the search takes, and never what it finds.
 """
 
 from collections.abc import Callable
@@ -24,6 +27,7 @@ GROUP = 16  # tokens of a group; a group gives its largest and its smallest toke
 STRIDE = 32  # one token in so many makes the sample that the first bracket comes from
 ROUGH = 4  # tokens of the sample in a bracket that is narrow enough
 FEW = 32  # tokens in a bracket that is finished on copies
+LARGEST_K = 256  # a larger K of top-k is found by the search
 LEAST_VOCABULARY = 2048  # a smaller one is searched without the shortcuts
 
 Weigh = Callable[[jax.Array], jax.Array]
@@ -55,9 +59,12 @@ def threshold(scaled_BV: jax.Array, rule: SamplingRule) -> jax.Array:
     B, V = scaled_BV.shape
     smallest_B = jnp.full(B, -jnp.inf)
     if 0 < rule.top_k < V:
-        goal_B = jnp.full(B, rule.top_k, jnp.float32)
-        count = _Bracket(*_ends(scaled_BV), jnp.full(B, V, jnp.float32), jnp.zeros(B))
-        smallest_B = _search(scaled_BV, jnp.ones_like, goal_B, count)
+        if rule.top_k <= min(LARGEST_K, V // GROUP):
+            smallest_B = _kth_largest(scaled_BV, rule.top_k)
+        else:
+            goal_B = jnp.full(B, rule.top_k, jnp.float32)
+            count = _Bracket(*_ends(scaled_BV), jnp.full(B, V, jnp.float32), jnp.zeros(B))
+            smallest_B = _search(scaled_BV, jnp.ones_like, goal_B, count)
     if rule.top_p < 1:
         largest_B1 = jnp.max(scaled_BV, axis=-1, keepdims=True)
         masses_BV = jnp.exp(scaled_BV - largest_B1)
@@ -89,6 +96,21 @@ def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.
     smallest_B = threshold(scaled_BV, rule)
     kept_BV = jnp.where(scaled_BV >= smallest_B[:, None], scaled_BV, -jnp.inf)
     return smallest_B, jax.nn.logsumexp(kept_BV, axis=-1)
+
+
+def _kth_largest(values_BV: jax.Array, k: int) -> jax.Array:
+    """The k-th largest value of each row, float32 [B], where k is at most V / GROUP.
+
+    The k groups with the largest maxima hold k values that are at least their smallest maximum, and
+    all values above it: the k-th largest of these groups is that of the row.
+    """
+    B, V = values_BV.shape
+    whole = V // GROUP * GROUP
+    grouped_BnG = values_BV[:, :whole].reshape(B, GROUP, -1)
+    _, best_Bk = jax.lax.top_k(jnp.max(grouped_BnG, axis=1), k)
+    members_BC = jnp.take_along_axis(grouped_BnG, best_Bk[:, None], axis=2).reshape(B, -1)
+    members_BC = jnp.concatenate([members_BC, values_BV[:, whole:]], axis=-1)
+    return jax.lax.top_k(members_BC, k)[0][:, -1]
 
 
 # ---- The search.

@@ -43,13 +43,20 @@ def draw(
         logits_BV = jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
     V = logits_BV.shape[-1]
     groups = 1 << max(0, round(math.log2(V) / 2))
-    grouped_BnG = jnp.pad(logits_BV, ((0, 0), (0, -V % groups)), constant_values=-jnp.inf)
-    grouped_BnG = grouped_BnG.reshape(len(keys_B), -1, groups)
+    whole = V // groups * groups
+    grouped_BnG = logits_BV[:, :whole].reshape(len(keys_B), -1, groups)
     masses_BG = jnp.sum(jnp.exp(grouped_BnG - largest_B[:, None, None]), axis=1)
+    parts = [grouped_BnG]
+    if whole < V:  # some groups have one member more; padding all the logits would copy them
+        rest = ((0, 0), (0, whole + groups - V))
+        rest_BG = jnp.pad(logits_BV[:, whole:], rest, constant_values=-jnp.inf)
+        masses_BG += jnp.exp(rest_BG - largest_B[:, None])
+        parts.append(rest_BG[:, None])
     uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
 
     group_B = _invert(masses_BG, uniform_B2[:, 0])
-    members_Bn = jnp.take_along_axis(grouped_BnG, group_B[:, None, None], axis=2)[..., 0]
+    members = [jnp.take_along_axis(part, group_B[:, None, None], axis=2)[..., 0] for part in parts]
+    members_Bn = jnp.concatenate(members, axis=1)
     member_B = _invert(jnp.exp(members_Bn - largest_B[:, None]), uniform_B2[:, 1])
     chosen_B = jnp.take_along_axis(members_Bn, member_B[:, None], axis=1)[:, 0]
     logprobs_B = chosen_B - (largest_B + jnp.log(jnp.sum(masses_BG, axis=-1)))
