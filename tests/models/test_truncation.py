@@ -118,11 +118,15 @@ def test_p_just_below_and_just_above_a_boundary(p, kept):
 @pytest.mark.parametrize("rule", [{"temperature": 0.6, "top_p": 0.9}, {}], ids=str)
 def test_two_numbers_give_the_whole_distribution(rule):
     rule, logits = SamplingRule(**rule), CASES["peaked"]
-    smallest, log_mass = compiled(kept_mass)(logits, rule)
-    scaled = logits / np.float32(rule.temperature)
-    kept = scaled >= np.asarray(smallest)[:, None]
-    ours = np.where(kept, scaled - np.asarray(log_mass)[:, None], -np.inf)
-    np.testing.assert_allclose(ours, compiled(log_distribution)(logits, rule), atol=1e-5)
+
+    def both(logits, rule):
+        smallest, log_mass = kept_mass(logits, rule)
+        scaled = logits / rule.temperature
+        ours = jnp.where(scaled >= smallest[:, None], scaled - log_mass[:, None], -jnp.inf)
+        return ours, log_distribution(logits, rule)
+
+    ours, whole = map(np.asarray, compiled(both)(logits, rule))
+    np.testing.assert_allclose(ours, whole, atol=1e-5)
     np.testing.assert_allclose(np.exp(ours.astype(np.float64)).sum(axis=1), 1, atol=1e-5)
 
 
