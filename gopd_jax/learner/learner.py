@@ -94,8 +94,7 @@ class Packed:
 
     def active(self, domains: set[int]) -> np.ndarray:
         """Which micro-batches hold something of these domains, bool [M]."""
-        filled = np.arange(len(self.domain_M)) < self.used
-        return filled & np.isin(self.domain_M, list(domains))
+        return np.isin(self.domain_M, list(domains)) & (np.arange(len(self.domain_M)) < self.used)
 
 
 class Learner:
@@ -368,11 +367,8 @@ class Learner:
 
     def updating(self, state: TrainState, batch: PackedBatch) -> tuple[tuple, dict[str, Any]]:
         """Positional and keyword arguments of `ProgramTable.compiled` for the train step."""
-
-        def shardings():
-            return self._state_shardings, replicated(self.mesh), self.row_sharding
-
-        return (self._step, state, batch), {"name": "train step", "donate": 0, "out": shardings}
+        where = self._state_shardings, replicated(self.mesh), self.row_sharding
+        return (self._step, state, batch), {"name": "train step", "donate": 0, "out": lambda: where}
 
     def update(
         self, state: TrainState, batch: PackedBatch

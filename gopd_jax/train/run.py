@@ -10,10 +10,12 @@ import dataclasses
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
+from gopd_jax.learner.learner import Learner
 from gopd_jax.rewards.verifier import Verifier
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
+from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, result, result_width, say
 from gopd_jax.runtime.run_folder import one_process, read_summary
@@ -70,10 +72,9 @@ def _run(
     samplers = make_samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     before = steps_before(workdir)
-    start = provenance.record() | {"prompts": inputs.counts, "steps": config.steps}
-    start["saved_step"] = max(saved_steps(workdir), default=0)
     sampler = samplers[inputs.models[config.student]]
-    start["kernels"] = learner.kernels | {"decode attention": str(sampler.kernel)}
+    kernels = learner.kernels | {"decode attention": str(sampler.kernel)}
+    start = _this_start(config, workdir, inputs, kernels)
     resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
     if (finished := read_summary(workdir, config.steps)) is not None:
         result(summary.table(finished, result_width()), finished)
@@ -94,9 +95,7 @@ def _run(
     else:
         first, state = 0, initial_state(config, inputs, learner)
     if resumed:
-        say(summary.resumed(workdir, first, config.steps))
-    if before and before < config.steps:
-        say(announcement(config, learner.schedule, before, first))
+        _say_where(config, workdir, learner, before, first)
 
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
@@ -118,6 +117,27 @@ def _run(
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
+
+
+def _say_where(
+    config: Config, workdir: str, learner: Learner, before: int | None, first: int
+) -> None:
+    """Says where a run is resumed, and whether it goes on beyond the steps that it had."""
+    say(summary.resumed(workdir, first, config.steps))
+    if before and before < config.steps:
+        say(announcement(config, learner.schedule, before, first))
+
+
+def _this_start(
+    config: Config, workdir: str, inputs: RunInputs, kernels: dict[str, str]
+) -> JsonObject:
+    """What run.json records of a start."""
+    return provenance.record() | {
+        "prompts": inputs.counts,
+        "steps": config.steps,
+        "saved_step": max(saved_steps(workdir), default=0),
+        "kernels": kernels,
+    }
 
 
 def _train(

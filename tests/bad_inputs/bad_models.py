@@ -210,3 +210,8 @@ def config_json_quantized(folder):
 def other_config(folder):
     edit(model(folder) / "config.json", num_hidden_layers=3)
     return generate(folder)
+
+
+@case("train", "an attention kernel for other devices", "kernel='pallas_tpu' runs on tpu, the")
+def attention_kernel(folder):
+    return [config(folder), "--workdir=run", "--config.learner.attention=pallas_tpu"]

@@ -395,8 +395,3 @@ def cache_dir_is_a_file(folder):
 )
 def mesh_too_large(folder):
     return [config(folder), "--workdir=run", "--config.mesh.tensor=64"]
-
-
-@case("train", "an attention kernel for other devices", "kernel='pallas_tpu' runs on tpu, the")
-def attention_kernel(folder):
-    return [config(folder), "--workdir=run", "--config.learner.attention=pallas_tpu"]
