@@ -85,6 +85,8 @@ def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.
 
         logit / temperature - log_mass    if logit / temperature >= threshold, otherwise -inf
 
+    Divide in the same program: another may round the quotient of the last kept token differently.
+
     Args:
         logits_BV: any float dtype; -inf for ids that are never drawn.
         rule: the sampling rule; its temperature is above 0.
