@@ -48,11 +48,16 @@ FULL = {
     "self_distillation": ["qwen3_4b"],
 }
 TINY_PAIRS = [(f, p) for f, presets in TINY.items() for p in presets]
-# tests/train runs these with a few changes, so that here they are long without being new.
+# tests/train runs these, or their like with other models, so that here they are long without being
+# new.
 RUN_ELSEWHERE = {
     ("math", "tiny"),
+    ("code", "tiny"),
     ("multi_teacher", "tiny"),
+    ("strong_to_weak", "tiny"),
     ("grpo", "tiny"),
+    ("grpo", "tiny_code"),
+    ("sft", "tiny"),
     ("sft", "tiny_math"),
 }
 FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]

@@ -253,9 +253,10 @@ def _added(x_RKSH: jax.Array, row, first_key, more_KcH: jax.Array) -> jax.Array:
 
 def _forward(query, key, value, query_segments, key_segments, *, sizes: Xla):
     """The output [R, T, N, H], and the log of the softmax's norm, float32 [R, Q, K, G * b]."""
-    block, widths = sizes.block, sizes.widths
+    block = sizes.block
     a = _arrays(query, key, value, query_segments, key_segments, block)
     R, Q, K, Gb, H = a.query.shape
+    widths = tuple(w for w in sizes.widths if w * block <= a.key.shape[2])
     needed = blocks_needed(a.query_segments, a.key_segments, block)
     items = _plan(needed, a.key.shape[2] // block, widths)
 
@@ -298,9 +299,10 @@ def _forward(query, key, value, query_segments, key_segments, *, sizes: Xla):
 
 def _backward(query, key, value, query_segments, key_segments, out, norm, grad_out, *, sizes: Xla):
     """Gradients of queries, keys and values; the scores are computed again."""
-    block, widths = sizes.block, sizes.widths
+    block = sizes.block
     a = _arrays(query, key, value, query_segments, key_segments, block)
     R, Q, K, Gb, H = a.query.shape
+    widths = tuple(w for w in sizes.widths if w * block <= a.key.shape[2])
     needed = blocks_needed(a.query_segments, a.key_segments, block)
     items = _plan(needed, a.key.shape[2] // block, widths)
     grad = _to_blocks(grad_out, K, block)

@@ -10,10 +10,13 @@ communication: what the parts of the vocabulary found is joined once after the l
 gradient of the head is summed over the devices once.
 """
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gopd_jax.models.heads import has_padded_rows, log_distribution
 from gopd_jax.models.settings import PLAIN, SamplingRule
@@ -176,6 +179,11 @@ def _blocks(tokens: int, vocabulary: int) -> tuple[int, int]:
     return size, -(-vocabulary // size)
 
 
+def _over_blocks(blocks: int, body: Callable[[ArrayLike, Any], Any], start: Any) -> Any:
+    """`fori_loop` over the blocks of the vocabulary; without a loop where there is one."""
+    return body(0, start) if blocks == 1 else jax.lax.fori_loop(0, blocks, body, start)
+
+
 def _block(head_VD, ids_V, number, size: int, num_ids: int | None):
     """A block of the head, its ids, and which of them count: [v, D], [v], [v].
 
@@ -230,7 +238,7 @@ def _forward(hidden_RSD, head_VD, ids_V, targets_RS, wanted_RS, *, num_ids: int 
         hidden_CD, targets_C = chunks.take(index, hidden_RSD), chunks.take(index, targets_RS)
         # Not -inf: a part may have no id that counts, and inf - inf is NaN.
         start = jnp.full(chunks.size, jnp.finfo(jnp.float32).min), *(jnp.zeros(chunks.size),) * 3
-        found = jax.lax.fori_loop(0, blocks, lambda n, x: block(n, x, hidden_CD, targets_C), start)
+        found = _over_blocks(blocks, lambda n, x: block(n, x, hidden_CD, targets_C), start)
         return tuple(chunks.put(index, g, x) for g, x in zip(gathered, found, strict=True))
 
     found = jax.lax.fori_loop(0, chunks.count, chunk, (jnp.zeros(chunks.padded),) * 4)
@@ -281,9 +289,7 @@ def _backward(
         of_chunk[2] = jnp.where(is_token, of_chunk[2], jnp.inf)
         of_chunk[3] = jnp.where(is_token, of_chunk[3], 0.0)
         start = jnp.zeros((chunks.size, D)), grad_head
-        grad_hidden, grad_head = jax.lax.fori_loop(
-            0, blocks, lambda n, x: block(n, x, *of_chunk), start
-        )
+        grad_hidden, grad_head = _over_blocks(blocks, lambda n, x: block(n, x, *of_chunk), start)
         return chunks.put(index, gathered, grad_hidden), grad_head
 
     zeros = jnp.zeros((chunks.padded, D)), jnp.zeros((V, D))

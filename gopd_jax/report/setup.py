@@ -40,7 +40,7 @@ def commands(run: Run) -> list[str]:
     """The command of each start, as it is typed."""
     typed = []
     for start in run.starts:
-        program, *arguments = map(str, start.get("command", [])) or [""]
+        program, *arguments = [str(part) for part in start.get("command", [])] or [""]
         if program.endswith("gopd_jax/train/__main__.py"):
             program = "python -m gopd_jax.train"
         typed.append(" ".join([program, *arguments]))

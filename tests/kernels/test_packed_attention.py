@@ -43,7 +43,7 @@ def expected(query, key, value, mask):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("queries, keys", [(22, 22), (24, 24), (9, 22), (1, 22)])
+@pytest.mark.parametrize("queries, keys", [(22, 22), (24, 24), (9, 22), (9, 10), (1, 22)])
 def test_each_query_attends_to_earlier_keys_of_its_segment(kernel, queries, keys):
     case = make_case(queries, keys)
     np.testing.assert_allclose(jax.jit(kernel)(*case), expected(*case), atol=2e-6)

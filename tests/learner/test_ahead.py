@@ -59,5 +59,6 @@ check(make_learner(make_config(), make_mesh(fsdp=2, tensor=2)), scores=True, old
 """
 
 
+@pytest.mark.slow
 def test_everything_of_gopd_is_found_on_several_devices(run_on_fake_devices):
     run_on_fake_devices(PROGRAM, count=4)

@@ -114,7 +114,7 @@ ROW_WORK = Work(tokens=18, pairs=2 * 9 * 9, predictions=0)
 @pytest.mark.parametrize("kernel, again", [(dense, 0), (jax.checkpoint(dense), 1)])
 @pytest.mark.parametrize("config", [CONFIG, EXPERTS])
 def test_the_passes_of_the_decoder_are_those_of_its_program(config, kernel, again, remat):
-    decoder = Decoder(config, remat="block" if remat else "none", attention=kernel)
+    decoder = Decoder(config, remat=remat, attention=kernel)
     params = init_params(config, jax.random.key(0))
 
     def loss(params):

@@ -70,6 +70,7 @@ def test_a_second_process_finds_the_programs_and_a_damaged_one_is_replaced(tmp_p
     assert finish(start(tmp_path)) == ((folder, made, made, result), "")
 
 
+@pytest.mark.slow
 def test_the_variables_of_jax_win_then_gopd_cache_then_the_setting(tmp_path):
     given, moved, jaxs = (tmp_path / name for name in ("given", "moved", "jax"))
     processes = [

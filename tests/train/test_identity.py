@@ -29,6 +29,8 @@ FREE_CHANGES = {  # one for each entry of FREE_FIELDS
     "steps": 7,
     "checkpoint.every": 3,
     "compilation_cache": "off",
+    "eval.teachers": False,
+    "eval.teacher_cache": False,
     "log.samples": 0,
     "mesh.tensor": 4,
     "rollout.slots": 8,

@@ -51,7 +51,7 @@ def test_multi_teacher_run_and_export(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, exported, trained)
 
 
-@pytest.mark.parametrize("truncation", ["mask", "drop"])
+@pytest.mark.parametrize("truncation", ["mask", pytest.param("drop", marks=pytest.mark.slow)])
 def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation):
     limit = {"rollout.max_response_tokens": 15, "learner.row_length": 0}
     config = small(**QUICK, **limit, **{"learner.truncation": truncation})
@@ -101,6 +101,7 @@ def test_sft_learns_from_the_given_answers(tmp_path):
     check_fields(tmp_path / "run", "sft on given responses")
 
 
+@pytest.mark.slow
 def test_several_updates_from_one_rollout_batch(tmp_path):
     """At this learning rate the ratio leaves the clip range within one batch."""
     config = small(**QUICK, **{"learner.updates_per_batch": 4, "learner.learning_rate": 1e-2})

@@ -101,6 +101,7 @@ def ends(workdir, capsys, words, **changes):
     assert not checkpoints_of(workdir) and not (workdir / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_student_that_overflows_in_the_dtype_of_the_sampler(tmp_path, capsys):
     """Its parameters are float32 and finite; its decode weights are not."""
     student = spoiled(tmp_path / "model", "base", NORM, OVERFLOW)

@@ -59,6 +59,7 @@ def test_a_run_with_graded_rewards_and_its_fingerprint(own, tmp_path):
         run(changed, str(workdir))
 
 
+@pytest.mark.slow
 def test_a_function_that_fails_ends_the_run_with_one_sentence(own, tmp_path):
     """Exit status 2 follows from ValueError; nothing counts as 0."""
     config = own(FAILS)

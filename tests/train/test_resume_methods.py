@@ -18,11 +18,9 @@ OWN_AND_NONE = {
     "domains.math.reward": "none",
     "domains.math.test": "",
 }
-# Each case costs seconds of compilation, so that the default run has few.
-TOGETHER = {
+# Each case costs seconds of compilation.
+CASES = {
     "grpo, several updates, bfloat16": ("configs/math.py", GRPO | SEVERAL_UPDATES | BFLOAT16),
-}
-APART = {
     "two domains, sft": ("configs/sft.py", {"learner.warmup_steps": 2}),
     "two domains, an own reward and no verifier": ("configs/multi_teacher.py", OWN_AND_NONE),
     "two domains": ("configs/multi_teacher.py", {}),
@@ -31,12 +29,10 @@ APART = {
     "several updates": ("configs/math.py", SEVERAL_UPDATES),
     "bfloat16": ("configs/math.py", BFLOAT16),
 }
-CASES = TOGETHER | APART
 
 
-@pytest.mark.parametrize(
-    "case", [*TOGETHER, *(pytest.param(case, marks=pytest.mark.slow) for case in APART)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, capsys, case):
     """The folder is that of a run killed while it saves step 4, the last; it resumes at step 2."""
     monkeypatch.setattr(curves, "draw", lambda *_: None)  # takes time, and is not compared
