@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from gopd_jax.reproduce import arms, work
 
 
