@@ -138,7 +138,7 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "--rows-per-micro-batch",
         type=cli.integer(0),
         default=default["rows_per_micro_batch"],
-        help="packed rows in one forward and backward pass; 0: as many as hold 4,096 tokens",
+        help="packed rows in one forward and backward pass; 0: as many as hold 2,048 tokens",
     )
     add(
         "--row-length",

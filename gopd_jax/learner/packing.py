@@ -11,9 +11,9 @@ import numpy as np
 
 from gopd_jax.types import PackedBatch, SampleKey
 
-# Tokens of a micro-batch on one device. More make the matrix products no faster, but need memory
-# for activations, and leave more rows of the last micro-batch empty.
-TOKENS = 4096
+# Tokens of a micro-batch on one device. On CPU more make nothing faster; they need memory for
+# activations, and leave more rows of the last micro-batch empty.
+TOKENS = 2048
 MOSTLY_PADDING = 0.1  # share of tokens below which a batch is hardly more than padding
 
 

@@ -54,7 +54,7 @@ class PackingSettings:
     """Tokens in a packed row; 0 takes prompt limit + response limit. Longer rows pack more densely
     and need more memory."""
     rows_per_micro_batch: Count = 0
-    """Packed rows in one forward and backward pass; 0 takes those that hold 4,096 tokens on each
+    """Packed rows in one forward and backward pass; 0 takes those that hold 2,048 tokens on each
     device. Larger values need more memory for activations; the result does not depend on it."""
     attention: Literal["auto", "xla", "pallas_tpu"] = "auto"
     """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
