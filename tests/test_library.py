@@ -76,6 +76,7 @@ def test_the_page_has_the_names_of_the_example():
     assert len(used) > 10 and used <= set(NAMES)
 
 
+@pytest.mark.slow
 def test_the_code_on_the_page_runs_after_that_of_the_example(example):
     more = {
         "jnp": jnp,

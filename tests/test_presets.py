@@ -59,6 +59,7 @@ RUN_ELSEWHERE = {
     ("grpo", "tiny_code"),
     ("sft", "tiny"),
     ("sft", "tiny_math"),
+    ("self_distillation", "tiny"),
 }
 FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]
 QUICK = {

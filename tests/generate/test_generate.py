@@ -86,6 +86,7 @@ def test_summary_says_what_was_done_and_how(whole):
     assert {"git_commit", "packages", "devices"} <= start.keys()
 
 
+@pytest.mark.slow
 def test_four_devices_draw_the_same(whole, run_on_fake_devices, tmp_path):
     """Two devices share each layer. There are fewer prompts, too: they keep their samples."""
     write_rows(tmp_path / "prompts.jsonl", ROWS[:1])

@@ -105,6 +105,7 @@ def test_blocks_of_full_size(size, monkeypatch):
     check(make_case(4, 2, size, None, ([600, 300, 150], [1100], []), 1100), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_two_digits():
     query, key, value, mask, direction = make_case()
     half = (jnp.asarray(x, jnp.bfloat16) for x in (query, key, value))

@@ -46,6 +46,7 @@ def check(learner, *, scores, old):
     assert set(names) >= ({"score", "train step"} if scores else {"train step"})
 
 
+@pytest.mark.slow
 def test_sft_needs_the_train_step_alone():
     check(make_learner(make_config(method="sft")), scores=False, old=False)
 

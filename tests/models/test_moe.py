@@ -81,6 +81,7 @@ def test_the_router_is_float32_in_bfloat16_models():
     assert out.dtype == jnp.bfloat16 and (out > 0).all()
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one(run_on_fake_devices):
     program = """
 import jax, jax.numpy as jnp, numpy as np

@@ -79,6 +79,7 @@ def mean_gap(rollouts):
     return gap
 
 
+@pytest.mark.slow
 def test_an_int8_cache_is_close_and_does_not_depend_on_slots_either():
     engine = make_engine(kv_cache="int8")
     drawn = sample(engine, SHORT)

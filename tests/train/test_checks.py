@@ -139,6 +139,7 @@ def test_a_refused_start_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_refused_start_leaves_what_was_there(tmp_path):
     mine = tmp_path / "run/datasets/mine"
     mine.mkdir(parents=True)

@@ -94,6 +94,7 @@ def test_switched_off(folder, monkeypatch):
     assert load(WHAT) is None and not folder.exists()
 
 
+@pytest.mark.slow
 def test_every_setting_that_decides_a_number_counts(tmp_path, monkeypatch):
     base = small()
     inputs = prepare(base, str(tmp_path))
@@ -139,6 +140,7 @@ def test_every_setting_that_decides_a_number_counts(tmp_path, monkeypatch):
 QUICK = {"steps": 1, "eval.prompts": 8, "eval.every": 0}
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_the_teacher_from_the_cache(
     folder, tmp_path, lines, monkeypatch, capsys
 ):

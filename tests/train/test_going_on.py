@@ -19,6 +19,7 @@ QUICK = {"eval.prompts": 16, "eval.every": 2, "eval.during_prompts": 8}
 CONSTANT = QUICK | {"learner.schedule": "constant"}
 
 
+@pytest.mark.slow
 def test_more_steps_equal_one_long_run(tmp_path, lines, capsys, monkeypatch):
     """2 steps and then 2 more; the evaluation at the first end is of more prompts."""
     shapes = {}

@@ -111,6 +111,7 @@ def test_several_updates_from_one_rollout_batch(tmp_path):
     assert first["clip_fraction"] > 0
 
 
+@pytest.mark.slow
 def test_teacher_equal_to_the_student_has_no_advantage(tmp_path, capsys):
     config = small(**QUICK, **{"domains.math.teacher": tiny.model("base")})
     run(config, str(tmp_path / "run"))

@@ -104,6 +104,7 @@ def test_another_lambda_on_the_way(other, tmp_path, capsys):
     assert ours["models"]["teacher of math"]["given"] == tiny.model("math_teacher")
 
 
+@pytest.mark.slow
 def test_the_other_run_is_needed_only_until_the_first_checkpoint(copy, tmp_path, capsys):
     workdir, config = tmp_path / "run", from_run(copy, steps=2, **{"checkpoint.every": 1})
     run(config, str(workdir))
