@@ -56,7 +56,7 @@ class PackingSettings:
     rows_per_micro_batch: Count = 0
     """Packed rows in one forward and backward pass; 0 takes those that hold 2,048 tokens on each
     device. Larger values need more memory for activations; the result does not depend on it."""
-    attention: Literal["auto", "xla", "pallas_tpu"] = "auto"
+    attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
     """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
     remat: Remat = "attention"
     """What the backward pass computes again to save memory: "none" keeps all activations, "block"
