@@ -49,7 +49,10 @@ def _dot(a: jax.Array, b: jax.Array, axis_a: int = 1, axis_b: int = 0) -> jax.Ar
 
 
 def _load(ref, there: jax.Array) -> jax.Array:
-    """The rows of a matrix that are there, and zeros for the others, which are not read."""
+    """The rows of a matrix that are there, and zeros for the others, which are not read.
+
+    So neither NaN in padding nor what lies beyond a row reaches a product, and no array is padded.
+    """
     return plgpu.load(ref, mask=there[:, None], other=0.0)
 
 
@@ -69,7 +72,13 @@ def _scores(query_tH: jax.Array, key_sH: jax.Array, sees_ts: jax.Array, scale: f
 
 
 class _Queries:
-    """The block of queries of a program, and the keys that it attends to."""
+    """The block of queries of a program, and the keys that it attends to.
+
+    inside_t: whether a query is in the row, which no block needs to divide.
+    first_t, own_t: the first and the last key that a query attends to.
+    live_t: whether it is no padding.
+    low, high: the first and the last key of all of them; blocks are those from one to the other.
+    """
 
     def __init__(self, first_ref, block: jax.Array, length: int, offset: int):
         size = first_ref.shape[0]
@@ -122,8 +131,6 @@ def _forward_kernel(
 def _score_gradients(sees_ts, query_tH, key_sH, value_sH, grad_tH, norm_t, mean_t, scale: float):
     """The shares p, and the gradient of the scores, p (dp - mean) / sqrt(H), both [t, s]."""
     shares_ts = jnp.exp2(_scores(query_tH, key_sH, sees_ts, scale) - norm_t[:, None])
-    # The normaliser of a query without keys is no bound on its masked scores.
-    shares_ts = jnp.where(sees_ts, shares_ts, 0.0)
     grad_shares_ts = _dot(grad_tH, value_sH, 1, 1)
     grad_scores_ts = shares_ts * (grad_shares_ts - mean_t[:, None]) * scale
     return shares_ts, grad_scores_ts.astype(key_sH.dtype)

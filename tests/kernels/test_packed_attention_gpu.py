@@ -98,6 +98,30 @@ def test_nothing_crosses_a_segment_and_blocks_of_other_segments_are_not_read():
         np.testing.assert_array_equal(ours[1:], theirs[1:], err_msg=name)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4, 16])
+def test_loops_grow_with_the_squares_of_the_segments(parts, monkeypatch):
+    """16 blocks in segments of n blocks each: n (n + 1) / 2 pairs per segment, in all kernels."""
+    loops, loop = [], jax.lax.fori_loop
+
+    def counted(low, high, body, start):
+        jax.debug.callback(lambda a, b: loops.append(max(0, int(b) - int(a))), low, high)
+        return loop(low, high, body, start)
+
+    monkeypatch.setattr(jax.lax, "fori_loop", counted)
+    *arrays, mask, _ = make_case(1, 1, 16, None, ([256 // parts] * parts, [24, 24], []), 256)
+    n = 16 // parts
+    # Blocks 0 and 1 of the second row hold segment 1, and blocks 1 and 2 segment 2.
+    pairs = parts * n * (n + 1) // 2 + 1 + 2 + 2
+    jax.jit(lambda *a: interpreted(*a, mask))(*arrays)
+    jax.effects_barrier()
+    assert sum(loops) == pairs
+    loops.clear()
+    jax.jit(jax.grad(lambda *a: jnp.sum(interpreted(*a, mask)), (0, 1, 2)))(*arrays)
+    jax.effects_barrier()
+    # The last kernel has a loop over the one head, too, for each of its 3 * 16 blocks.
+    assert sum(loops) == 3 * pairs + 3 * 16
+
+
 def test_the_last_query_of_each_key():
     segments = np.array([[1, 1, 2, 2, 2, 0], [0, 3, 3, 3, 4, 4]], np.int32)
     mask = make_mask(([6], [6]), keys=6)
