@@ -49,7 +49,6 @@ def benchmark(args: argparse.Namespace) -> None:
         counts |= {"rollouts": len(examples), "settings": settings_in_effect(args)}
         show({"record": "counted"} | counts)
         return
-    peak = args.peak_flops or matmul_peak(learner.dtype)
     params = _params(args, model, learner)
     teachers = {
         name: FrozenModel(f"teacher of {name}", model, params) for name in learner.reward_scales
@@ -60,8 +59,11 @@ def benchmark(args: argparse.Namespace) -> None:
         state = learner.start(jax.tree.map(jnp.copy, params))
 
     runs: list[Figures] = []
+    peak = args.peak_flops
     for i in itertools.count():
         run, costs, packed, state = _run(learner, examples, teachers, reference, state)
+        memory = peak_bytes()  # before the peak is measured, with large matrices
+        peak = peak or matmul_peak(learner.dtype)
         run |= speeds(costs, run, peak)
         warm_up = i == 0 or (run["compilations"] and i < MAX_WARM_UPS)
         show({"record": "warm-up" if warm_up else "run", "run": i} | run)
@@ -72,7 +74,7 @@ def benchmark(args: argparse.Namespace) -> None:
     summary |= {name: statistics.median(r[name] for r in runs) for name in runs[0]}
     summary |= rows_of(packed) | figures(costs)
     summary |= {"peak_flops": peak, "peak_is": "given" if args.peak_flops else "measured"}
-    summary |= _learner_figures(learner)
+    summary |= _learner_figures(learner) | {"peak_gib": memory / 2**30}
     summary["settings"] = settings_in_effect(args)
     for program in learner.programs.programs:
         show({"record": "program"} | dataclasses.asdict(program))
@@ -152,7 +154,6 @@ def _learner_figures(learner: Learner) -> Figures:
     """Memory and compilations, and what the learner runs on."""
     programs = learner.programs.programs
     return {
-        "peak_gib": peak_bytes() / 2**30,
         "temporary_bytes": max(p.temporary_bytes for p in programs),
         "programs": len(programs),
         "compile_seconds": sum(p.compile_seconds for p in programs),

@@ -12,6 +12,8 @@ import numpy as np
 
 from gopd_jax.kernels.block_pairs import block_size
 from gopd_jax.kernels.packed_attention import PackedAttention
+from gopd_jax.kernels.packed_attention_gpu import BLOCK as GPU_BLOCK
+from gopd_jax.kernels.packed_attention_gpu import pallas_gpu
 from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import (
@@ -187,6 +189,8 @@ def _ways(attention: PackedAttention, length: int) -> _Ways:
         return _Ways(attention.block, products_again=1, keeps=True)
     if attention is pallas_tpu:  # two backward kernels compute scores and their gradients
         return _Ways(block_size(length), products_again=3, keeps=True)
+    if attention is pallas_gpu:  # in the same way; float32 and long heads have smaller blocks
+        return _Ways(GPU_BLOCK, products_again=3, keeps=True)
     return _Ways()
 
 

@@ -60,7 +60,7 @@ class PackingSettings:
     score_while_sampling: bool = True
     """Teachers and reference score finished responses while others are still drawn. false waits
     for all of them, which needs less memory: cache and activations are not in use together."""
-    attention: Literal["auto", "xla", "pallas_tpu"] = "auto"
+    attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
     """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
     remat: Remat = "attention"
     """What the backward pass computes again to save memory: "none" keeps all activations, "block"
