@@ -12,7 +12,9 @@ docs/library.md explains the names. The notebook beside this file is made from i
 import jax
 import numpy as np
 
-from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
+from gopd_jax.learner.learner import FrozenModel, Learner
+from gopd_jax.learner.packing import BatchShape
+from gopd_jax.learner.scoring import with_scores
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.sources import in_order, to_examples
 from gopd_jax.models.config import ModelConfig
@@ -50,7 +52,7 @@ learner = Learner(
     programs,
     LearnerSettings(learning_rate=0.03),
     reward_scales={"toy": 1.25},
-    shape=BatchShape(examples=SAMPLES, longest=PROMPT_TOKENS + RESPONSE_TOKENS, rows=SAMPLES),
+    shape=BatchShape(examples=SAMPLES, longest=PROMPT_TOKENS + RESPONSE_TOKENS),
     updates=STEPS,
 )
 
@@ -77,8 +79,8 @@ for step in range(STEPS):
     key = jax.random.fold_in(jax.random.key(2), step)
     rollouts = in_order(engine(engine.sync_weights(state.params), requests_of(step), key))
     (examples,) = to_examples(rollouts, reward_scales=learner.reward_scales)
-    batch = learner.score(learner.pack(examples), frozen, frozen_reference, None)
-    state, metrics, _ = learner.update(state, batch)
+    scored = with_scores(learner, examples, frozen, frozen_reference)
+    state, metrics, _ = learner.update(state, learner.pack(scored))
     kl.append(metrics.diagnostics.finish(["toy"])["reverse_kl_teacher"])
     if step % 5 == 0 or step == STEPS - 1:
         print(f"step {step:2}: KL(student || teacher) {kl[-1]:.3f} nats per token")

@@ -13,7 +13,7 @@ import numpy as np
 
 from gopd_jax.config import Config
 from gopd_jax.data.settings import DataSettings, DomainSettings
-from gopd_jax.learner.packing import Example, pack
+from gopd_jax.learner.packing import Bucket, Example, pack
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.rollout.settings import RolloutSettings
@@ -95,11 +95,30 @@ def random_values(examples, seed):
     return {e.key: one(e) for e in examples}
 
 
+def pack_one(examples, micro_batches, rows, row_length, logprobs=None):
+    """The batch of examples in rows of one length, and the slices of its rows."""
+    batches, slices = pack(examples, [Bucket(micro_batches, rows, row_length)], logprobs)
+    return batches[0], slices
+
+
 def predictions(slices, example):
     """Index into [M, R, S] arrays of the predictions of an example's response tokens, by hand."""
     where = slices[example.key]
     first = where.start + len(example.prompt) - 1
     return where.micro, where.row, slice(first, first + len(example.response))
+
+
+def of_tokens(arrays, packed, example):
+    """The entries of an example's response tokens, given an array for each bucket."""
+    bucket = packed.slices[example.key].bucket
+    return np.asarray(arrays[bucket])[predictions(packed.slices, example)]
+
+
+def run_score(run, params, batch):
+    """`step.score` of all rows of a batch at once; `run` takes its positional arguments."""
+    M, R, S = batch.tokens.shape
+    fields = batch.tokens, batch.positions, batch.segments, batch.targets, batch.weights > 0
+    return np.asarray(run(params, *(x.reshape(M * R, S) for x in fields))).reshape(M, R, S)
 
 
 def put(batch, slices, examples, values):
@@ -114,7 +133,7 @@ def scored(
     examples, micro_batches, rows, row_length, names=("teacher_logprobs", "reference_logprobs")
 ):
     """A packed batch with random log-probs in the fields `names`, and the slices of its rows."""
-    batch, slices, _ = pack(examples, micro_batches, rows, row_length)
+    batch, slices = pack_one(examples, micro_batches, rows, row_length)
     extra = {}
     for name in names:
         values = random_values(examples, 10 + PER_TOKEN.index(name))

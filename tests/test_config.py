@@ -67,7 +67,7 @@ def test_defaults_are_the_papers_settings():
         found = fields[name]
         assert ({k: found[k] for k in value} if isinstance(value, dict) else found) == value
     assert config.reward_scales == {"math": 1.25}
-    assert config.row_length == config.longest == 2048 + 16384
+    assert config.longest == 2048 + 16384
 
 
 def test_config_dict_and_dataclass_agree():

@@ -3,7 +3,6 @@
 The embedded presets run a few steps; the full-size ones are traced with abstract weights.
 """
 
-import functools
 from pathlib import Path
 import runpy
 import subprocess
@@ -16,7 +15,9 @@ import numpy as np
 import pytest
 
 from gopd_jax.config import from_config_dict
-from gopd_jax.learner.learner import FrozenModel, Packed
+from gopd_jax.learner.ahead import abstract_batches, abstract_rows
+from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params
 from gopd_jax.runtime.mesh import make_mesh
@@ -24,7 +25,6 @@ from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train.models import make_learner
 from gopd_jax.train.prepare import prepare
 from gopd_jax.train.run import run as train
-from gopd_jax.types import PackedBatch
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -155,55 +155,41 @@ def test_full_size_presets_have_the_papers_values(file, name):
     assert learner.schedule == "constant" and learner.warmup_steps == (2 if file == "sft" else 0)
 
 
-class TracedPrograms(ProgramTable):
-    """Traces programs in place of compiling them: shapes go in, shapes come out."""
-
-    def compiled(self, function, *args, **kwargs):
-        return functools.partial(jax.eval_shape, function)
-
-
 @pytest.mark.parametrize("file, name", FULL_PAIRS)
 def test_full_size_presets_trace(file, name):
     """The scorers and the train step take abstract weights: nothing is allocated."""
     config = from_config_dict(preset(file, name))
     student = MODELS[config.student]
-    learner = make_learner(config, student, TracedPrograms(make_mesh()), jnp.bfloat16)
-    batch = abstract_batch(config, learner)
-    shape = batch.tokens.shape
+    learner = make_learner(config, student, ProgramTable(make_mesh()), jnp.bfloat16)
+    logprobs = [] if config.method == "sft" else ["behaviour_logprobs"]
     if config.method == "gopd":
-        domain_M = np.arange(shape[0]) % len(config.domains)
-        packed = Packed(batch, {}, filled=1.0, used=shape[0], domain_M=domain_M)
-        teachers = {n: frozen(f"teacher of {n}", d.teacher) for n, d in config.domains.items()}
-        reference = None
+        teachers = {d.teacher for d in config.domains.values()}
+        reference = config.reference or config.student
+        logprobs += ["teacher_logprobs"]
         if config.learner.reward_scale != 1:
-            reference = frozen("reference", config.reference or config.student)
-        batch = learner.score(packed, teachers, reference, None)
-        assert batch.teacher_logprobs.shape == shape
-        assert reference is None or batch.reference_logprobs.shape == shape
-    state, metrics, tokens = learner.update(learner.abstract_state(), batch)
-    assert tokens.logprobs.shape == shape and metrics.loss.shape == ()
-    assert np.isdtype(tokens.logprobs.dtype, "real floating")
+            logprobs += ["reference_logprobs"]
+            teachers.add(reference)
+        for path in teachers:
+            scorer = frozen(path)
+            function, _ = scoring_program(learner, scorer.config)
+            for bucket in learner.buckets:
+                rows = abstract_rows(learner, bucket)
+                values = jax.eval_shape(function, scorer.params, *rows)
+                assert values.shape == (bucket.rows, bucket.length)
+    batches = abstract_batches(learner, logprobs)
+    given, _ = learner.updating(learner.abstract_state(), batches)
+    state, metrics, tokens = jax.eval_shape(*given)
+    assert [t.logprobs.shape for t in tokens] == [b.tokens.shape for b in batches]
+    assert np.isdtype(tokens[0].logprobs.dtype, "real floating") and metrics.loss.shape == ()
     assert jax.tree.structure(state.params) == jax.tree.structure(abstract_params(student))
 
 
-def abstract_batch(config, learner):
-    shape = (learner.micro_batches, learner.shape.rows, learner.shape.row_length)
-    integers, numbers = (jax.ShapeDtypeStruct(shape, t) for t in (jnp.int32, jnp.float32))
-    return PackedBatch(
-        used=jax.ShapeDtypeStruct((), jnp.int32),
-        domains=jax.ShapeDtypeStruct(shape[:2], jnp.int32),
-        **dict.fromkeys(("tokens", "positions", "segments", "targets"), integers),
-        **dict.fromkeys(("weights", "reward_scale", "advantages"), numbers),
-        behaviour_logprobs=None if config.method == "sft" else numbers,
-    )
-
-
-def frozen(role, path):
+def frozen(path):
     model = MODELS.get(path, QWEN3_4B)  # a folder that only the user has: Qwen3-4B after GRPO
     params = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), abstract_params(model)
     )
-    return FrozenModel(role, model, params)
+    return FrozenModel(path, model, params)
 
 
 @pytest.mark.parametrize(

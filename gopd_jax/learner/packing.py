@@ -8,6 +8,7 @@ is left over in the end. The plan is a function of the examples alone, so that e
 same one.
 """
 
+import bisect
 from collections.abc import Collection, Iterable, Sequence
 import dataclasses
 import itertools
@@ -176,7 +177,7 @@ def plan(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Ro
     side, so rows whose attention costs about the same stand together.
 
     Raises:
-        ValueError: an example is longer than a row, or needs more rows than there are.
+        ValueError: an example is longer than a row.
     """
     planned: list[list[Row]] = [[] for _ in buckets]
     for domain in sorted({e.domain for e in examples}):
@@ -185,12 +186,6 @@ def plan(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Ro
         )
         for rows, found in zip(planned, _plan_domain(members, buckets), strict=True):
             rows += found
-    for bucket, rows in zip(buckets, planned, strict=True):
-        if (used := len(rows) // bucket.rows) > bucket.micro_batches:
-            raise ValueError(
-                f"rows of {bucket.length} tokens need {used} micro-batches of {bucket.rows} rows, "
-                f"but the step is compiled for {bucket.micro_batches}"
-            )
     return planned
 
 
@@ -227,15 +222,14 @@ def best_fit(members: Iterable[Example], lengths: Sequence[int]) -> list[Row] | 
     Returns:
         The examples of each row; None if there is no place for one.
     """
-    free, rows = np.array(lengths, np.int64), [[] for _ in lengths]
-    never = np.iinfo(np.int64).max
+    rows: list[Row] = [[] for _ in lengths]
+    space = sorted((length, row) for row, length in enumerate(lengths))  # that is left, and where
     for example in members:
-        space = np.where(free >= len(example), free, never)
-        row = int(np.argmin(space)) if len(rows) else -1
-        if row < 0 or space[row] == never:
+        if (at := bisect.bisect_left(space, (len(example), 0))) == len(space):
             return None
+        free, row = space.pop(at)
         rows[row].append(example)
-        free[row] -= len(example)
+        bisect.insort(space, (free - len(example), row))
     return rows
 
 
@@ -264,7 +258,7 @@ def pack(
         A batch for each bucket, as numpy arrays, and where each example went.
 
     Raises:
-        ValueError: as in `plan`.
+        ValueError: an example is longer than a row, or there are too few micro-batches.
     """
     if logprobs is None:
         logprobs = [n for n in LOGPROBS if examples and getattr(examples[0], n) is not None]
@@ -272,15 +266,19 @@ def pack(
     slices: dict[SampleKey, RowSlice] = {}
     for index, (bucket, rows) in enumerate(zip(buckets, plan(examples, buckets), strict=True)):
         M, R, S = bucket.micro_batches, bucket.rows, bucket.length
+        if (used := len(rows) // R) > M:
+            raise ValueError(
+                f"rows of {S} tokens need {used} micro-batches of {R} rows, but the step is "
+                f"compiled for {M}"
+            )
         arrays, starts = fill(rows, M * R, S, logprobs)
         for key, (row, start) in starts.items():
             slices[key] = RowSlice(index, row // R, row % R, start)
         domains_MR = np.zeros((M, R), np.int32)
-        for micro in range(len(rows) // R):
+        for micro in range(used):
             domains_MR[micro] = next((e.domain for row in rows[micro * R :] for e in row), 0)
         stacked = {name: x.reshape(M, R, S) for name, x in arrays.items()}
-        used = np.int32(len(rows) // R)
-        batches.append(PackedBatch(used=used, domains=domains_MR, **stacked))
+        batches.append(PackedBatch(used=np.int32(used), domains=domains_MR, **stacked))
     return tuple(batches), slices
 
 

@@ -4,6 +4,7 @@ train_step: (state, batches with teacher and reference log-probs) -> (state, met
 score:      (frozen parameters, rows of tokens) -> log-probs
 """
 
+from collections.abc import Callable
 import functools
 
 from flax import struct
@@ -15,7 +16,7 @@ from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
-from gopd_jax.objective.loss import Loss, weighted_loss
+from gopd_jax.objective.loss import Loss, LossDetails, weighted_loss
 from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch, Params, TrainState
 
@@ -87,22 +88,13 @@ def train_step(
     Returns:
         The new state, the metrics, and the values of each token of each batch.
     """
-    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
 
-    def micro_loss(params, micro):
-        hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
-        head_VD = output_head(params)
-        trained = micro.weights > 0
-        logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets, trained)
-        ruled = None
-        if rule != PLAIN:
-            some = _one_in(RULED, trained)
-            found, _ = logprobs_of(hidden_RSD, head_VD, micro.targets, some, rule=rule)
-            ruled = jnp.where(some, found, jnp.nan)
-        loss, details = loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
-        tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
-        finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
-        return loss, (details.diagnostics, (tokens, finite))
+    def loss_of(logprobs, entropy, micro, ruled):
+        return loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
+
+    micro_loss = functools.partial(
+        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of
+    )
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
@@ -141,6 +133,31 @@ def train_step(
     params, opt_state = _updated(state, grads, optimizer, applied)
     metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+
+
+def _micro_loss(
+    params: Params,
+    micro: PackedBatch,
+    *,
+    model: Decoder,
+    rule: SamplingRule,
+    num_ids: int | None,
+    loss_of: Callable[..., tuple[jax.Array, LossDetails]],
+) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]]]]:
+    """The loss of one micro-batch, its diagnostics, its values of tokens, and what is finite."""
+    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
+    hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
+    head_VD, trained = output_head(params), micro.weights > 0
+    logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets, trained)
+    ruled = None
+    if rule != PLAIN:
+        some = _one_in(RULED, trained)
+        found, _ = logprobs_of(hidden_RSD, head_VD, micro.targets, some, rule=rule)
+        ruled = jnp.where(some, found, jnp.nan)
+    loss, details = loss_of(logprobs, entropy, micro, ruled)
+    tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
+    finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
+    return loss, (details.diagnostics, (tokens, finite))
 
 
 def _one_in(number: int, trained_RS: jax.Array) -> jax.Array:

@@ -221,10 +221,30 @@ OPTIMIZER = (
     Field(
         "packing_filled",
         "share",
-        "Tokens of the packed rows that are not padding",
-        healthy="0.84 in the run of `make train`",
+        "Tokens of the packed rows of updates that are not padding",
+        healthy="0.98 in the run of `make train`",
         otherwise="a `learner.row_length` of several usual responses; in a small trial, a smaller "
         "`data.max_prompt_tokens` and `learner.rows_per_micro_batch`",
+    ),
+    Field(
+        "attention_useful",
+        "share",
+        "Attention scores of updates that are needed: of a token with itself and the earlier ones "
+        "of its own example; the others fill up blocks",
+        healthy="near 1 when examples have hundreds of tokens; with short ones attention is cheap",
+    ),
+    Field(
+        "useful_flops",
+        "operations",
+        "Matrix products of scoring and updates, counted once for each real token: forward passes, "
+        "two more for a gradient, causal attention, the head where a response is predicted",
+    ),
+    Field(
+        "flops_useful",
+        "share",
+        "`useful_flops` / operations that are run, with padding, masked scores and recomputation",
+        healthy="0.86 in the run of `make train`, 0.8 with rematerialisation",
+        otherwise="see `packing_filled` and `learner.remat`",
     ),
 )
 
@@ -249,7 +269,8 @@ SPEED = (
     Field(
         "seconds_score",
         "s",
-        "Packing; teachers and reference",
+        "Teachers and reference, as far as they have not scored while others were drawn, which "
+        "counts as `seconds_rollout`; packing",
         healthy="less than rollouts when responses are long",
     ),
     Field(

@@ -83,6 +83,8 @@ class Trainer:
             self._rollout(state.params, requests, record, scoring)
 
         with self.clock.phase("score"):
+            if not self.config.learner.score_while_sampling:
+                scoring.add(self._to_score(record.rollouts))
             scored = self._scored(state.params, scoring, record)
             updates = [self._packed(examples, i > 0) for i, examples in enumerate(scored)]
             record.scoring = scoring.cost
@@ -187,8 +189,6 @@ class Trainer:
                     scoring.add(self._to_score(part))
                 texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
                 finished += part
-        if not config.learner.score_while_sampling:
-            scoring.add(self._to_score(finished))
         record.rollouts = in_order(finished)
         keys = [r.request.key for r in record.rollouts]
         record.texts = [texts[key] for key in keys]

@@ -8,10 +8,10 @@ import pytest
 from gopd_jax.benchmark import machine
 from gopd_jax.benchmark.__main__ import main
 from gopd_jax.benchmark.examples import domain_names, step_pairs, to_examples
-from gopd_jax.benchmark.operations import executed_work
 from gopd_jax.kernels.packed_attention_gpu import pallas_gpu
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import Work
+from gopd_jax.learner.operations import executed_work
 
 CONFIG = {
     "model_type": "qwen3",
@@ -71,8 +71,9 @@ def test_the_figures_of_an_update_add_up(records):
         assert sum(by_part) == pytest.approx(median[f"{kind}_flops"], rel=1e-4)
     assert median["executed_over_useful"] > 1
     assert (median["peak_flops"], median["peak_is"]) == (1e9, "given")
-    assert median["filled_share"] == pytest.approx((tokens + 24) / (median["rows"] * 12), rel=1e-4)
-    assert median["response_share"] == pytest.approx(tokens / (median["rows"] * 12), rel=1e-4)
+    assert median["row_tokens"] == sum(int(s) * n for s, n in median["rows"].items())
+    assert median["filled_share"] == pytest.approx((tokens + 24) / median["row_tokens"], rel=1e-4)
+    assert median["response_share"] == pytest.approx(tokens / median["row_tokens"], rel=1e-4)
     assert median["peak_gib"] > 0 and median["engine"] == "gopd_jax-cpu"
     names = {p["name"] for p in out if p["record"] == "program"}
     assert {"score", "train step"} <= names

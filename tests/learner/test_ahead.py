@@ -8,6 +8,7 @@ from step_cases import TINY, make_config, make_examples, make_learner
 
 from gopd_jax.learner.ahead import compile_ahead
 from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.learner.scoring import with_scores
 from gopd_jax.models.decoder import param_shardings
 
 
@@ -34,15 +35,14 @@ def check(learner, *, scores, old):
     teacher = FrozenModel("teacher", TINY, put)
     state = learner.start(jax.tree.map(jax.numpy.copy, put))
     fields = {} if scores else {"behaviour_logprobs": None}
-    packed = learner.pack(make_examples(8, 1, **fields))
-    batch = learner.score(
-        packed,
-        {"math": teacher} if scores else {},
-        teacher if scores else None,
-        state.params if old else None,
-    )
-    state, metrics, _ = learner.update(state, batch)
-    assert np.isfinite(metrics.loss) and int(state.step) == 1
+    examples = make_examples(8, 1, **fields)
+    teachers = {"math": teacher} if scores else {}
+    updates = [with_scores(learner, examples, teachers, teacher if scores else None)]
+    if old:  # the first update has no old log-probs, the second one has
+        updates.append(with_scores(learner, updates[0], {}, old=state.params))
+    for i, scored in enumerate(updates, start=1):
+        state, metrics, _ = learner.update(state, learner.pack(scored))
+        assert np.isfinite(metrics.loss) and int(state.step) == i
     assert set(names) >= ({"score", "train step"} if scores else {"train step"})
 
 

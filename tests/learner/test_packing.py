@@ -5,16 +5,21 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from step_cases import make_examples, predictions, trees_equal
+from step_cases import make_examples, pack_one, predictions, trees_equal
 
 from gopd_jax.learner.packing import (
+    LEAST,
+    LOGPROBS,
+    SHORTER,
+    BatchShape,
+    Bucket,
     Example,
     RowSlice,
-    as_teachers_read,
-    gather_index,
-    micro_batches_needed,
+    best_fit,
+    make_buckets,
     pack,
     padding_hint,
+    plan,
 )
 from gopd_jax.types import SampleKey
 
@@ -63,9 +68,8 @@ def check(examples, batch, slices, row_length):
 @pytest.mark.parametrize("domains", [1, 2, 3])
 def test_every_token_at_its_place(domains):
     examples = make_examples(21, domains, advantage=0.5)
-    batch, slices, filled = pack(examples, 9, 2, 32)
+    batch, slices = pack_one(examples, 9, 2, 32)
     check(examples, batch, slices, 32)
-    assert filled == pytest.approx(sum(map(len, examples)) / (batch.used * 2 * 32))
     assert batch.tokens.shape == (9, 2, 32)
     assert batch.tokens.dtype == np.int32
     assert batch.weights.dtype == np.float32
@@ -73,39 +77,124 @@ def test_every_token_at_its_place(domains):
 
 def test_order_of_arrival_changes_nothing():
     examples = make_examples(17, 2, response=(4, 5))  # many ties in length
-    batch, slices, filled = pack(examples, 9, 2, 24)
+    batch, slices = pack_one(examples, 9, 2, 24)
     for seed in range(3):
         shuffled = [examples[i] for i in np.random.default_rng(seed).permutation(17)]
-        again = pack(shuffled, 9, 2, 24)
-        trees_equal(again[0], batch)
-        assert again[1:] == (slices, filled)
+        again, again_slices = pack_one(shuffled, 9, 2, 24)
+        trees_equal(again, batch)
+        assert again_slices == slices
 
 
-def test_examples_without_behaviour_logprobs():
+def test_log_probs_are_those_of_the_first_example_unless_told():
     examples = make_examples(5, behaviour_logprobs=None)
-    batch, slices, _ = pack(examples, 5, 2, 20)
-    assert batch.behaviour_logprobs is None
+    batch, slices = pack_one(examples, 5, 2, 20)
+    assert [getattr(batch, name) for name in LOGPROBS] == [None] * 4
     check(examples, batch, slices, 20)
+    told, _ = pack_one(examples, 5, 2, 20, logprobs=["old_logprobs"])
+    assert told.behaviour_logprobs is None and not told.old_logprobs.any()
+    scored = [
+        dataclasses.replace(e, teacher_logprobs=np.full(len(e.response), 7)) for e in examples
+    ]
+    with_teacher, _ = pack_one(scored, 5, 2, 20)
+    np.testing.assert_array_equal(with_teacher.teacher_logprobs, 7 * (batch.weights > 0))
 
 
 def test_no_example_is_an_empty_batch():
-    batch, slices, filled = pack([], 2, 2, 20)
-    assert batch.used == 0 and not slices and filled == 0 and not batch.segments.any()
+    batch, slices = pack_one([], 2, 2, 20)
+    assert batch.used == 0 and not slices and not batch.segments.any()
 
 
 def test_an_example_of_the_row_length_fits():
     examples = make_examples(2, prompt=(8, 8), response=(12, 12))
     third = dataclasses.replace(examples[0], key=SampleKey("q", 0))
-    batch, slices, filled = pack([*examples, third], 3, 1, 20)
-    assert filled == 1 and batch.used == 3
+    batch, slices = pack_one([*examples, third], 3, 1, 20)
+    assert batch.segments.all() and batch.used == 3
     assert {where.start for where in slices.values()} == {0}
 
 
 def test_a_batch_that_is_nearly_all_padding_is_named():
-    examples = make_examples(2, prompt=(8, 8), response=(12, 12))
-    roomy, tight = (pack(examples, 1, rows, 40)[2] for rows in (16, 1))
-    assert "94% of what the first update computes" in padding_hint(roomy, 16, 40)
-    assert padding_hint(tight, 1, 40) == ""
+    buckets = [Bucket(1, 16, 40), Bucket(3, 16, 10)]
+    hint = padding_hint(0.0625, buckets)
+    assert "94% of what the first update computes" in hint
+    assert "micro-batches of 16 rows of 40 tokens or 16 rows of 10 tokens" in hint
+    assert padding_hint(0.5, buckets) == ""
+
+
+# ---- Rows of two lengths.
+
+
+def lengths_of(rows):
+    return [[len(e) for e in row] for row in rows]
+
+
+def test_best_fit_takes_the_row_with_the_least_space():
+    members = of_lengths([7, 5, 3, 2], [0] * 4)
+    assert lengths_of(best_fit(members, [10, 8, 7])) == [[2], [5, 3], [7]]
+    assert best_fit(members, [10, 4]) is None and best_fit(members, []) is None
+
+
+@pytest.mark.parametrize(
+    "lengths, long, short",
+    [
+        ([100, 30], [], [[100], [30]]),  # two short rows hold all
+        ([100, 98, 30, 30, 5], [], [[100], [98], [30, 30, 5]]),
+        ([101, 5], [[101, 5]], []),  # too long for a short row
+        ([400, 390, 10, 60, 40], [[390, 10], [400]], [[60, 40]]),
+        ([300, 300, 90, 90, 90], [[300, 90], [300, 90]], [[90]]),
+        ([300, 300, 300], [[300], [300], [300]], []),
+    ],
+)
+def test_what_is_left_over_goes_into_short_rows(lengths, long, short):
+    examples = of_lengths(lengths, [0] * len(lengths))
+    found = plan(examples, [Bucket(9, 1, 400), Bucket(3, 1, 100)])
+    assert [sorted(map(sorted, lengths_of(rows))) for rows in found] == [
+        sorted(map(sorted, long)),
+        sorted(map(sorted, short)),
+    ]
+
+
+def test_rows_of_a_micro_batch_cost_the_same_attention():
+    """The row of one long example, whose attention costs most, stands with its like."""
+    examples = of_lengths([40, 40] + [10] * 8, [0] * 10)
+    (rows,) = plan(examples, [Bucket(2, 2, 40)])
+    assert lengths_of(rows) == [[40], [40], [10] * 4, [10] * 4]
+
+
+def test_every_example_is_in_one_of_the_buckets():
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        count, domains = int(rng.integers(1, 60)), int(rng.integers(1, 4))
+        longest = int(rng.integers(20, 300))
+        examples = of_lengths(rng.integers(2, longest + 1, count), rng.integers(0, domains, count))
+        shape = BatchShape(count, longest, rows=int(rng.integers(0, 3)))
+        buckets = make_buckets(shape, domains, devices=1)
+        batches, slices = pack(examples, buckets)
+        assert slices.keys() == {e.key for e in examples}
+        for index, (bucket, batch) in enumerate(zip(buckets, batches, strict=True)):
+            mine = [e for e in examples if slices[e.key].bucket == index]
+            if mine:
+                check(mine, batch, {e.key: slices[e.key] for e in mine}, bucket.length)
+        tokens = sum(b.used * x.rows * x.length for b, x in zip(batches, buckets, strict=True))
+        alone, _ = pack(examples, buckets[:1])
+        assert tokens <= alone[0].used * buckets[0].rows * buckets[0].length
+
+
+@pytest.mark.parametrize(
+    "shape, devices, long, short",
+    [
+        (BatchShape(512, 72), 1, (2, 1024), (2, 256)),
+        (BatchShape(64, 608), 1, (2, 1024), (2, 256)),
+        (BatchShape(1024, 18432), 16, (16, 18432), (16, 4608)),
+        (BatchShape(8, 100), 1, (1, 800), (1, 200)),  # no more than eight of the longest
+        (BatchShape(8, 100), 4, (4, 200), None),  # a quarter is not worth a compilation
+        (BatchShape(64, 608, rows=6, row_length=700), 2, (6, 700), (6, 175)),
+    ],
+)
+def test_the_lengths_of_rows(shape, devices, long, short):
+    first, *others = make_buckets(shape, 2, devices)
+    assert (first.rows, first.length) == long
+    assert [(b.rows, b.length) for b in others] == ([short] if short else [])
+    assert all(b.micro_batches == (SHORTER - 1) * 2 and b.length >= LEAST for b in others)
 
 
 # ---- The number of micro-batches.
@@ -119,7 +208,7 @@ def of_lengths(lengths, domains):
     ]
 
 
-def test_micro_batches_needed_is_enough_for_any_lengths():
+def test_there_is_room_for_any_lengths():
     rng = np.random.default_rng(0)
     for _ in range(300):
         longest, rows = int(rng.integers(2, 30)), int(rng.integers(1, 5))
@@ -134,10 +223,9 @@ def test_micro_batches_needed_is_enough_for_any_lengths():
             in_row = row_length // longest
             lengths = np.full(count, min(longest, max(2, row_length // (1 + in_row) + 1)))
         examples = of_lengths(lengths, rng.integers(0, domains, count))
-        needed = micro_batches_needed(count, longest, rows, row_length, domains)
-        batch, slices, _ = pack(examples, needed, rows, row_length)
+        shape = BatchShape(count, longest, rows, row_length)
+        _, slices = pack(examples, make_buckets(shape, domains, devices=1))
         assert len(slices) == count
-        assert batch.used <= needed
 
 
 @pytest.mark.parametrize(
@@ -145,23 +233,28 @@ def test_micro_batches_needed_is_enough_for_any_lengths():
     [(8, 10, 2, 10, 4), (9, 10, 2, 29, 3), (9, 10, 3, 29, 2)],
 )
 def test_the_longest_lengths_need_all_of_them(count, longest, rows, row_length, needed):
-    assert micro_batches_needed(count, longest, rows, row_length, 1) == needed
-    batch, _, _ = pack(of_lengths([longest] * count, [0] * count), needed, rows, row_length)
-    assert batch.used == needed
+    (bucket,) = make_buckets(BatchShape(count, longest, rows, row_length), 1, devices=1)
+    assert bucket == Bucket(needed, rows, row_length)
+    batches, _ = pack(of_lengths([longest] * count, [0] * count), [bucket])
+    assert batches[0].used == needed
 
 
 TOO_SMALL = [
     (
-        lambda _: micro_batches_needed(6, 20, 2, 19, 1),
+        lambda _: make_buckets(BatchShape(6, 20, 2, 19), 1, 1),
         r"row_length=19: expected at least 20, the tokens of the longest example",
     ),
     (
-        lambda examples: pack(examples, 6, 2, 19),
+        lambda _: make_buckets(BatchShape(6, 20, 2), 1, 4),
+        r"rows_per_micro_batch=2: expected a multiple of 4",
+    ),
+    (
+        lambda examples: pack_one(examples, 6, 2, 19),
         r"the example of sample \('p', 0\) has 20 tokens: expected at most row_length=19",
     ),
     (
-        lambda examples: pack(examples, 2, 2, 20),
-        r"6 rows of 20 tokens need 3 micro-batches of 2 rows, but the step is compiled for 2",
+        lambda examples: pack_one(examples, 2, 2, 20),
+        r"rows of 20 tokens need 3 micro-batches of 2 rows, but the step is compiled for 2",
     ),
 ]
 
@@ -173,32 +266,5 @@ def test_errors_say_what_was_expected(call, message):
         call(examples)
 
 
-# ---- Teachers that read a prompt of their own.
-
-
-def test_the_index_from_the_students_batch_into_the_teachers():
-    """Every response token of an example with a teacher prompt is found; all others are -1."""
-    longer = np.arange(1, 15, dtype=np.int32)
-    examples = [
-        dataclasses.replace(e, teacher_prompt=longer[: 8 + i] if e.domain else None)
-        for i, e in enumerate(make_examples(6, 2))
-    ]
-    read = as_teachers_read(examples)
-    assert [e.key for e in read] == [e.key for e in examples if e.domain]
-    batch, slices, _ = pack(examples, 4, 2, 32)
-    view, view_slices, _ = pack(read, 4, 2, 32)
-    index = gather_index(examples, slices, view_slices, batch.tokens.shape)
-    assert index.dtype == np.int32
-    expected = np.full(batch.tokens.shape, -1)
-    flat = np.arange(expected.size).reshape(expected.shape)
-    for e in examples:
-        if e.domain:
-            as_read = dataclasses.replace(e, prompt=e.teacher_prompt)
-            expected[predictions(slices, e)] = flat[predictions(view_slices, as_read)]
-    np.testing.assert_array_equal(index, expected)
-    found = index >= 0
-    np.testing.assert_array_equal(view.targets.ravel()[index[found]], batch.targets[found])
-
-
 def test_predictions_begin_at_the_last_prompt_token():
-    assert RowSlice(2, 1, 5).predictions(3, 4) == (2, 1, slice(7, 11))
+    assert RowSlice(0, 2, 1, 5).predictions(3, 4) == (2, 1, slice(7, 11))

@@ -12,9 +12,9 @@ from model_cases import CASES, random_params
 import numpy as np
 import optax
 import pytest
-from step_cases import make_requests, trees_close
+from step_cases import make_requests, pack_one, run_score, trees_close
 
-from gopd_jax.learner.packing import Example, pack
+from gopd_jax.learner.packing import Example
 from gopd_jax.learner.step import score, train_step
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
@@ -88,14 +88,13 @@ def batch():
         )
         for r in drawn(IDS, RULES[0]).values()
     ]
-    return pack(examples, 5, 2, 20)[0]
+    return pack_one(examples, 5, 2, 20)[0]
 
 
 def scored(rows, params, case="qwen3_tied", rule=RULES[0]):
     model = Decoder(config_of(rows, case), remat="none")
     run = functools.partial(score, model=model, rule=rule, num_ids=IDS)
-    packed = batch()
-    return np.asarray(jax.jit(run)(params, packed, np.arange(5) < packed.used))
+    return run_score(jax.jit(run), params, batch())
 
 
 @pytest.mark.parametrize("case, rule", [("qwen3_tied", RULES[0]), ("qwen3_untied", RULES[1])])
@@ -107,9 +106,8 @@ def test_rows_without_an_id_do_not_count_in_scores(case, rule):
         return
     # Without their number, rows that are not NaN would count.
     counted = functools.partial(score, model=Decoder(config_of(48, case), remat="none"))
-    active = np.arange(5) < batch().used
-    others = jax.jit(counted)(params_of(48, case, fill=0.0), batch(), active)
-    assert np.abs(np.asarray(others) - expected)[batch().weights > 0].min() > 1e-3
+    others = run_score(jax.jit(counted), params_of(48, case, fill=0.0), batch())
+    assert np.abs(others - expected)[batch().weights > 0].min() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -146,9 +144,10 @@ def test_a_student_of_40_rows_learns_from_a_teacher_of_48(case, rule):
 def test_the_gradient_of_rows_without_an_id_is_0():
     def total(params):
         model = Decoder(config_of(40, "qwen3_untied"), remat="none")
-        active = np.arange(5) < batch().used
-        values = score(params, batch(), active, model=model, num_ids=IDS)
-        return jnp.sum(jnp.where(batch().weights > 0, values, 0.0))
+        b = jax.tree.map(lambda x: x[0], batch().replace(used=None))
+        wanted = b.weights > 0
+        args = b.tokens, b.positions, b.segments, b.targets, wanted
+        return jnp.sum(score(params, *args, model=model, num_ids=IDS))
 
     gradient = jax.jit(jax.grad(total))(params_of(40, "qwen3_untied"))
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradient))

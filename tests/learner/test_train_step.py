@@ -17,15 +17,16 @@ from step_cases import (
     TINY,
     make_examples,
     naive,
+    pack_one,
     predictions,
     put,
     random_values,
+    run_score,
     scored,
     trees_close,
     trees_equal,
 )
 
-from gopd_jax.learner.packing import pack
 from gopd_jax.learner.step import score, train_step
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
@@ -60,11 +61,11 @@ def run(batch):
     state, metrics, tokens = jitted_step(TrainState(jnp.int32(3), params, SGD.init(params)), batch)
     assert state.step == 4
     gradient = jax.tree.map(jnp.subtract, params, state.params)
-    return gradient, metrics, np.asarray(tokens.logprobs)
+    return gradient, metrics, np.asarray(tokens[0].logprobs)
 
 
 def scored_by(params, batch):
-    return jitted_score(params, batch, np.arange(len(batch.tokens)) < batch.used)
+    return run_score(jitted_score, params, batch)
 
 
 def response_tokens(examples):
@@ -104,7 +105,7 @@ def test_sft_gradient_is_that_of_the_mean_negative_log_likelihood():
     examples = make_examples(8, advantage=1.0, behaviour_logprobs=None)
     count = response_tokens(examples)
     examples = [dataclasses.replace(e, weight=1 / count) for e in examples]
-    gradient, metrics, _ = run(pack(examples, 4, 2, 24)[0])
+    gradient, metrics, _ = run(pack_one(examples, 4, 2, 24)[0])
     coefficients = {e.key: -1 / count for e in examples}
     nll, student, expected = naive(params_of(), examples, coefficients)
     trees_close(gradient, expected, atol=2e-5)
@@ -119,7 +120,7 @@ def test_grpo_gradient():
         dataclasses.replace(e, advantage=float(a))
         for e, a in zip(make_examples(8), advantages, strict=True)
     ]
-    gradient, _, _ = run(pack(examples, 4, 2, 24)[0])
+    gradient, _, _ = run(pack_one(examples, 4, 2, 24)[0])
     _, student, _ = naive(params_of(), examples)
     coefficients = {}
     for e in examples:
@@ -166,7 +167,7 @@ def test_at_lambda_1_the_reference_changes_no_bit():
 
 
 def test_teacher_equal_to_student_and_reference_gives_nothing():
-    batch, _, _ = pack(make_examples(8), 4, 2, 24)
+    batch, _ = pack_one(make_examples(8), 4, 2, 24)
     same = scored_by(params_of(), batch)
     gradient, metrics, logprobs = run(batch.replace(teacher_logprobs=same, reference_logprobs=same))
     trained = batch.weights > 0
@@ -261,21 +262,6 @@ def counting(calls):
     return types.SimpleNamespace(apply=apply)
 
 
-def test_score_runs_the_active_micro_batches_alone():
-    batch, _, _ = pack(make_examples(8, prompt=(8, 8), response=(12, 12)), 5, 2, 20)
-    everything = np.asarray(scored_by(params_of(), batch))
-    np.testing.assert_array_equal(everything != 0, batch.weights > 0)
-    assert np.any(everything[:4], axis=(1, 2)).all() and not np.any(everything[4])
-    calls = []
-    active = np.array([False, True, False, True, False])
-    counted = jax.jit(functools.partial(score, model=counting(calls)))
-    some = np.asarray(counted(params_of(), batch, active))
-    jax.effects_barrier()
-    assert sorted(calls) == sorted(batch.tokens[[1, 3], 0, 0])
-    np.testing.assert_allclose(some[active], everything[active], atol=1e-5)
-    assert not np.any(some[~active])
-
-
 def test_train_step_skips_empty_micro_batches():
     batch, _ = scored(make_examples(3, prompt=(8, 8), response=(12, 12)), 5, 2, 20)
     assert batch.used == 2
@@ -306,7 +292,7 @@ def adam_step(batch):
     healthy, _ = scored(make_examples(8, 2), 5, 2, 24)
     start = TrainState(jnp.int32(0), params_of(), optimizer.init(params_of()))
     before, metrics, _ = jax.jit(step)(start, healthy)
-    assert metrics.applied and all(np.all(x) for x in metrics.finite.values())
+    assert metrics.applied and all(np.all(x) for x in metrics.finite[0].values())
     after, metrics, _ = jax.jit(step)(before, batch)
     return before, after, metrics
 
@@ -328,7 +314,7 @@ def test_a_number_that_is_not_finite_leaves_the_state_as_it_was(name, value, fir
     before, after, metrics = adam_step(batch.replace(**{name: broken}))
     trees_equal(after, before)
     assert not metrics.applied
-    found = {what: np.flatnonzero(~np.asarray(x)) for what, x in metrics.finite.items()}
+    found = {what: np.flatnonzero(~np.asarray(x)) for what, x in metrics.finite[0].items()}
     order = ["behaviour log-probs", "teacher log-probs", "reference log-probs", "advantages"]
     assert next(what for what in order if len(found[what])) == first
     assert all(list(where) in ([], [micro]) for where in found.values())

@@ -6,9 +6,9 @@ import jax
 from model_cases import random_params
 import numpy as np
 import pytest
-from step_cases import TINY, make_requests
+from step_cases import TINY, make_requests, pack_one, run_score
 
-from gopd_jax.learner.packing import Example, pack
+from gopd_jax.learner.packing import Example
 from gopd_jax.learner.step import score
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
@@ -50,9 +50,9 @@ def test_sampler_equals_scorer(rule):
     requests = make_requests(LENGTHS, LIMIT, sample_ids=(0, 1, 2, 3))
     weights = engine().sync_weights(params)
     rollouts = list(engine()(weights, requests, jax.random.key(3), rule))
-    batch, slices, _ = pack([to_example(r) for r in rollouts], 12, 2, 44)
+    batch, slices = pack_one([to_example(r) for r in rollouts], 12, 2, 44)
     run = functools.partial(score, model=Decoder(TINY, remat="none"), rule=rule)
-    scores = np.asarray(jax.jit(run)(params, batch, np.ones(12, bool)))
+    scores = run_score(jax.jit(run), params, batch)
     gaps = []
     for r in rollouts:
         where = slices[r.request.key].predictions(len(r.request.prompt.tokens), len(r.tokens))
