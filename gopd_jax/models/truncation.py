@@ -4,18 +4,16 @@ In: logits. Out: one threshold for each row. `models.heads` makes log-probs of i
 `rollout.sampling` draws. A token is kept if its logit, divided by the temperature, is at least the
 threshold.
 
-A small K of top-k needs one pass over the logits: the K groups of tokens with the largest maxima
-hold the K largest tokens.
+A threshold is the largest t for which the tokens at or above t weigh enough: K of them, or a
+probability of p. It is bracketed, and the bracket is cut, over the bits of the float32 numbers. A
+pass over all tokens weighs what is at or above three values, and leaves a quarter of the bracket.
+About six passes leave a handful of tokens. These are copied, and the rest of the search reads the
+copies.
 
-In general, a threshold is the largest t for which the tokens at or above t weigh enough: K of them,
-or a probability of p. It is bracketed, and the bracket is cut, over the bits of the float32
-numbers. A cut reads every token once, and halving would take up to 32 of them. Shortcuts leave
-about eight: a first bracket comes from a sample of the tokens, cuts are made where the weight of
-the ends puts the threshold, and a bracket that holds few tokens is finished on copies of these.
-They change how long the search takes, and never what it finds.
+The first bracket and the copies change how long the search takes, and never what it finds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,14 +21,16 @@ import jax.numpy as jnp
 
 from gopd_jax.models.settings import SamplingRule
 
-GROUP = 16  # tokens of a group; a group gives its largest and its smallest token in the bracket
-STRIDE = 32  # one token in so many makes the sample that the first bracket comes from
-ROUGH = 4  # tokens of the sample in a bracket that is narrow enough
+# A pass reduces groups of so many tokens first. XLA on CPU then makes one loop of comparison and
+# reduction, which it does up to 32 terms, and three sums at once fit into the registers.
+GROUP = 16
+CUTS = 3  # values that one pass compares with
+ROUGH = 4  # maxima of groups in a bracket that is narrow enough
 FEW = 32  # tokens in a bracket that is finished on copies
-LARGEST_K = 256  # a larger K of top-k is found by the search
-LEAST_VOCABULARY = 2048  # a smaller one is searched without the shortcuts
+LEAST_VOCABULARY = 2048  # a smaller one is searched without copies
 
 Weigh = Callable[[jax.Array], jax.Array]
+Combine = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class _Bracket(NamedTuple):
@@ -57,24 +57,22 @@ def threshold(scaled_BV: jax.Array, rule: SamplingRule) -> jax.Array:
     """
     scaled_BV = jax.lax.stop_gradient(scaled_BV)  # a loop has no backward pass
     B, V = scaled_BV.shape
+    largest_B = jnp.max(scaled_BV, axis=-1)
     smallest_B = jnp.full(B, -jnp.inf)
     if 0 < rule.top_k < V:
-        if rule.top_k <= min(LARGEST_K, V // GROUP):
-            smallest_B = _kth_largest(scaled_BV, rule.top_k)
-        else:
-            goal_B = jnp.full(B, rule.top_k, jnp.float32)
-            count = _Bracket(*_ends(scaled_BV), jnp.full(B, V, jnp.float32), jnp.zeros(B))
-            smallest_B = _search(scaled_BV, jnp.ones_like, goal_B, count)
+        goal_B = jnp.full(B, rule.top_k, jnp.float32)
+        bracket = _around_kth(scaled_BV, largest_B, rule.top_k)
+        smallest_B = _search(scaled_BV, jnp.ones_like, goal_B, bracket)
     if rule.top_p < 1:
-        largest_B1 = jnp.max(scaled_BV, axis=-1, keepdims=True)
-        masses_BV = jnp.exp(scaled_BV - largest_B1)
+        masses_BV = jnp.exp(scaled_BV - largest_B[:, None])
         masses_BV = jnp.where(scaled_BV >= smallest_B[:, None], masses_BV, 0.0)
         total_B = jnp.sum(masses_BV, axis=-1)
-        zeros_B = jnp.zeros(B)
-        mass = _Bracket(_key(zeros_B), _key(zeros_B + 1) + 1, total_B, zeros_B)
-        least_B = _search(masses_BV, lambda x: x, rule.top_p * total_B, mass)
+        # Tokens below `low` weigh less than 1 - p together; the factor leaves room for rounding.
+        low_B = _key(0.999 * (1 - rule.top_p) / V * total_B)
+        bracket = _Bracket(low_B, _key(jnp.ones(B)) + 1, total_B, jnp.zeros(B))
+        least_B = _search(masses_BV, lambda x: x, rule.top_p * total_B, bracket)
         kept_BV = (masses_BV >= least_B[:, None]) & (scaled_BV >= smallest_B[:, None])
-        smallest_B = jnp.min(jnp.where(kept_BV, scaled_BV, jnp.inf), axis=-1)
+        smallest_B = _smallest(jnp.where(kept_BV, scaled_BV, jnp.inf))
     return smallest_B
 
 
@@ -100,19 +98,20 @@ def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.
     return smallest_B, jax.nn.logsumexp(kept_BV, axis=-1)
 
 
-def _kth_largest(values_BV: jax.Array, k: int) -> jax.Array:
-    """The k-th largest value of each row, float32 [B], where k is at most V / GROUP.
-
-    The k groups with the largest maxima hold k values that are at least their smallest maximum, and
-    all values above it: the k-th largest of these groups is that of the row.
-    """
+def _around_kth(values_BV: jax.Array, largest_B: jax.Array, k: int) -> _Bracket:
+    """A bracket of the k-th largest value of each row."""
     B, V = values_BV.shape
-    whole = V // GROUP * GROUP
-    grouped_BnG = values_BV[:, :whole].reshape(B, GROUP, -1)
-    _, best_Bk = jax.lax.top_k(jnp.max(grouped_BnG, axis=1), k)
-    members_BC = jnp.take_along_axis(grouped_BnG, best_Bk[:, None], axis=2).reshape(B, -1)
-    members_BC = jnp.concatenate([members_BC, values_BV[:, whole:]], axis=-1)
-    return jax.lax.top_k(members_BC, k)[0][:, -1]
+    high_B, none_B = _key(largest_B) + 1, jnp.zeros(B)
+    bracket = _Bracket(_key(_smallest(values_BV)), high_B, none_B + V, none_B)
+    if k > V // GROUP:
+        return bracket
+    # The k-th largest maximum of a group is not above it, and close to it if k is small.
+    grouped_BnG, _ = _grouped(values_BV)
+    (maxima_BG,) = _reduce([grouped_BnG], [-jnp.inf], [_larger])
+    of_maxima = bracket._replace(low=_key(jnp.min(maxima_BG, -1)), low_weight=none_B + V // GROUP)
+    low_B = _narrow(maxima_BG, jnp.ones_like, none_B + k, of_maxima, ROUGH).low
+    keys_BT = _cuts(bracket._replace(low=low_B), 0).at[:, 0].set(low_B)
+    return _cut(values_BV, jnp.ones_like, none_B + k, bracket, keys_BT)
 
 
 # ---- The search.
@@ -125,16 +124,14 @@ def _search(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bra
         values_BV: what tokens are ordered by, float32.
         weigh: the weight of a token with a given value; never falls with the value.
         goal_B: not more than the weight of all tokens.
-        bracket: one that holds all of them.
+        bracket: one that holds this value.
 
     Returns:
         float32 [B]: this value, or a smaller one with no token in between.
     """
-    if values_BV.shape[1] < LEAST_VOCABULARY:
-        return _value(_narrow(values_BV, weigh, goal_B, bracket, 1).low)
-    bracket = _first(values_BV, weigh, goal_B, bracket)
-    bracket = _narrow(values_BV, weigh, goal_B, bracket, FEW)
-    bracket = _finish(values_BV, weigh, goal_B, bracket)
+    if values_BV.shape[1] >= LEAST_VOCABULARY:
+        bracket = _narrow(values_BV, weigh, goal_B, bracket, FEW)
+        bracket = _finish(values_BV, weigh, goal_B, bracket)
     return _value(_narrow(values_BV, weigh, goal_B, bracket, 1).low)
 
 
@@ -152,98 +149,125 @@ def _narrow(
 
     def step(carry):
         i, bracket = carry
-        low, high = bracket.low, bracket.high
-        middle_B = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high may overflow
-        if tokens > 1:  # among a handful, a guess is no better than the middle
-            guess_B = _guess(weigh, goal_B, bracket, middle_B)
-            # It can be far off: every third step takes the middle, whatever the values are.
-            middle_B = jnp.where(i % 3 == 2, middle_B, guess_B)
-        middle_B = jnp.where(is_open(bracket), middle_B, low)
-        return i + 1, _cut(values_BV, weigh, goal_B, bracket, middle_B)
+        keys_BT = jnp.where(is_open(bracket)[:, None], _cuts(bracket, i), bracket.low[:, None])
+        return i + 1, _cut(values_BV, weigh, goal_B, bracket, keys_BT)
 
     return jax.lax.while_loop(lambda c: jnp.any(is_open(c[1])), step, (0, bracket))[1]
 
 
-def _guess(weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, middle_B: jax.Array) -> jax.Array:
-    """A key inside each bracket, close to the goal if the weight is spread evenly over it."""
-    low_B, high_B = _value(bracket.low), _value(bracket.high)
-    between_B = bracket.low_weight - bracket.high_weight
-    share_B = (bracket.low_weight - goal_B) / between_B
-    # Aims beyond the goal by the error to expect, so that the longer side is cut off.
-    error_B = jax.lax.rsqrt(jnp.maximum(between_B / weigh(low_B), 4.0))
-    share_B += jnp.where(share_B < 0.5, error_B, -error_B)
-    guess_B = low_B + (high_B - low_B) * share_B
-    key_B = jnp.clip(_key(guess_B), bracket.low + 1, bracket.high - 1)
-    return jnp.where(jnp.isfinite(guess_B), key_B, middle_B)
+def _cuts(bracket: _Bracket, i: jax.Array | int) -> jax.Array:
+    """Where the i-th pass cuts each bracket into equal parts: keys, int32 [B, CUTS]."""
+    low_B1, high_B1 = bracket.low[:, None], bracket.high[:, None]
+    parts, nth_T = CUTS + 1, jnp.arange(1, CUTS + 1)
+    part_B1 = jnp.maximum(high_B1 // parts - low_B1 // parts, 1)  # high - low may overflow
+    keys_BT = low_B1 + nth_T * part_B1
+    # Keys are evenly spaced in the logarithm of the values, and most of them lie around 0.
+    values_BT = _value(low_B1) + (_value(high_B1) - _value(low_B1)) * (nth_T / parts)
+    by_value_BT = (low_B1 < 0) & (high_B1 > 0) & (i % 2 == 0) & jnp.isfinite(values_BT)
+    return jnp.where(by_value_BT, _key(values_BT), keys_BT)
 
 
 def _cut(
-    values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, keys_B: jax.Array
+    values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, keys_BT: jax.Array
 ) -> _Bracket:
-    """The bracket with one end moved to the key, if the key is inside."""
-    at_B = _value(keys_B)[:, None]
-    weight_B = jnp.sum(jnp.where(values_BV >= at_B, weigh(values_BV), 0.0), axis=-1)
-    inside_B = (keys_B > bracket.low) & (keys_B < bracket.high)
-    enough_B = weight_B >= goal_B
-    up_B, down_B = inside_B & enough_B, inside_B & ~enough_B
+    """The brackets, with the ends moved to those keys that are inside."""
+    weights_BT = _weight_above(values_BV, weigh, _value(keys_BT))
+    inside_BT = (keys_BT > bracket.low[:, None]) & (keys_BT < bracket.high[:, None])
+    enough_BT = weights_BT >= goal_B[:, None]
+    up_BT, down_BT = inside_BT & enough_BT, inside_BT & ~enough_BT
+
+    def nearest(reduce, where_BT, new_BT, old_B):
+        return reduce(jnp.where(where_BT, new_BT, old_B[:, None]), axis=-1)
+
     return _Bracket(
-        jnp.where(up_B, keys_B, bracket.low),
-        jnp.where(down_B, keys_B, bracket.high),
-        jnp.where(up_B, weight_B, bracket.low_weight),
-        jnp.where(down_B, weight_B, bracket.high_weight),
+        nearest(jnp.max, up_BT, keys_BT, bracket.low),
+        nearest(jnp.min, down_BT, keys_BT, bracket.high),
+        nearest(jnp.min, up_BT, weights_BT, bracket.low_weight),
+        nearest(jnp.max, down_BT, weights_BT, bracket.high_weight),
     )
-
-
-def _first(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> _Bracket:
-    """A narrower bracket: what a sample of the tokens suggests, confirmed by all tokens."""
-    sample_BS = values_BV[:, ::STRIDE]
-    weights_BS = weigh(sample_BS)
-    total_B = jnp.sum(weights_BS, axis=-1)
-    # Below and above the threshold, the lighter part says more about the error of the sample.
-    share_B = goal_B / bracket.low_weight
-    start = bracket._replace(low_weight=total_B)
-    near_B = _narrow(sample_BS, weigh, share_B * total_B, start, ROUGH).low
-    above_BS = sample_BS >= _value(near_B)[:, None]
-    squares_B = jnp.minimum(
-        jnp.sum(jnp.where(above_BS, weights_BS**2, 0.0), axis=-1),
-        jnp.sum(jnp.where(above_BS, 0.0, weights_BS**2), axis=-1),
-    )
-    margin_B = 3 * jnp.sqrt(squares_B) + weigh(_value(near_B))
-    low_B = _narrow(sample_BS, weigh, share_B * total_B + margin_B, start, ROUGH).low
-    high_B = _narrow(sample_BS, weigh, share_B * total_B - margin_B, start, ROUGH).high
-    bracket = _cut(values_BV, weigh, goal_B, bracket, low_B)
-    return _cut(values_BV, weigh, goal_B, bracket, high_B)
 
 
 def _finish(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> _Bracket:
-    """Closes each bracket that has at most two tokens in any group."""
-    B, V = values_BV.shape
+    """Closes each bracket that has at most two tokens in any group, and tightens the others."""
     low_B1, high_B1 = _value(bracket.low)[:, None], _value(bracket.high)[:, None]
-    whole = V // GROUP * GROUP
-    grouped_BnG = values_BV[:, :whole].reshape(B, GROUP, -1)
-    inside_BnG = (grouped_BnG >= low_B1[..., None]) & (grouped_BnG < high_B1[..., None])
-    largest_BG = jnp.max(jnp.where(inside_BnG, grouped_BnG, -jnp.inf), axis=1)
-    smallest_BG = jnp.min(jnp.where(inside_BnG, grouped_BnG, jnp.inf), axis=1)
-    # A group of one token has it twice.
+    grouped_BnG, rest_Br = _grouped(values_BV)
+    below_BnG = jnp.where(grouped_BnG < high_B1[..., None], grouped_BnG, -jnp.inf)
+    above_BnG = jnp.where(grouped_BnG >= low_B1[..., None], grouped_BnG, jnp.inf)
+    largest_BG, smallest_BG = _reduce(
+        [below_BnG, above_BnG], [-jnp.inf, jnp.inf], [jnp.maximum, jnp.minimum]
+    )
+    # A group with one token inside has it twice.
     smallest_BG = jnp.where(smallest_BG < largest_BG, smallest_BG, -jnp.inf)
-    copies_BC = jnp.concatenate([largest_BG, smallest_BG, values_BV[:, whole:]], axis=-1)
+    copies_BC = jnp.concatenate([largest_BG, smallest_BG, rest_Br], axis=-1)
     inside_BC = (copies_BC >= low_B1) & (copies_BC < high_B1) & (copies_BC > -jnp.inf)
-    weights_BC = jnp.where(inside_BC, weigh(copies_BC), 0.0)
     between_B = bracket.low_weight - bracket.high_weight
+    weights_BC = jnp.where(inside_BC, weigh(copies_BC), 0.0)
     missing_B = jnp.abs(between_B - jnp.sum(weights_BC, axis=-1))
     complete_B = missing_B < 0.5 * weigh(low_B1[:, 0])
 
+    # The ends move to the tokens inside, so that a bracket around one value closes.
+    least_B = jnp.min(jnp.where(inside_BC, copies_BC, jnp.inf), axis=-1)
+    most_B = jnp.max(jnp.where(inside_BC, copies_BC, -jnp.inf), axis=-1)
+    bracket = bracket._replace(
+        low=jnp.where(least_B <= most_B, _key(least_B), bracket.low),
+        high=jnp.where(least_B <= most_B, _key(most_B) + 1, bracket.high),
+    )
     copies_BC = jnp.where(inside_BC, copies_BC, -jnp.inf)
-
-    def weigh_copies(copies):
-        return jnp.where(copies > -jnp.inf, weigh(copies), 0.0)
-
     start = bracket._replace(low_weight=between_B, high_weight=jnp.zeros_like(between_B))
-    found = _narrow(copies_BC, weigh_copies, goal_B - bracket.high_weight, start, 1)
+    found = _narrow(copies_BC, weigh, goal_B - bracket.high_weight, start, 1)
     return bracket._replace(
         low=jnp.where(complete_B, found.low, bracket.low),
         high=jnp.where(complete_B, found.low + 1, bracket.high),
     )
+
+
+# ---- Passes over all tokens.
+
+
+def _weight_above(values_BV: jax.Array, weigh: Weigh, at_BT: jax.Array) -> jax.Array:
+    """What the tokens at or above each of the values weigh, float32 [B, CUTS]."""
+    B = len(values_BV)
+
+    def above(part, t):
+        at = at_BT[:, t].reshape(B, *[1] * (part.ndim - 1))
+        return jnp.where(part >= at, weigh(part), 0.0)
+
+    grouped_BnG, rest_Br = _grouped(values_BV)
+    sums = _reduce([above(grouped_BnG, t) for t in range(CUTS)], [0.0] * CUTS, [jnp.add] * CUTS)
+    rests = [jnp.sum(above(rest_Br, t), axis=-1) for t in range(CUTS)]
+    return jnp.stack([jnp.sum(s, axis=-1) + r for s, r in zip(sums, rests, strict=True)], axis=-1)
+
+
+def _smallest(values_BV: jax.Array) -> jax.Array:
+    grouped_BnG, rest_Br = _grouped(values_BV)
+    (minima_BG,) = _reduce([grouped_BnG], [jnp.inf], [_smaller])
+    return jnp.min(jnp.concatenate([minima_BG, rest_Br], axis=-1), axis=-1)
+
+
+def _grouped(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The tokens by group, [B, GROUP, V // GROUP], and those that are left over."""
+    B, V = values_BV.shape
+    whole = V // GROUP * GROUP
+    return values_BV[:, :whole].reshape(B, GROUP, -1), values_BV[:, whole:]
+
+
+def _reduce(
+    arrays: Sequence[jax.Array], starts: Sequence[float], functions: Sequence[Combine]
+) -> Sequence[jax.Array]:
+    """Reduces each of the arrays [B, n, G] over its groups, in one loop: [B, G]."""
+
+    def together(left, right):
+        return [f(a, b) for f, a, b in zip(functions, left, right, strict=True)]
+
+    return jax.lax.reduce(list(arrays), [jnp.float32(s) for s in starts], together, (1,))
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(a > b, a, b)
+
+
+def _smaller(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(a < b, a, b)
 
 
 # ---- Keys: integers in the order of the float32 numbers.
@@ -259,8 +283,3 @@ def _value(keys: jax.Array) -> jax.Array:
     # Compilers may compare a subnormal number as if it were 0.
     bits = jnp.where(bits & 0x7F800000 == 0, 0, bits)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
-
-
-def _ends(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys of the smallest value, and of one above the largest."""
-    return _key(jnp.min(values_BV, axis=-1)), _key(jnp.max(values_BV, axis=-1)) + 1
