@@ -14,6 +14,7 @@ The first bracket and the copies change how long the search takes, and never wha
 """
 
 from collections.abc import Callable, Sequence
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from gopd_jax.models.settings import SamplingRule
 # reduction, which it does up to 32 terms, and three sums at once fit into the registers.
 GROUP = 16
 CUTS = 3  # values that one pass compares with
-ROUGH = 4  # maxima of groups in a bracket that is narrow enough
+STRIDE = 16  # one token in so many makes the sample that the first cuts come from
 FEW = 32  # tokens in a bracket that is finished on copies
 LEAST_VOCABULARY = 2048  # a smaller one is searched without copies
 
@@ -56,24 +57,25 @@ def threshold(scaled_BV: jax.Array, rule: SamplingRule) -> jax.Array:
         float32 [B], without gradient; -inf if everything is kept.
     """
     scaled_BV = jax.lax.stop_gradient(scaled_BV)  # a loop has no backward pass
-    B, V = scaled_BV.shape
-    largest_B = jnp.max(scaled_BV, axis=-1)
-    smallest_B = jnp.full(B, -jnp.inf)
-    if 0 < rule.top_k < V:
-        goal_B = jnp.full(B, rule.top_k, jnp.float32)
-        bracket = _around_kth(scaled_BV, largest_B, rule.top_k)
-        smallest_B = _search(scaled_BV, jnp.ones_like, goal_B, bracket)
-    if rule.top_p < 1:
-        masses_BV = jnp.exp(scaled_BV - largest_B[:, None])
-        masses_BV = jnp.where(scaled_BV >= smallest_B[:, None], masses_BV, 0.0)
-        total_B = jnp.sum(masses_BV, axis=-1)
-        # Tokens below `low` weigh less than 1 - p together; the factor leaves room for rounding.
-        low_B = _key(0.999 * (1 - rule.top_p) / V * total_B)
-        bracket = _Bracket(low_B, _key(jnp.ones(B)) + 1, total_B, jnp.zeros(B))
-        least_B = _search(masses_BV, lambda x: x, rule.top_p * total_B, bracket)
-        kept_BV = (masses_BV >= least_B[:, None]) & (scaled_BV >= smallest_B[:, None])
-        smallest_B = _smallest(jnp.where(kept_BV, scaled_BV, jnp.inf))
-    return smallest_B
+    smallest_B = _top_k(scaled_BV, rule.top_k)
+    if rule.top_p == 1:
+        return smallest_B
+    masses_BV, least_B = _top_p(scaled_BV, smallest_B, rule.top_p)
+    kept_BV = (masses_BV >= least_B[:, None]) & (scaled_BV >= smallest_B[:, None])
+    return _smallest(jnp.where(kept_BV, scaled_BV, jnp.inf))
+
+
+def masses(scaled_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.Array]:
+    """What `threshold` keeps, as masses exp(logit - the largest logit), for those who sum them up.
+
+    Args:
+        scaled_BV, rule: as those of `threshold`.
+
+    Returns:
+        float32 [B, V] masses, and float32 [B]: a token is drawn if its mass is at least this number
+        and above 0.
+    """
+    return _top_p(scaled_BV, _top_k(scaled_BV, rule.top_k), rule.top_p)
 
 
 def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.Array]:
@@ -98,26 +100,47 @@ def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.
     return smallest_B, jax.nn.logsumexp(kept_BV, axis=-1)
 
 
-def _around_kth(values_BV: jax.Array, largest_B: jax.Array, k: int) -> _Bracket:
-    """A bracket of the k-th largest value of each row."""
+def _top_k(values_BV: jax.Array, k: int) -> jax.Array:
+    """The k-th largest value of each row, or a smaller one with none in between; 0 keeps all."""
     B, V = values_BV.shape
-    high_B, none_B = _key(largest_B) + 1, jnp.zeros(B)
-    bracket = _Bracket(_key(_smallest(values_BV)), high_B, none_B + V, none_B)
-    if k > V // GROUP:
-        return bracket
-    # The k-th largest maximum of a group is not above it, and close to it if k is small.
-    grouped_BnG, _ = _grouped(values_BV)
-    (maxima_BG,) = _reduce([grouped_BnG], [-jnp.inf], [_larger])
-    of_maxima = bracket._replace(low=_key(jnp.min(maxima_BG, -1)), low_weight=none_B + V // GROUP)
-    low_B = _narrow(maxima_BG, jnp.ones_like, none_B + k, of_maxima, ROUGH).low
-    keys_BT = _cuts(bracket._replace(low=low_B), 0).at[:, 0].set(low_B)
-    return _cut(values_BV, jnp.ones_like, none_B + k, bracket, keys_BT)
+    if not 0 < k < V:
+        return jnp.full(B, -jnp.inf)
+    goal_B, none_B = jnp.full(B, k, jnp.float32), jnp.zeros(B)
+    low_B, high_B = _key(_smallest(values_BV)), _key(jnp.max(values_BV, axis=-1)) + 1
+    bracket = _Bracket(low_B, high_B, none_B + V, none_B)
+    if k <= V // GROUP:
+        # The k-th largest maximum of a group is not above it, and close to it if k is small.
+        grouped_BnG, _ = _grouped(values_BV)
+        (maxima_BG,) = _reduce([grouped_BnG], [-jnp.inf], [_larger])
+        low_B = _key(jnp.min(maxima_BG, axis=-1))
+        of_maxima = bracket._replace(low=low_B, low_weight=none_B + V // GROUP)
+        low_B = _narrow(maxima_BG, jnp.ones_like, goal_B, of_maxima, 4).low
+        keys_BT = _cuts(bracket._replace(low=low_B), 0).at[:, 0].set(low_B)
+        bracket = _cut(values_BV, jnp.ones_like, goal_B, bracket, keys_BT)
+    return _search(values_BV, jnp.ones_like, goal_B, bracket, guess=k > V // GROUP)
+
+
+def _top_p(scaled_BV: jax.Array, smallest_B: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
+    """Masses of the logits from `smallest` on, 0 for the others, and the smallest mass kept."""
+    B, V = scaled_BV.shape
+    masses_BV = jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True))
+    masses_BV = jnp.where(scaled_BV >= smallest_B[:, None], masses_BV, 0.0)
+    none_B = jnp.zeros(B)
+    if p == 1:
+        return masses_BV, none_B
+    total_B = jnp.sum(masses_BV, axis=-1)
+    # Tokens below this weigh less than 1 - p together; the factor leaves room for rounding.
+    low_B = _key(0.999 * (1 - p) / V * total_B)
+    bracket = _Bracket(low_B, _key(none_B + 1) + 1, total_B, none_B)
+    return masses_BV, _search(masses_BV, lambda x: x, p * total_B, bracket)
 
 
 # ---- The search.
 
 
-def _search(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> jax.Array:
+def _search(
+    values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, *, guess: bool = True
+) -> jax.Array:
     """The largest value for which the tokens at or above it weigh at least the goal.
 
     Args:
@@ -125,11 +148,15 @@ def _search(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bra
         weigh: the weight of a token with a given value; never falls with the value.
         goal_B: not more than the weight of all tokens.
         bracket: one that holds this value.
+        guess: whether a sample of the tokens may tell where.
 
     Returns:
         float32 [B]: this value, or a smaller one with no token in between.
     """
     if values_BV.shape[1] >= LEAST_VOCABULARY:
+        if guess:
+            keys_BT = _guess(values_BV, weigh, goal_B, bracket)
+            bracket = _cut(values_BV, weigh, goal_B, bracket, keys_BT)
         bracket = _narrow(values_BV, weigh, goal_B, bracket, FEW)
         bracket = _finish(values_BV, weigh, goal_B, bracket)
     return _value(_narrow(values_BV, weigh, goal_B, bracket, 1).low)
@@ -167,6 +194,25 @@ def _cuts(bracket: _Bracket, i: jax.Array | int) -> jax.Array:
     return jnp.where(by_value_BT, _key(values_BT), keys_BT)
 
 
+def _guess(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> jax.Array:
+    """Keys int32 [B, CUTS], probably close and on both sides, from a sample of the tokens."""
+    sample_BS = values_BV[:, ::STRIDE]
+    share = sample_BS.shape[1] / values_BV.shape[1]
+    total_B = jnp.sum(weigh(sample_BS), axis=-1)
+    # The lighter of the parts above and below says more: chance has less to add or to leave out.
+    above_B, below_B = share * goal_B, share * (bracket.low_weight - goal_B)
+    lighter_B = jnp.minimum(above_B, below_B)
+    part_B = jnp.where(above_B < below_B, above_B, total_B - below_B)
+    start = bracket._replace(low_weight=total_B)
+    near = _narrow(sample_BS, weigh, part_B, start, math.isqrt(sample_BS.shape[1]))
+    low_B, high_B = _value(near.low), _value(near.high)
+    between_B = near.low_weight - near.high_weight
+    middle_B = (near.low_weight - part_B) / between_B
+    error_B = jnp.sqrt(lighter_B * weigh(low_B)) / between_B  # standard deviation of the middle
+    places_BT = middle_B[:, None] + error_B[:, None] * jnp.array([-3.0, 0.0, 3.0])
+    return _key(low_B[:, None] + (high_B - low_B)[:, None] * places_BT)
+
+
 def _cut(
     values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, keys_BT: jax.Array
 ) -> _Bracket:
@@ -200,19 +246,18 @@ def _finish(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bra
     smallest_BG = jnp.where(smallest_BG < largest_BG, smallest_BG, -jnp.inf)
     copies_BC = jnp.concatenate([largest_BG, smallest_BG, rest_Br], axis=-1)
     inside_BC = (copies_BC >= low_B1) & (copies_BC < high_B1) & (copies_BC > -jnp.inf)
+    copies_BC = jnp.where(inside_BC, copies_BC, -jnp.inf)
     between_B = bracket.low_weight - bracket.high_weight
-    weights_BC = jnp.where(inside_BC, weigh(copies_BC), 0.0)
-    missing_B = jnp.abs(between_B - jnp.sum(weights_BC, axis=-1))
+    missing_B = jnp.abs(between_B - jnp.sum(jnp.where(inside_BC, weigh(copies_BC), 0.0), axis=-1))
     complete_B = missing_B < 0.5 * weigh(low_B1[:, 0])
 
     # The ends move to the tokens inside, so that a bracket around one value closes.
-    least_B = jnp.min(jnp.where(inside_BC, copies_BC, jnp.inf), axis=-1)
-    most_B = jnp.max(jnp.where(inside_BC, copies_BC, -jnp.inf), axis=-1)
+    least_B = _smallest(jnp.where(inside_BC, copies_BC, jnp.inf))
+    most_B = jnp.max(copies_BC, axis=-1)
     bracket = bracket._replace(
         low=jnp.where(least_B <= most_B, _key(least_B), bracket.low),
         high=jnp.where(least_B <= most_B, _key(most_B) + 1, bracket.high),
     )
-    copies_BC = jnp.where(inside_BC, copies_BC, -jnp.inf)
     start = bracket._replace(low_weight=between_B, high_weight=jnp.zeros_like(between_B))
     found = _narrow(copies_BC, weigh, goal_B - bracket.high_weight, start, 1)
     return bracket._replace(
