@@ -106,18 +106,20 @@ def _top_k(values_BV: jax.Array, k: int) -> jax.Array:
     if not 0 < k < V:
         return jnp.full(B, -jnp.inf)
     goal_B, none_B = jnp.full(B, k, jnp.float32), jnp.zeros(B)
-    low_B, high_B = _key(_smallest(values_BV)), _key(jnp.max(values_BV, axis=-1)) + 1
-    bracket = _Bracket(low_B, high_B, none_B + V, none_B)
-    if k <= V // GROUP:
-        # The k-th largest maximum of a group is not above it, and close to it if k is small.
-        grouped_BnG, _ = _grouped(values_BV)
-        (maxima_BG,) = _reduce([grouped_BnG], [-jnp.inf], [_larger])
-        low_B = _key(jnp.min(maxima_BG, axis=-1))
-        of_maxima = bracket._replace(low=low_B, low_weight=none_B + V // GROUP)
-        low_B = _narrow(maxima_BG, jnp.ones_like, goal_B, of_maxima, 4).low
-        keys_BT = _cuts(bracket._replace(low=low_B), 0).at[:, 0].set(low_B)
-        bracket = _cut(values_BV, jnp.ones_like, goal_B, bracket, keys_BT)
-    return _search(values_BV, jnp.ones_like, goal_B, bracket, guess=k > V // GROUP)
+    high_B = _key(jnp.max(values_BV, axis=-1)) + 1
+    if k > V // GROUP:
+        bracket = _Bracket(_key(_smallest(values_BV)), high_B, none_B + V, none_B)
+        return _search(values_BV, jnp.ones_like, goal_B, bracket)
+    # The k-th largest maximum of a group is not above it, and not far below if k is small.
+    grouped_BnG, _ = _grouped(values_BV)
+    (maxima_BG,) = _reduce([grouped_BnG], [-jnp.inf], [_larger])
+    low_B = _key(jnp.min(maxima_BG, axis=-1))
+    of_maxima = _Bracket(low_B, high_B, none_B + V // GROUP, none_B)
+    near = _narrow(maxima_BG, jnp.ones_like, goal_B, of_maxima, 4)
+    keys_BT = near.low[:, None] + (near.high - near.low)[:, None] * jnp.array([0, 4, 8])
+    bracket = _Bracket(jnp.full(B, _key(jnp.float32(-jnp.inf))), high_B, none_B + V, none_B)
+    bracket = _cut(values_BV, jnp.ones_like, goal_B, bracket, keys_BT)
+    return _search(values_BV, jnp.ones_like, goal_B, bracket, guess=False)
 
 
 def _top_p(scaled_BV: jax.Array, smallest_B: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
@@ -247,13 +249,19 @@ def _finish(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bra
     copies_BC = jnp.concatenate([largest_BG, smallest_BG, rest_Br], axis=-1)
     inside_BC = (copies_BC >= low_B1) & (copies_BC < high_B1) & (copies_BC > -jnp.inf)
     copies_BC = jnp.where(inside_BC, copies_BC, -jnp.inf)
+    weight_B, least_B, most_B = _fold(
+        [
+            jnp.where(inside_BC, weigh(copies_BC), 0.0),
+            jnp.where(inside_BC, copies_BC, jnp.inf),
+            copies_BC,
+        ],
+        [0.0, jnp.inf, -jnp.inf],
+        [jnp.add, jnp.minimum, jnp.maximum],
+    )
     between_B = bracket.low_weight - bracket.high_weight
-    missing_B = jnp.abs(between_B - jnp.sum(jnp.where(inside_BC, weigh(copies_BC), 0.0), axis=-1))
-    complete_B = missing_B < 0.5 * weigh(low_B1[:, 0])
+    complete_B = jnp.abs(between_B - weight_B) < 0.5 * weigh(low_B1[:, 0])
 
     # The ends move to the tokens inside, so that a bracket around one value closes.
-    least_B = _smallest(jnp.where(inside_BC, copies_BC, jnp.inf))
-    most_B = jnp.max(copies_BC, axis=-1)
     bracket = bracket._replace(
         low=jnp.where(least_B <= most_B, _key(least_B), bracket.low),
         high=jnp.where(least_B <= most_B, _key(most_B) + 1, bracket.high),
@@ -271,22 +279,23 @@ def _finish(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bra
 
 def _weight_above(values_BV: jax.Array, weigh: Weigh, at_BT: jax.Array) -> jax.Array:
     """What the tokens at or above each of the values weigh, float32 [B, CUTS]."""
-    B = len(values_BV)
-
-    def above(part, t):
-        at = at_BT[:, t].reshape(B, *[1] * (part.ndim - 1))
-        return jnp.where(part >= at, weigh(part), 0.0)
-
-    grouped_BnG, rest_Br = _grouped(values_BV)
-    sums = _reduce([above(grouped_BnG, t) for t in range(CUTS)], [0.0] * CUTS, [jnp.add] * CUTS)
-    rests = [jnp.sum(above(rest_Br, t), axis=-1) for t in range(CUTS)]
-    return jnp.stack([jnp.sum(s, axis=-1) + r for s, r in zip(sums, rests, strict=True)], axis=-1)
+    weights_BV = weigh(values_BV)
+    above = [jnp.where(values_BV >= at_BT[:, t, None], weights_BV, 0.0) for t in range(CUTS)]
+    return jnp.stack(_fold(above, [0.0] * CUTS, [jnp.add] * CUTS), axis=-1)
 
 
 def _smallest(values_BV: jax.Array) -> jax.Array:
-    grouped_BnG, rest_Br = _grouped(values_BV)
-    (minima_BG,) = _reduce([grouped_BnG], [jnp.inf], [_smaller])
-    return jnp.min(jnp.concatenate([minima_BG, rest_Br], axis=-1), axis=-1)
+    return _fold([values_BV], [jnp.inf], [_smaller])[0]
+
+
+def _fold(
+    arrays: Sequence[jax.Array], starts: Sequence[float], functions: Sequence[Combine]
+) -> Sequence[jax.Array]:
+    """Reduces the rows of the arrays [B, V], each with its function, in one loop: [B] for each."""
+    grouped, rests = zip(*map(_grouped, arrays), strict=True)
+    by_group = _reduce(grouped, starts, functions)
+    all_groups = [jnp.concatenate(x, axis=-1) for x in zip(by_group, rests, strict=True)]
+    return _reduce(all_groups, starts, functions)
 
 
 def _grouped(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -299,7 +308,7 @@ def _grouped(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _reduce(
     arrays: Sequence[jax.Array], starts: Sequence[float], functions: Sequence[Combine]
 ) -> Sequence[jax.Array]:
-    """Reduces each of the arrays [B, n, G] over its groups, in one loop: [B, G]."""
+    """Reduces the second axis of the arrays, each with its function, in one loop."""
 
     def together(left, right):
         return [f(a, b) for f, a, b in zip(functions, left, right, strict=True)]
