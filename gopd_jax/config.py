@@ -116,7 +116,7 @@ class Config:
                 f"config.learner.updates_per_batch={learner.updates_per_batch}: expected a divisor "
                 f"of the {self.rollouts_per_step} rollouts of a step"
             )
-        if self.row_length < self.longest:
+        if 0 < learner.row_length < self.longest:
             raise ValueError(
                 f"config.learner.row_length={learner.row_length}: expected >= {self.longest} "
                 "(prompt + response limit), or 0"
@@ -131,10 +131,6 @@ class Config:
         """Most tokens of a prompt with its response, as the student or a teacher reads it."""
         prompt = max(self.data.max_prompt_tokens, self.data.max_teacher_prompt_tokens)
         return prompt + self.rollout.max_response_tokens
-
-    @property
-    def row_length(self) -> int:
-        return self.learner.row_length or self.longest
 
     @property
     def reward_kinds(self) -> dict[str, str]:

@@ -77,13 +77,11 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> ConfigDict:
     if "code" in teachers:
         config.data.max_prompt_tokens = 40
         config.rollout.max_response_tokens = 32
-        config.learner.row_length = 72
         config.eval.samples = 2
         config.eval.prompts = 4096
     else:
         config.data.max_prompt_tokens = 12
         config.rollout.max_response_tokens = 20
-        config.learner.row_length = 84  # three responses of the usual length
         config.eval.samples = 4
     config.rollout.prompts_per_step = config.rollout.slots = 512 * len(teachers)
     config.learner.reward_scale = 1.25

@@ -5,48 +5,24 @@ nothing, and allocates nothing.
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
-import numpy as np
 
 from gopd_jax.benchmark.compiled import described_devices
 from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.update import make_learner
 from gopd_jax.benchmark.workload import settings_in_effect
-from gopd_jax.learner.learner import FrozenModel, Learner, Packed
+from gopd_jax.learner.ahead import abstract_batches, abstract_rows
+from gopd_jax.learner.learner import Learner
+from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.runtime.mesh import batch_sharding, make_mesh, replicated, with_shardings
+from gopd_jax.runtime.mesh import make_mesh, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.types import PackedBatch, Tree
-
-
-class DescribedPrograms(ProgramTable):
-    """Programs for devices that are only described: they take shapes and return shapes.
-
-    memory: of each program, by name, as its compiler accounts for it.
-    """
-
-    def __init__(self, mesh: Mesh):
-        super().__init__(mesh)
-        self.memory: dict[str, jax.stages.CompiledMemoryStats] = {}
-
-    def compiled(self, function: Callable, *args: Tree, name: str, **options: Any) -> Callable:
-        # Kernels ask the default device for its generation.
-        with jax.default_device(self.mesh.devices.flat[0]):
-            program = super().compiled(function, *args, name=name, **options)
-        self.memory[name] = program.memory_analysis()
-        return lambda *args: with_shardings(
-            jax.eval_shape(function, *args), program.output_shardings
-        )
 
 
 def benchmark(args: argparse.Namespace) -> None:
-    """Compiles a scorer and, for `update`, the train step, and prints a record for each.
+    """Compiles the scorers and, for `update`, the train step, and prints a record for each.
 
     arguments_bytes, temporary_bytes, peak_bytes: of one device; the peak is arguments, results and
         temporaries together.
@@ -56,24 +32,13 @@ def benchmark(args: argparse.Namespace) -> None:
     """
     model = load_config(args.model)
     devices = described_devices(args.topology)
-    programs = DescribedPrograms(make_mesh(data=args.data, tensor=args.tensor, devices=devices))
+    programs = ProgramTable(make_mesh(data=args.data, tensor=args.tensor, devices=devices))
     learner = make_learner(args, model, programs, args.prompts * args.samples_per_prompt)
-    batch = _abstract_batch(learner)
-    count = batch.tokens.shape[0]
-    packed = Packed(batch, {}, filled=1.0, used=count, domain_M=np.zeros(count, np.int32))
-    params = with_shardings(
-        jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct(p.shape, learner.dtype), abstract_params(model)
-        ),
-        param_shardings(model, programs.mesh),
-    )
-    domain = next(iter(learner.reward_scales))  # every domain's scorer is the same program
-    scored = learner.score(packed, {domain: FrozenModel("teacher", model, params)}, None, None)
-    if args.part == "update":
-        reference = dict(reference_logprobs=scored.teacher_logprobs)
-        learner.update(learner.abstract_state(), scored.replace(**reference))
-    for program in programs.programs:
-        memory = programs.memory[program.name]
+    # Kernels ask the default device for its generation.
+    with jax.default_device(programs.mesh.devices.flat[0]):
+        compiled = _compile(learner, with_update=args.part == "update")
+    for program, executable in zip(programs.programs, compiled, strict=True):
+        memory = executable.memory_analysis()
         peak_bytes = (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -84,10 +49,10 @@ def benchmark(args: argparse.Namespace) -> None:
             {
                 "record": "compiled",
                 "program": program.name,
+                "rows": program.bucket,
                 "topology": args.topology,
                 "devices": programs.mesh.size,
                 "attention": learner.kernels["packed attention"],
-                "batch": "{} x {} x {}".format(*batch.tokens.shape),
                 "arguments_bytes": memory.argument_size_in_bytes,
                 "temporary_bytes": memory.temp_size_in_bytes,
                 "peak_bytes": peak_bytes,
@@ -97,17 +62,21 @@ def benchmark(args: argparse.Namespace) -> None:
         )
 
 
-def _abstract_batch(learner: Learner) -> PackedBatch:
-    mesh, shape = learner.programs.mesh, learner.shape
-    size = (learner.micro_batches, shape.rows, shape.row_length)
-    rows = batch_sharding(mesh, leading=1)
-    integers, numbers = (
-        jax.ShapeDtypeStruct(size, dtype, sharding=rows) for dtype in (jnp.int32, jnp.float32)
-    )
-    return PackedBatch(
-        used=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
-        domains=jax.ShapeDtypeStruct(size[:2], jnp.int32, sharding=rows),
-        **dict.fromkeys(("tokens", "positions", "segments", "targets"), integers),
-        **dict.fromkeys(("weights", "reward_scale", "advantages"), numbers),
-        behaviour_logprobs=numbers,
-    )
+def _compile(learner: Learner, with_update: bool) -> list[jax.stages.Compiled]:
+    """The scorer for each length of rows, and the train step."""
+    model, programs = learner.student, learner.programs
+    shapes = jax.tree.map(lambda p: p.update(dtype=learner.dtype), abstract_params(model))
+    params = with_shardings(shapes, param_shardings(model, learner.mesh))
+    function, options = scoring_program(learner, model)
+    compiled = []
+    for bucket in learner.buckets:
+        rows = abstract_rows(learner, bucket)
+        size = f"{bucket.rows} x {bucket.length}"
+        compiled.append(programs.compiled(function, params, *rows, **options, bucket=size))
+    if with_update:
+        logprobs = ("behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
+        batches = abstract_batches(learner, logprobs)
+        given, options = learner.updating(learner.abstract_state(), batches)
+        sizes = [f"{b.micro_batches} x {b.rows} x {b.length}" for b in learner.buckets]
+        compiled.append(programs.compiled(*given, **options, bucket=" + ".join(sizes)))
+    return compiled

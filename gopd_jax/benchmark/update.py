@@ -14,20 +14,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from gopd_jax.benchmark.costs import count, figures, rows_of, speeds
 from gopd_jax.benchmark.examples import REWARD_SCALE, domain_names, make_examples
 from gopd_jax.benchmark.machine import matmul_peak, peak_bytes
-from gopd_jax.benchmark.operations import PARTS, count
 from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.workload import settings_in_effect
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner, Packed
+from gopd_jax.learner.operations import Cost
 from gopd_jax.learner.packing import Example
+from gopd_jax.learner.scoring import Scoring
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import init_params, param_shardings
 from gopd_jax.models.huggingface import load_params
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh
 from gopd_jax.runtime.metrics import compilations
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.types import Params, TrainState
@@ -43,15 +44,11 @@ def benchmark(args: argparse.Namespace) -> None:
     mesh = make_mesh(data=args.data, tensor=args.tensor)
     examples = make_examples(args, model.vocab_size)
     learner = make_learner(args, model, ProgramTable(mesh), len(examples))
-    packed = learner.pack(examples)
-    parts = PARTS if args.part == "update" else PARTS[:1]
-    kept = {"remat": args.remat, "attention": learner.attention, "devices": rows_multiple(mesh)}
-    done = count(model, examples, packed, parts, **kept)
     if args.count_only:
-        counts = {"rollouts": len(examples), **_shares(examples, packed), **done.figures()}
-        show({"record": "counted"} | counts | {"settings": settings_in_effect(args)})
+        counts = rows_of(learner.pack(examples)) | figures(count(learner, examples, args.part))
+        counts |= {"rollouts": len(examples), "settings": settings_in_effect(args)}
+        show({"record": "counted"} | counts)
         return
-    peak = args.peak_flops or matmul_peak(learner.dtype)
     params = _params(args, model, learner)
     teachers = {
         name: FrozenModel(f"teacher of {name}", model, params) for name in learner.reward_scales
@@ -62,9 +59,12 @@ def benchmark(args: argparse.Namespace) -> None:
         state = learner.start(jax.tree.map(jnp.copy, params))
 
     runs: list[Figures] = []
+    peak = args.peak_flops
     for i in itertools.count():
-        run, state = _run(learner, examples, teachers, reference, state)
-        run |= done.speeds(run, peak)
+        run, costs, packed, state = _run(learner, examples, teachers, reference, state)
+        memory = peak_bytes()  # before the peak is measured, with large matrices
+        peak = peak or matmul_peak(learner.dtype)
+        run |= speeds(costs, run, peak)
         warm_up = i == 0 or (run["compilations"] and i < MAX_WARM_UPS)
         show({"record": "warm-up" if warm_up else "run", "run": i} | run)
         runs += [] if warm_up else [run]
@@ -72,9 +72,9 @@ def benchmark(args: argparse.Namespace) -> None:
             break
     summary = {"record": "median", "engine": f"gopd_jax-{jax.default_backend()}"}
     summary |= {name: statistics.median(r[name] for r in runs) for name in runs[0]}
-    summary |= _shares(examples, packed) | done.figures()
+    summary |= rows_of(packed) | figures(costs)
     summary |= {"peak_flops": peak, "peak_is": "given" if args.peak_flops else "measured"}
-    summary |= _learner_figures(learner)
+    summary |= _learner_figures(learner) | {"peak_gib": memory / 2**30}
     summary["settings"] = settings_in_effect(args)
     for program in learner.programs.programs:
         show({"record": "program"} | dataclasses.asdict(program))
@@ -121,50 +121,39 @@ def _run(
     teachers: Mapping[str, FrozenModel],
     reference: FrozenModel | None,
     state: TrainState | None,
-) -> tuple[Figures, TrainState | None]:
-    """Packs and scores the examples once and, given a state, updates it."""
+) -> tuple[Figures, dict[str, Cost], Packed, TrainState | None]:
+    """Scores the examples once and, given a state, packs them and updates it."""
     compiled, start = compilations(), time.perf_counter()
-    packed = jax.block_until_ready(learner.pack(examples))
+    scoring = Scoring(learner, teachers, reference)
+    scoring.add(examples)
+    found = scoring.finish()
+    scored = [dataclasses.replace(e, **found[e.key]) for e in examples]
+    costs, done = {"score": scoring.cost}, time.perf_counter()
+    packed = jax.block_until_ready(learner.pack(scored))
     placed = time.perf_counter()
-    batch = jax.block_until_ready(learner.score(packed, teachers, reference, None))
-    scored = time.perf_counter()
     if state is not None:
-        state, *_ = jax.block_until_ready(learner.update(state, batch))
+        state, *_ = jax.block_until_ready(learner.update(state, packed))
+        costs["update"] = packed.cost
     end = time.perf_counter()
     tokens = sum(len(e.response) for e in examples)
-    figures = {
+    measured = {
         "seconds": end - start,
         "rollouts": len(examples),
         "response_tokens": tokens,
         "all_tokens": sum(map(len, examples)),
         "response_tokens_per_second": tokens / (end - start),
-        "seconds_pack": placed - start,
-        "seconds_score": scored - placed,
-        **({} if state is None else {"seconds_update": end - scored}),
+        "seconds_pack": placed - done,
+        "seconds_score": done - start,
+        **({} if state is None else {"seconds_update": end - placed}),
         "compilations": compilations() - compiled,
     }
-    return figures, state
-
-
-def _shares(examples: Sequence[Example], packed: Packed) -> Figures:
-    """What the packed rows hold."""
-    segments = np.asarray(packed.batch.segments[: packed.used])
-    responses = sum(len(e.response) for e in examples)
-    return {
-        "micro_batches": packed.used,
-        "rows": segments.shape[0] * segments.shape[1],
-        "row_length": segments.shape[2],
-        "rows_empty": int((segments.max(axis=2) == 0).sum()),
-        "filled_share": (segments > 0).mean(),
-        "response_share": responses / segments.size,
-    }
+    return measured, costs, packed, state
 
 
 def _learner_figures(learner: Learner) -> Figures:
     """Memory and compilations, and what the learner runs on."""
     programs = learner.programs.programs
     return {
-        "peak_gib": peak_bytes() / 2**30,
         "temporary_bytes": max(p.temporary_bytes for p in programs),
         "programs": len(programs),
         "compile_seconds": sum(p.compile_seconds for p in programs),

@@ -10,9 +10,12 @@ import dataclasses
 import functools
 from typing import Generic, TypeVar
 
+import jax
+
 from gopd_jax.kernels import (
     decode_attention,
     grouped_matmul,
+    packed_attention_gpu,
     packed_attention_tpu,
     packed_attention_xla,
 )
@@ -37,6 +40,7 @@ class Row(Generic[Kernel]):
     on: the functions for particular platforms.
     auto_on: platforms where "auto" chooses it; on all others, "auto" chooses "xla".
     why_auto: the reason that is given when "auto" chooses it.
+    capability: the least CUDA compute capability that it compiles for; () if it asks for none.
 
     The other fields are for decode attention.
 
@@ -50,6 +54,7 @@ class Row(Generic[Kernel]):
     on: Mapping[str, Kernel] = dataclasses.field(default_factory=dict)
     auto_on: tuple[str, ...] = ()
     why_auto: str = ""
+    capability: tuple[int, ...] = ()
     skips: bool = False
     reads_int8: bool = True
     columns: int = 1
@@ -83,13 +88,14 @@ PACKED_ATTENTION: Mapping[str, Row[PackedAttention]] = {
     "xla": Row(
         packed_attention_xla.xla,
         on={"cpu": packed_attention_xla.xla_cpu},
-        why_auto="it runs everywhere",
+        why_auto="it runs everywhere; pallas_gpu is used on request until measured on a GPU",
     ),
     "pallas_tpu": Row(
         on={"tpu": packed_attention_tpu.pallas_tpu},
         auto_on=("tpu",),
         why_auto="it skips what segments and causality exclude; compiled for TPU, not measured",
     ),
+    "pallas_gpu": Row(on={"gpu": packed_attention_gpu.pallas_gpu}, capability=(8, 0)),
 }
 
 DECODE_ATTENTION: Mapping[str, Row[DecodeAttention]] = {
@@ -187,7 +193,22 @@ def _choose(
             f"{operation} kernel={name!r} runs on {', '.join(row.on)}, the devices here are "
             f"{platform}: expected one of {here}"
         )
+    if row.capability:
+        _check_capability(operation, name, row.capability)
     return Choice(kernel, chosen, platform, why, row.skips, platform in row.leaks_on)
+
+
+def _check_capability(operation: str, name: str, least: tuple[int, ...]) -> None:
+    """Raises if a GPU of this process is older, or not from NVIDIA; other devices have none."""
+    for device in jax.local_devices():
+        has = getattr(device, "compute_capability", "")
+        numbers = has.split(".")
+        if has and not (all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= least):
+            raise ValueError(
+                f"{operation} kernel={name!r}: {device.device_kind} has compute capability {has}, "
+                f"expected an NVIDIA GPU with {'.'.join(map(str, least))} or more, or "
+                f"kernel={FALLBACK!r}"
+            )
 
 
 def _announce(operation: str, choice: Choice[Kernel]) -> Choice[Kernel]:

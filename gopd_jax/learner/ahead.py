@@ -5,20 +5,17 @@ its table. They take minutes for a large model, and need neither parameters nor 
 """
 
 from collections.abc import Collection
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gopd_jax.learner.learner import Learner
+from gopd_jax.learner.packing import Bucket
+from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.runtime.mesh import replicated, with_shardings
-from gopd_jax.types import PackedBatch
-
-PER_TOKEN = {"tokens", "positions", "segments", "targets"}
-PER_TOKEN_FLOAT = {"weights", "reward_scale", "advantages"}
+from gopd_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from gopd_jax.types import PackedBatch, Params
 
 
 def compile_ahead(
@@ -37,35 +34,48 @@ def compile_ahead(
         old: whether a rollout batch has several updates, which need old log-probs.
         behaviour: whether rollouts have log-probs of their own.
     """
-    batch = _abstract_batch(learner)
-    active_M = np.zeros(learner.micro_batches, bool)
+    policy = ["behaviour_logprobs"] if behaviour else []
+    policy += ["teacher_logprobs"] if teachers else []
+    policy += ["reference_logprobs"] if reference is not None else []
     state = learner.abstract_state()
-
-    def begin(work: tuple[tuple, dict[str, Any]]) -> None:
-        given, options = work
-        learner.programs.compile_ahead(*given, **options)
-
-    scored = {"old_logprobs": old, "behaviour_logprobs": behaviour}
-    scored |= {"teacher_logprobs": bool(teachers), "reference_logprobs": reference is not None}
-    full = batch.replace(**{name: batch.weights for name, there in scored.items() if there})
-    begin(learner.updating(state, full))  # takes longest
+    for logprobs in [policy, [*policy, "old_logprobs"]] if old else [policy]:
+        given, options = learner.updating(state, abstract_batches(learner, logprobs))
+        learner.programs.compile_ahead(*given, **options)  # takes longest
     for model in {*teachers, *([reference] if reference else [])}:
         shapes = jax.tree.map(lambda x: x.update(dtype=learner.dtype), abstract_params(model))
-        params = with_shardings(shapes, param_shardings(model, learner.mesh))
-        begin(learner.scoring(model, params, batch, active_M))
+        _begin_scorers(learner, model, with_shardings(shapes, param_shardings(model, learner.mesh)))
     if old:
-        begin(learner.scoring(learner.student, state.params, batch, active_M))
+        _begin_scorers(learner, learner.student, state.params)
 
 
-def _abstract_batch(learner: Learner) -> PackedBatch:
-    """What `Learner.pack` returns, as shapes, without behaviour log-probs."""
-    rows = (learner.micro_batches, learner.shape.rows)
-    tokens = (*rows, learner.shape.row_length)
+def _begin_scorers(learner: Learner, model: ModelConfig, params: Params) -> None:
+    function, options = scoring_program(learner, model)
+    for bucket in learner.buckets:
+        rows = abstract_rows(learner, bucket)
+        learner.programs.compile_ahead(function, params, *rows, **options)
 
-    def one(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
-        where = learner.row_sharding if shape else replicated(learner.mesh)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
-    per_token = {name: one(tokens, jnp.int32) for name in PER_TOKEN}
-    per_token |= {name: one(tokens, jnp.float32) for name in PER_TOKEN_FLOAT}
-    return PackedBatch(used=one((), jnp.int32), domains=one(rows, jnp.int32), **per_token)
+def abstract_batches(learner: Learner, logprobs: Collection[str]) -> tuple[PackedBatch, ...]:
+    """What `Learner.pack` puts on the mesh, as shapes."""
+    return tuple(_abstract_batch(learner, bucket, logprobs) for bucket in learner.buckets)
+
+
+def _abstract_batch(learner: Learner, bucket: Bucket, logprobs: Collection[str]) -> PackedBatch:
+    rows = bucket.micro_batches, bucket.rows
+    integers, numbers = (
+        jax.ShapeDtypeStruct((*rows, bucket.length), dtype, sharding=learner.row_sharding)
+        for dtype in (jnp.int32, jnp.float32)
+    )
+    return PackedBatch(
+        used=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(learner.mesh)),
+        domains=jax.ShapeDtypeStruct(rows, jnp.int32, sharding=learner.row_sharding),
+        **dict.fromkeys(("tokens", "positions", "segments", "targets"), integers),
+        **dict.fromkeys(("weights", "reward_scale", "advantages", *logprobs), numbers),
+    )
+
+
+def abstract_rows(learner: Learner, bucket: Bucket) -> list[jax.ShapeDtypeStruct]:
+    """The rows that a scorer takes after its parameters, as shapes."""
+    where, size = batch_sharding(learner.mesh), (bucket.rows, bucket.length)
+    dtypes = [jnp.int32] * 4 + [jnp.bool]
+    return [jax.ShapeDtypeStruct(size, dtype, sharding=where) for dtype in dtypes]

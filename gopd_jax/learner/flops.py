@@ -29,6 +29,13 @@ class Work:
     pairs: int
     predictions: int
 
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.tokens + other.tokens,
+            self.pairs + other.pairs,
+            self.predictions + other.predictions,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
@@ -97,7 +104,7 @@ def training_passes(
     attention_again: bool,
     products_again: int,
     head_again: bool,
-    ruled: bool = False,
+    ruled: float = 0.0,
 ) -> Passes:
     """The passes of a train step that recomputes some of its forward pass.
 
@@ -109,7 +116,8 @@ def training_passes(
         products_again: products of attention's own backward pass besides the four that make the
             gradients: 1 if it computes the scores again. Two are a pass.
         head_again: it repeats the logits.
-        ruled: the log-probs under the sampling rule are computed as well, without a gradient.
+        ruled: share of the tokens whose log-prob under the sampling rule is computed as well,
+            without a gradient.
     """
     last = 0 if config.experts else config.width * config.mlp_width
     return Passes(

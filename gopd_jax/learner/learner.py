@@ -1,10 +1,10 @@
-"""The learner on a mesh: the compiled train step and scorers, and the arrays they exchange.
+"""The learner on a mesh: the compiled train step, and what it takes.
 
-In: the examples of one update. Out: a scored batch on device, then a new state and metrics. Does
+In: the examples of one update. Out: packed batches on device, then a new state and metrics. Does
 not read files or handle text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -17,28 +17,20 @@ import optax
 
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
-from gopd_jax.learner.distance import Reading, distance, reading
+from gopd_jax.learner.distance import distance, reading
+from gopd_jax.learner.operations import Cost, update_cost
 from gopd_jax.learner.optimizer import (
     make_optimizer,
     make_schedule,
     opt_state_shardings,
     restart_schedule,
 )
-from gopd_jax.learner.packing import (
-    Example,
-    RowSlice,
-    as_teachers_read,
-    gather_index,
-    micro_batches_needed,
-    pack,
-    rows_of_micro_batch,
-)
+from gopd_jax.learner.packing import TOKENS, BatchShape, Example, RowSlice, make_buckets, pack
 from gopd_jax.learner.settings import LearnerSettings
-from gopd_jax.learner.step import StepMetrics, TokenValues, score, train_step
+from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, train_step
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
 from gopd_jax.models.settings import PLAIN, Remat, SamplingRule
-from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
 from gopd_jax.runtime.processes import fetch
@@ -60,41 +52,22 @@ class FrozenModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchShape:
-    """The fixed shape that the examples of one update are packed into.
-
-    examples: of one update. longest: tokens of the longest possible example.
-    rows: of a micro-batch; 0 takes `packing.rows_of_micro_batch`.
-    row_length: tokens of a row; 0 takes `longest`.
-    """
-
-    examples: int
-    longest: int
-    rows: int = 0
-    row_length: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
 class Packed:
-    """The batch of one update on device.
+    """The examples of one update on the mesh.
 
-    slices: where each example went.
-    filled: share of the tokens that are not padding.
-    used: number of micro-batches that hold something.
-    domain_M: int32 [M], domain of each micro-batch.
-    teacher_view: the batch as teachers with a context read it, and the `gather_index` from it.
+    batches: one for each bucket of the learner.
+    examples, slices: by key, and where each one went.
+    used: micro-batches of each bucket that hold something.
+    domains: int32 [M] for each bucket, the domain of each micro-batch.
+    cost: of the update.
     """
 
-    batch: PackedBatch
+    batches: tuple[PackedBatch, ...]
+    examples: dict[SampleKey, Example]
     slices: dict[SampleKey, RowSlice]
-    filled: float
-    used: int
-    domain_M: np.ndarray
-    teacher_view: "tuple[Packed, jax.Array] | None" = None
-
-    def active(self, domains: set[int]) -> np.ndarray:
-        """Which micro-batches hold something of these domains, bool [M]."""
-        return np.isin(self.domain_M, list(domains)) & (np.arange(len(self.domain_M)) < self.used)
+    used: tuple[int, ...]
+    domains: tuple[np.ndarray, ...]
+    cost: Cost
 
 
 class Learner:
@@ -106,9 +79,8 @@ class Learner:
             shape=BatchShape(examples=256, longest=1536), updates=100,
         )
         state = learner.start(params)
-        packed = learner.pack(examples)
-        batch = learner.score(packed, {"math": teacher}, reference, None)
-        state, metrics, tokens = learner.update(state, batch)
+        scored = with_scores(learner, examples, {"math": teacher}, reference)
+        state, metrics, tokens = learner.update(state, learner.pack(scored))
 
     Args:
         student: architecture of the model that is trained.
@@ -145,20 +117,9 @@ class Learner:
         loss_fn: Loss = weighted_loss,
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
-        self._devices = devices = rows_multiple(self.mesh)
-        length = shape.row_length or shape.longest
-        rows = rows_of_micro_batch(shape.rows, length, devices)
-        if rows % devices:
-            raise ValueError(
-                f"config.learner.rows_per_micro_batch={rows}: expected a multiple of "
-                f"{devices}, the devices on the data and fsdp axes"
-            )
-        self.shape = shape = dataclasses.replace(shape, rows=rows, row_length=length)
-        self.reward_scales, self._num_ids = dict(reward_scales), num_ids
-        self._domains = list(reward_scales)
-        self.micro_batches = micro_batches_needed(
-            shape.examples, shape.longest, shape.rows, shape.row_length, len(self._domains)
-        )
+        self.devices = rows_multiple(self.mesh)
+        self.shape, self.buckets = shape, make_buckets(shape, len(reward_scales), self.devices)
+        self.reward_scales, self.num_ids = dict(reward_scales), num_ids
         self.schedule: optax.Schedule = make_schedule(settings.optimizer, updates)
         optimizer = make_optimizer(settings.optimizer, self.schedule)
         self.param_shardings = param_shardings(student, self.mesh)
@@ -173,19 +134,22 @@ class Learner:
         attention = choose_packed_attention(settings.attention, self._platform)
         self.attention = attention.kernel
         self.kernels = {"packed attention": str(attention)}
+        self._trained = self.decoder(student, settings.remat)
+        self._ruled = 1 / RULED if rule != PLAIN else 0.0
         self._step = functools.partial(
             train_step,
-            model=self._decoder(student, settings.remat),
+            model=self._trained,
             optimizer=optimizer,
             clipping=settings.clipping,
-            num_domains=len(self._domains),
+            num_domains=len(reward_scales),
             rule=rule,
             likelihood=likelihood,
             num_ids=num_ids,
             loss_fn=loss_fn,
         )
 
-    def _decoder(self, config: ModelConfig, remat: Remat) -> Decoder:
+    def decoder(self, config: ModelConfig, remat: Remat = "none") -> Decoder:
+        """A model with the kernels of the learner's devices."""
         matmul = grouped_matmul.xla
         if config.experts:
             choice = choose_grouped_matmul("auto", self._platform)
@@ -215,106 +179,21 @@ class Learner:
 
     # ---- Packing.
 
-    def pack(self, examples: Sequence[Example]) -> Packed:
-        """Packs the examples of one update and puts them on the mesh.
-
-        Examples whose teacher reads a prompt of its own are packed a second time, as it reads them.
-        """
-        packed = self._pack(examples)
-        if not (read := as_teachers_read(examples)):
-            return packed
-        view = self._pack(read)
-        index = gather_index(examples, packed.slices, view.slices, packed.batch.tokens.shape)
-        return dataclasses.replace(packed, teacher_view=(view, self._put(index)))
-
-    def _pack(self, examples: Sequence[Example]) -> Packed:
-        shape = self.shape
-        batch, slices, filled = pack(examples, self.micro_batches, shape.rows, shape.row_length)
-        on_mesh = jax.tree.map(self._put, batch)
-        return Packed(on_mesh, slices, filled, int(batch.used), batch.domains[:, 0])
-
-    def _put(self, x: ArrayLike) -> jax.Array:
-        return put(x, self.row_sharding if np.ndim(x) else replicated(self.mesh))
-
-    # ---- Scoring.
-
-    def score(
-        self,
-        packed: Packed,
-        teachers: Mapping[str, FrozenModel],
-        reference: FrozenModel | None,
-        old: Params | None,
-    ) -> PackedBatch:
-        """The batch with the frozen models' log-probs in it.
-
-        Args:
-            teachers: by domain; each scores only the micro-batches of its own domain.
-            reference: scores the micro-batches whose lambda needs it; None where none does.
-            old: student parameters at the start of the rollout batch, scored when several updates
-                follow; or None.
-        """
-        batch = packed.batch
-        if teachers:
-            batch = batch.replace(teacher_logprobs=self._teacher_logprobs(teachers, packed))
-        everything = set(range(len(self._domains)))
-        if reference is not None:
-            scales = self.reward_scales.values()
-            needed = {i for i, scale in enumerate(scales) if needs_reference(scale)}
-            logprobs = self._score(
-                reference.config, reference.params, packed.batch, packed.active(needed)
-            )
-            batch = batch.replace(reference_logprobs=logprobs)
-        if old is not None:
-            logprobs = self._score(self.student, old, packed.batch, packed.active(everything))
-            batch = batch.replace(old_logprobs=logprobs)
-        return batch
-
-    def _teacher_logprobs(self, teachers: Mapping[str, FrozenModel], packed: Packed) -> jax.Array:
-        """Each domain scored by its own teacher, on the prompt that this teacher reads."""
-        if packed.teacher_view is None:
-            return self._by_domain(teachers, packed)
-        view, index = packed.teacher_view
-        with_context = {self._domains[i] for i in view.domain_M[: view.used]}
-        plain = {name: t for name, t in teachers.items() if name not in with_context}
-        shown_more = {name: t for name, t in teachers.items() if name in with_context}
-        ours, theirs = self._by_domain(plain, packed), self._by_domain(shown_more, view)
-        run = self.programs.compiled(
-            _regather, ours, theirs, index, name="regather", out=lambda: self.row_sharding
+    def pack(self, examples: Sequence[Example], logprobs: Collection[str] | None = None) -> Packed:
+        """Packs the examples of one update and puts them on the mesh; see `packing.pack`."""
+        batches, slices = pack(examples, self.buckets, logprobs)
+        return Packed(
+            tuple(jax.tree.map(self.put, batch) for batch in batches),
+            {e.key: e for e in examples},
+            slices,
+            tuple(int(batch.used) for batch in batches),
+            tuple(batch.domains[:, 0] for batch in batches),
+            update_cost(self._trained, examples, batches, self.devices, self._ruled),
         )
-        return run(ours, theirs, index)
 
-    def _by_domain(self, teachers: Mapping[str, FrozenModel], packed: Packed) -> jax.Array:
-        """Each domain's micro-batches scored by its own teacher; zeros in all others."""
-        total = None
-        for name, teacher in teachers.items():
-            active_M = packed.active({self._domains.index(name)})
-            if not active_M.any():
-                continue
-            part = self._score(teacher.config, teacher.params, packed.batch, active_M)
-            total = part if total is None else self._add(total, part)
-        zeros = np.zeros(packed.batch.tokens.shape, np.float32)
-        return self._put(zeros) if total is None else total
-
-    def _add(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        run = self.programs.compiled(jnp.add, a, b, name="add", out=lambda: self.row_sharding)
-        return run(a, b)
-
-    def scoring(
-        self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
-    ) -> tuple[tuple, dict[str, Any]]:
-        """Positional and keyword arguments of `ProgramTable.compiled` for a scorer."""
-        decoder = self._decoder(config, remat="none")
-        function = functools.partial(score, model=decoder, num_ids=self._num_ids)
-        given = function, params, batch.replace(behaviour_logprobs=None), active_M
-        return given, {"name": "score", "out": lambda: self.row_sharding}
-
-    def _score(
-        self, config: ModelConfig, params: Params, batch: PackedBatch, active_M: np.ndarray
-    ) -> jax.Array:
-        (function, *args), options = self.scoring(config, params, batch, active_M)
-        run = self.programs.compiled(function, *args, **options)
-        stop_point()
-        return jax.block_until_ready(run(*args))
+    def put(self, x: ArrayLike) -> jax.Array:
+        """An array [M, R, ...] that every host holds, or a number, on the mesh."""
+        return put(x, self.row_sharding if np.ndim(x) else replicated(self.mesh))
 
     # ---- The distance to a teacher.
 
@@ -335,18 +214,22 @@ class Learner:
         """
         function = functools.partial(
             distance,
-            student=self._decoder(self.student, remat="none"),
-            teacher=None if teacher is None else self._decoder(teacher.config, remat="none"),
+            student=self.decoder(self.student),
+            teacher=None if teacher is None else self.decoder(teacher.config),
             response=rollouts[0].request.max_tokens,
-            num_ids=self._num_ids,
-            devices=self._devices,
+            num_ids=self.num_ids,
+            devices=self.devices,
         )
-        rows = batch_sharding(self.mesh)
+        rows, longest = batch_sharding(self.mesh), self.shape.longest
+        at_once = self.devices * max(1, TOKENS // longest)
         found: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(rollouts), self.shape.rows):
-            part = rollouts[start : start + self.shape.rows]
+        for start in range(0, len(rollouts), at_once):
+            part = rollouts[start : start + at_once]
             reads = [
-                jax.tree.map(functools.partial(put, sharding=rows), self._reading(part, as_teacher))
+                jax.tree.map(
+                    functools.partial(put, sharding=rows),
+                    reading(part, at_once, longest, as_teacher),
+                )
                 for as_teacher in (False, True)
             ]
             theirs = (None, None) if teacher is None else (teacher.params, reads[1])
@@ -360,22 +243,22 @@ class Learner:
             ]
         return found
 
-    def _reading(self, rollouts: Sequence[Rollout], as_teacher: bool) -> Reading:
-        return reading(rollouts, self.shape.rows, self.shape.longest, as_teacher)
-
     # ---- The update.
 
-    def updating(self, state: TrainState, batch: PackedBatch) -> tuple[tuple, dict[str, Any]]:
+    def updating(
+        self, state: TrainState, batches: Sequence[PackedBatch]
+    ) -> tuple[tuple, dict[str, Any]]:
         """Positional and keyword arguments of `ProgramTable.compiled` for the train step."""
         where = self._state_shardings, replicated(self.mesh), self.row_sharding
-        return (self._step, state, batch), {"name": "train step", "donate": 0, "out": lambda: where}
+        given = self._step, state, *batches
+        return given, {"name": "train step", "donate": 0, "out": lambda: where}
 
     def update(
-        self, state: TrainState, batch: PackedBatch
-    ) -> tuple[TrainState, StepMetrics, TokenValues]:
+        self, state: TrainState, packed: Packed
+    ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
         """One optimizer update; `state` is donated. See `step.train_step`."""
-        given, options = self.updating(state, batch)
-        return self.programs.compiled(*given, **options)(state, batch)
+        given, options = self.updating(state, packed.batches)
+        return self.programs.compiled(*given, **options)(state, *packed.batches)
 
 
 def put(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -390,8 +273,3 @@ def _initial(params: Params, *, optimizer: optax.GradientTransformation) -> Trai
 def _restarted(state: TrainState) -> TrainState:
     """The state with no updates done; moments and their count, which corrects their bias, stay."""
     return TrainState(jnp.int32(0), state.params, restart_schedule(state.opt_state))
-
-
-def _regather(ours: jax.Array, theirs: jax.Array, index: jax.Array) -> jax.Array:
-    """`theirs` at the flat `index` where it is not -1, else `ours`; all [M, R, S]."""
-    return jnp.where(index < 0, ours, jnp.take(theirs.reshape(-1), jnp.maximum(index, 0)))

@@ -1,20 +1,61 @@
-"""Packing: examples of any length into the fixed [M, R, S] rows of one compiled step.
+"""Packing: examples of any length into the fixed rows of one compiled step.
 
-In: examples (prompt + response) with their per-token numbers. Out: a `PackedBatch` of numpy arrays,
-and where each example went.
+In: examples (prompt + response) with their per-token numbers. Out: a `PackedBatch` of numpy arrays
+for each length of rows, and where each example went.
+
+Rows have one of a few lengths, each of which is compiled once: long ones, and shorter ones for what
+is left over in the end. The plan is a function of the examples alone, so that every host makes the
+same one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 import dataclasses
+import itertools
 
 import numpy as np
 
 from gopd_jax.types import PackedBatch, SampleKey
 
-# Tokens of a micro-batch on one device. On CPU more make nothing faster; they need memory for
-# activations, and leave more rows of the last micro-batch empty.
+# Tokens of a micro-batch on one device, and of a row, if no example is longer. On CPU more make
+# nothing faster, and they need memory for activations.
 TOKENS = 2048
+ROW = 1024
+# Rows of the second length are so many times shorter: fewer lengths leave more padding, and each
+# one has to be compiled. Rows of less than `LEAST` tokens are not worth that.
+SHORTER = 4
+LEAST = 64
 MOSTLY_PADDING = 0.1  # share of tokens below which a batch is hardly more than padding
+
+LOGPROBS = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """What the rows of one update are made for.
+
+    examples: of one update. longest: tokens of the longest possible example.
+    rows: of a micro-batch; 0 takes those that hold `TOKENS` on each device.
+    row_length: tokens of a row; 0 takes `ROW`, or more or fewer where the examples need them.
+    """
+
+    examples: int
+    longest: int
+    rows: int = 0
+    row_length: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """Micro-batches with rows of one length.
+
+    micro_batches: M, as many as any examples may need.
+    rows: R of each.
+    length: S.
+    """
+
+    micro_batches: int
+    rows: int
+    length: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +69,8 @@ class Example:
     weight: loss weight of each response token.
     reward_scale: lambda of its teacher.
     advantage: the advantage from outside, the same for all tokens.
-    behaviour_logprobs: float32 [T], nats, or None for no importance weight.
+    behaviour_logprobs, old_logprobs, teacher_logprobs, reference_logprobs: float32 [T], nats, or
+        None; as in `PackedBatch`.
     teacher_prompt: int32 ids that the teacher reads in place of the prompt, or None.
     """
 
@@ -40,6 +82,9 @@ class Example:
     reward_scale: float = 1.0
     advantage: float = 0.0
     behaviour_logprobs: np.ndarray | None = None
+    old_logprobs: np.ndarray | None = None
+    teacher_logprobs: np.ndarray | None = None
+    reference_logprobs: np.ndarray | None = None
     teacher_prompt: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -48,183 +93,222 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class RowSlice:
-    """Where an example went: micro-batch, row, and column of its first token."""
+    """Where an example went: bucket, micro-batch and row in it, and column of its first token."""
 
+    bucket: int
     micro: int
     row: int
     start: int
 
     def predictions(self, prompt_tokens: int, response_tokens: int) -> tuple[int, int, slice]:
-        """Index into [M, R, S] of the places at which the response tokens are predicted."""
+        """Index into the bucket's [M, R, S] of where the response tokens are predicted."""
         begin = self.start + prompt_tokens - 1
         return self.micro, self.row, slice(begin, begin + response_tokens)
 
 
-def rows_of_micro_batch(rows: int, row_length: int, devices: int) -> int:
-    """Rows of a micro-batch; where none are given, those that hold `TOKENS` on each device.
+Row = list[Example]
+
+
+# ---- The shapes.
+
+
+def make_buckets(shape: BatchShape, domains: int, devices: int) -> tuple[Bucket, ...]:
+    """The lengths of rows, the longest first, with room for any examples.
 
     Args:
-        rows: as given; 0 leaves it to this function.
-        row_length: tokens of a row.
+        shape: of the batches.
+        domains: number of domains; the last micro-batches of each may be partly empty.
         devices: number of devices that rows are spread over.
-    """
-    return rows or devices * max(1, TOKENS // row_length)
-
-
-def micro_batches_needed(
-    examples: int, longest: int, rows: int, row_length: int, domains: int
-) -> int:
-    """Number of micro-batches the step is compiled for: enough for any lengths.
-
-    First-fit opens a row only when every other row of the domain holds at least
-    row_length // longest examples.
-
-    Args:
-        examples: of one update.
-        longest: tokens of the longest possible example.
-        rows: rows of a micro-batch.
-        row_length: tokens of a row.
-        domains: number of domains; the last micro-batch of each may be partly empty.
 
     Raises:
-        ValueError: a row is shorter than the longest example.
+        ValueError: a row is shorter than the longest example, or the devices do not divide the
+            rows.
     """
-    if longest > row_length:
+    if shape.row_length and shape.longest > shape.row_length:
         raise ValueError(
-            f"row_length={row_length}: expected at least {longest}, the tokens of the longest "
-            "example (prompt + response)"
+            f"row_length={shape.row_length}: expected at least {shape.longest}, the tokens of the "
+            "longest example (prompt + response)"
         )
-    in_micro_batch = rows * (row_length // longest)
-    return -(-examples // in_micro_batch) + domains - 1
+    if shape.rows % devices:
+        raise ValueError(
+            f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
+            f"{devices}, the devices on the data and fsdp axes"
+        )
+    all_tokens = shape.examples * shape.longest
+    length = shape.row_length or max(shape.longest, min(ROW, -(-all_tokens // devices)))
+    rows = shape.rows or devices * max(1, min(TOKENS // length, all_tokens // (length * devices)))
+    in_micro_batch = rows * (length // shape.longest)
+    # Best fit opens a row only when every other row of the domain holds at least
+    # length // longest examples.
+    long = Bucket(-(-shape.examples // in_micro_batch) + domains - 1, rows, length)
+    short = -(-length // SHORTER)
+    if short < LEAST:
+        return (long,)
+    return long, Bucket((SHORTER - 1) * domains, rows, short)
 
 
-def padding_hint(filled: float, rows: int, row_length: int) -> str:
+def padding_hint(filled: float, buckets: Sequence[Bucket]) -> str:
     """A warning if nearly all of a batch is padding, which costs as much as tokens; else "".
 
     Args:
         filled: share of its tokens that are not padding.
-        rows, row_length: R and S of the batch.
+        buckets: that it was packed into.
     """
     if filled >= MOSTLY_PADDING:
         return ""
+    sizes = " or ".join(f"{b.rows} rows of {b.length:,} tokens" for b in buckets)
     return (
         f"warning: {1 - filled:.0%} of what the first update computes is padding, in micro-batches "
-        f"of {rows} rows of {row_length:,} tokens: a smaller data.max_prompt_tokens, "
-        "learner.row_length or learner.rows_per_micro_batch makes it faster"
+        f"of {sizes}: a smaller data.max_prompt_tokens, learner.row_length or "
+        "learner.rows_per_micro_batch makes it faster"
     )
+
+
+# ---- The plan.
+
+
+def plan(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Row]]:
+    """The rows of each bucket, whole micro-batches of them; the last ones may be empty.
+
+    Domain by domain, for a micro-batch holds one domain only: best fit, the longest example first,
+    into as few long rows as possible; then the last micro-batch of long rows is replaced by the
+    fewest micro-batches of short rows that hold what remains. The rows of a micro-batch run side by
+    side, so rows whose attention costs about the same stand together.
+
+    Raises:
+        ValueError: an example is longer than a row, or needs more rows than there are.
+    """
+    planned: list[list[Row]] = [[] for _ in buckets]
+    for domain in sorted({e.domain for e in examples}):
+        members = sorted(
+            (e for e in examples if e.domain == domain), key=lambda e: (-len(e), e.key)
+        )
+        for rows, found in zip(planned, _plan_domain(members, buckets), strict=True):
+            rows += found
+    for bucket, rows in zip(buckets, planned, strict=True):
+        if (used := len(rows) // bucket.rows) > bucket.micro_batches:
+            raise ValueError(
+                f"rows of {bucket.length} tokens need {used} micro-batches of {bucket.rows} rows, "
+                f"but the step is compiled for {bucket.micro_batches}"
+            )
+    return planned
+
+
+def _plan_domain(members: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Row]]:
+    long = buckets[0]
+    if len(members[0]) > long.length:
+        raise ValueError(
+            f"the example of sample {tuple(members[0].key)} has {len(members[0])} tokens: expected "
+            f"at most row_length={long.length}"
+        )
+    # Of any two rows that best fit opens, the examples would not fit into one.
+    most = min(len(members), 2 * -(-sum(map(len, members)) // long.length))
+    opened = sum(map(bool, best_fit(members, [long.length] * most)))
+    needed = -(-opened // long.rows)
+    tries = [(needed, *(0 for _ in buckets[1:]))]
+    if len(buckets) > 1:
+        tries = [(needed - 1, n) for n in range(SHORTER)] + tries
+    for counts in tries:
+        sizes = [b.rows * n for b, n in zip(buckets, counts, strict=True)]
+        lengths = [b.length for b, n in zip(buckets, sizes, strict=True) for _ in range(n)]
+        if (rows := best_fit(members, lengths)) is not None:
+            break
+    bounds = itertools.pairwise(itertools.accumulate([0, *sizes]))
+    return [sorted(rows[a:b], key=_attention, reverse=True) for a, b in bounds]
+
+
+def best_fit(members: Iterable[Example], lengths: Sequence[int]) -> list[Row] | None:
+    """Puts each example into the row with the least space that is left for it.
+
+    Args:
+        members: in the order in which they are placed.
+        lengths: tokens of each row.
+
+    Returns:
+        The examples of each row; None if there is no place for one.
+    """
+    free, rows = np.array(lengths, np.int64), [[] for _ in lengths]
+    never = np.iinfo(np.int64).max
+    for example in members:
+        space = np.where(free >= len(example), free, never)
+        row = int(np.argmin(space)) if len(rows) else -1
+        if row < 0 or space[row] == never:
+            return None
+        rows[row].append(example)
+        free[row] -= len(example)
+    return rows
+
+
+def _attention(row: Row) -> int:
+    """What attention costs in a row, up to a factor."""
+    return sum(len(e) ** 2 for e in row)
+
+
+# ---- The arrays.
 
 
 def pack(
-    examples: Sequence[Example], micro_batches: int, rows: int, row_length: int
-) -> tuple[PackedBatch, dict[SampleKey, RowSlice], float]:
-    """First-fit-decreasing packing, domain by domain: a micro-batch holds rows of one domain only.
+    examples: Sequence[Example],
+    buckets: Sequence[Bucket],
+    logprobs: Collection[str] | None = None,
+) -> tuple[tuple[PackedBatch, ...], dict[SampleKey, RowSlice]]:
+    """Packs the examples of one update.
 
     Args:
         examples: of one update.
-        micro_batches, rows, row_length: M, R and S of the batch.
+        buckets: the rows that there are.
+        logprobs: which of `LOGPROBS` the batches have, 0 where an example has none; None takes
+            those of the first example.
 
     Returns:
-        The batch, as numpy arrays, with behaviour log-probs None when the examples have none; where
-        each example went; and the share of tokens in the used micro-batches that are not padding.
+        A batch for each bucket, as numpy arrays, and where each example went.
 
     Raises:
-        ValueError: an example is longer than a row, or more than `micro_batches` are needed.
+        ValueError: as in `plan`.
     """
-    placed, row_domains = _first_fit(examples, rows, row_length)
-    used = -(-len(row_domains) // rows)
-    if used > micro_batches:
-        raise ValueError(
-            f"{len(row_domains)} rows of {row_length} tokens need {used} micro-batches of {rows} "
-            f"rows, but the step is compiled for {micro_batches}"
-        )
-
-    shape = (micro_batches * rows, row_length)
-    integers = ("tokens", "positions", "segments", "targets")
-    floats = ("weights", "reward_scale", "advantages", "behaviour_logprobs")
-    arrays = {name: np.zeros(shape, np.int32) for name in integers}
-    arrays |= {name: np.zeros(shape, np.float32) for name in floats}
-    domains = np.zeros(shape[0], np.int32)
-    domains[: len(row_domains)] = row_domains
-    slices, segments_in_row = {}, np.zeros(shape[0], np.int32)
-    for example, row, start in placed:
-        segments_in_row[row] += 1
-        whole = slice(start, start + len(example))
-        arrays["tokens"][row, whole] = np.concatenate([example.prompt, example.response])
-        arrays["positions"][row, whole] = np.arange(len(example))
-        arrays["segments"][row, whole] = segments_in_row[row]
-        slices[example.key] = where = RowSlice(row // rows, row % rows, start)
-        response = where.predictions(len(example.prompt), len(example.response))[2]
-        arrays["targets"][row, response] = example.response
-        arrays["weights"][row, response] = example.weight
-        arrays["reward_scale"][row, response] = example.reward_scale
-        arrays["advantages"][row, response] = example.advantage
-        if example.behaviour_logprobs is not None:
-            arrays["behaviour_logprobs"][row, response] = example.behaviour_logprobs
-    if examples and examples[0].behaviour_logprobs is None:
-        del arrays["behaviour_logprobs"]
-    stacked = {k: v.reshape(micro_batches, rows, row_length) for k, v in arrays.items()}
-    batch = PackedBatch(
-        used=np.int32(used), domains=domains.reshape(micro_batches, rows), **stacked
-    )
-    filled = sum(map(len, examples)) / max(1, used * rows * row_length)
-    return batch, slices, filled
+    if logprobs is None:
+        logprobs = [n for n in LOGPROBS if examples and getattr(examples[0], n) is not None]
+    batches: list[PackedBatch] = []
+    slices: dict[SampleKey, RowSlice] = {}
+    for index, (bucket, rows) in enumerate(zip(buckets, plan(examples, buckets), strict=True)):
+        M, R, S = bucket.micro_batches, bucket.rows, bucket.length
+        arrays, starts = fill(rows, M * R, S, logprobs)
+        for key, (row, start) in starts.items():
+            slices[key] = RowSlice(index, row // R, row % R, start)
+        domains_MR = np.zeros((M, R), np.int32)
+        for micro in range(len(rows) // R):
+            domains_MR[micro] = next((e.domain for row in rows[micro * R :] for e in row), 0)
+        stacked = {name: x.reshape(M, R, S) for name, x in arrays.items()}
+        used = np.int32(len(rows) // R)
+        batches.append(PackedBatch(used=used, domains=domains_MR, **stacked))
+    return tuple(batches), slices
 
 
-def _first_fit(
-    examples: Sequence[Example], rows: int, row_length: int
-) -> tuple[list[tuple[Example, int, int]], list[int]]:
-    """Example, global row and start of each example, and the domain of each row."""
-    placed: list[tuple[Example, int, int]] = []
-    row_domains: list[int] = []
-    for domain in sorted({e.domain for e in examples}):
-        if row_domains:  # the next domain begins with a micro-batch of its own
-            row_domains += [row_domains[-1]] * (-len(row_domains) % rows)
-        first, free = len(row_domains), np.zeros(0, np.int64)
-        members = (e for e in examples if e.domain == domain)
-        for e in sorted(members, key=lambda e: (-len(e), e.key)):
-            if len(e) > row_length:
-                raise ValueError(
-                    f"the example of sample {tuple(e.key)} has {len(e)} tokens: expected at most "
-                    f"row_length={row_length}"
-                )
-            fits = np.flatnonzero(free >= len(e))
-            if not len(fits):
-                free, fits = np.append(free, row_length), np.array([len(free)])
-                row_domains.append(domain)
-            placed.append((e, first + int(fits[0]), row_length - int(free[fits[0]])))
-            free[fits[0]] -= len(e)
-    return placed, row_domains
-
-
-def as_teachers_read(examples: Sequence[Example]) -> list[Example]:
-    """The examples whose teacher reads a prompt of its own, with that prompt."""
-    own = (e for e in examples if e.teacher_prompt is not None)
-    return [dataclasses.replace(e, prompt=e.teacher_prompt) for e in own]
-
-
-def gather_index(
-    examples: Sequence[Example],
-    student: Mapping[SampleKey, RowSlice],
-    teacher: Mapping[SampleKey, RowSlice],
-    shape: tuple[int, int, int],
-) -> np.ndarray:
-    """Where, in the batch packed for the teacher, each token of the student's batch was predicted.
-
-    Args:
-        examples: of one update.
-        student, teacher: where the examples went in the two batches.
-        shape: [M, R, S] of both.
-
-    Returns:
-        int32 [M, R, S]: a flat index into the teacher's [M, R, S], or -1 where the teacher's batch
-        has no such token.
-    """
-    index = np.full(shape, -1, np.int32)
-    for e in examples:
-        if e.teacher_prompt is None:
-            continue
-        micro, row, columns = teacher[e.key].predictions(len(e.teacher_prompt), len(e.response))
-        first = np.ravel_multi_index((micro, row, columns.start), shape)
-        here = student[e.key].predictions(len(e.prompt), len(e.response))
-        index[here] = first + np.arange(len(e.response))
-    return index
+def fill(
+    rows: Sequence[Row], count: int, length: int, logprobs: Collection[str]
+) -> tuple[dict[str, np.ndarray], dict[SampleKey, tuple[int, int]]]:
+    """The per-token arrays of `PackedBatch`, [count, length], and row and start of each example."""
+    integers, floats = ("tokens", "positions", "segments", "targets"), ("weights", "reward_scale")
+    arrays = {name: np.zeros((count, length), np.int32) for name in integers}
+    for name in (*floats, "advantages", *logprobs):
+        arrays[name] = np.zeros((count, length), np.float32)
+    starts: dict[SampleKey, tuple[int, int]] = {}
+    for index, row in enumerate(rows):
+        start = 0
+        for segment, example in enumerate(row, start=1):
+            whole = index, slice(start, start + len(example))
+            arrays["tokens"][whole] = np.concatenate([example.prompt, example.response])
+            arrays["positions"][whole] = np.arange(len(example))
+            arrays["segments"][whole] = segment
+            first = start + len(example.prompt) - 1
+            response = index, slice(first, first + len(example.response))
+            arrays["targets"][response] = example.response
+            arrays["weights"][response] = example.weight
+            arrays["reward_scale"][response] = example.reward_scale
+            arrays["advantages"][response] = example.advantage
+            for name in logprobs:
+                if (values := getattr(example, name)) is not None:
+                    arrays[name][response] = values
+            starts[example.key] = index, start
+            start += len(example)
+    return arrays, starts

@@ -90,28 +90,52 @@ def to_examples(
     shuffled = np.arange(len(rollouts))
     if updates > 1:
         shuffled = np.random.default_rng(split_seed).permutation(len(rollouts))
-    domain_index = {name: i for i, name in enumerate(reward_scales)}
-
-    def example(rollout: Rollout, weight: float, advantage: float) -> Example:
-        prompt = rollout.request.prompt
-        domain = prompt.source.domain
-        return Example(
-            key=rollout.request.key,
-            domain=domain_index[domain],
-            prompt=prompt.tokens,
-            response=rollout.tokens,
-            weight=float(weight),
-            reward_scale=reward_scales[domain],
-            advantage=float(advantage),
-            behaviour_logprobs=None if method == "sft" else rollout.behaviour_logprobs,
-            teacher_prompt=prompt.teacher_tokens if method == "gopd" else None,
-        )
-
     out = []
     for members in np.split(shuffled, updates):
         lengths = np.array([len(rollouts[i].tokens) for i in members])
         truncated = np.array([rollouts[i].truncated for i in members])
         weights = token_weights(lengths, truncated, weighting.aggregation, weighting.truncation)
-        pairs = zip(members, weights, strict=True)
-        out.append([example(rollouts[i], w, advantages[i]) for i, w in pairs if w])
+        out.append(
+            [
+                _example(rollouts[i], method, reward_scales, float(weight), float(advantages[i]))
+                for i, weight in zip(members, weights, strict=True)
+                if weight
+            ]
+        )
     return out
+
+
+def to_score(
+    rollouts: Sequence[Rollout],
+    *,
+    reward_scales: Mapping[str, float],
+    weighting: Weighting = WEIGHTING,
+) -> list[Example]:
+    """The rollouts that an update will learn from, as examples for `scoring.Scoring`.
+
+    Their weights are not known before all rollouts are there, and mean nothing here.
+    """
+    kept = [r for r in rollouts if weighting.truncation == "keep" or not r.truncated]
+    return [_example(r, "gopd", reward_scales, 1.0, 0.0) for r in kept]
+
+
+def _example(
+    rollout: Rollout,
+    method: Method,
+    reward_scales: Mapping[str, float],
+    weight: float,
+    advantage: float,
+) -> Example:
+    prompt = rollout.request.prompt
+    domain = prompt.source.domain
+    return Example(
+        key=rollout.request.key,
+        domain=list(reward_scales).index(domain),
+        prompt=prompt.tokens,
+        response=rollout.tokens,
+        weight=weight,
+        reward_scale=reward_scales[domain],
+        advantage=advantage,
+        behaviour_logprobs=None if method == "sft" else rollout.behaviour_logprobs,
+        teacher_prompt=prompt.teacher_tokens if method == "gopd" else None,
+    )

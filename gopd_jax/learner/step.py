@@ -1,7 +1,7 @@
 """The train step and the scorer: pure functions of parameters and one packed batch.
 
-train_step: (state, batch with teacher and reference log-probs) -> (state, metrics, tokens)
-score:      (frozen parameters, batch, active micro-batches) -> log-probs
+train_step: (state, batches with teacher and reference log-probs) -> (state, metrics, tokens)
+score:      (frozen parameters, rows of tokens) -> log-probs
 """
 
 import functools
@@ -19,6 +19,9 @@ from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.objective.settings import Clipping
 from gopd_jax.types import PackedBatch, Params, TrainState
 
+# `sampler_gap` looks at one token in so many: a sampling rule needs all logits of a token at once.
+RULED = 16
+
 
 @struct.dataclass
 class StepMetrics:
@@ -26,7 +29,8 @@ class StepMetrics:
 
     loss, grad_norm: float32 scalars, the gradient norm before clipping.
     diagnostics: partial reductions by domain.
-    finite: bool [M] for each number that was checked, by name; True in skipped micro-batches.
+    finite: for each batch, bool [M] for each number that was checked, by name; True in skipped
+        micro-batches.
     applied: bool scalar, whether the state was changed: everything was finite, and there was
         something to learn from.
     """
@@ -34,7 +38,7 @@ class StepMetrics:
     loss: jax.Array
     grad_norm: jax.Array
     diagnostics: Diagnostics
-    finite: dict[str, jax.Array]
+    finite: tuple[dict[str, jax.Array], ...]
     applied: jax.Array
 
 
@@ -52,8 +56,7 @@ class TokenValues:
 
 def train_step(
     state: TrainState,
-    batch: PackedBatch,
-    *,
+    *batches: PackedBatch,
     model: Decoder,
     optimizer: optax.GradientTransformation,
     clipping: Clipping,
@@ -62,8 +65,8 @@ def train_step(
     likelihood: bool = False,
     num_ids: int | None = None,
     loss_fn: Loss = weighted_loss,
-) -> tuple[TrainState, StepMetrics, TokenValues]:
-    """One optimizer update from one packed batch.
+) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
+    """One optimizer update from the packed batches of one update, each with rows of its own length.
 
     A scan sums the gradients of the micro-batches; the token weights carry every denominator, so
     nothing is divided here and the result does not depend on the split. Empty micro-batches are
@@ -72,7 +75,7 @@ def train_step(
 
     Args:
         state: donated by the caller's jit.
-        batch: fields as in `PackedBatch`.
+        batches: fields as in `PackedBatch`.
         clipping: limits of the policy loss.
         num_domains: number of domains that the diagnostics tell apart.
         rule: what the samples were drawn by. It enters only `sampler_gap`; the loss is that of the
@@ -82,7 +85,7 @@ def train_step(
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
 
     Returns:
-        The new state, the metrics, and the values of each token.
+        The new state, the metrics, and the values of each token of each batch.
     """
     logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
 
@@ -93,7 +96,9 @@ def train_step(
         logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets, trained)
         ruled = None
         if rule != PLAIN:
-            ruled, _ = logprobs_of(hidden_RSD, head_VD, micro.targets, trained, rule=rule)
+            some = _one_in(RULED, trained)
+            found, _ = logprobs_of(hidden_RSD, head_VD, micro.targets, some, rule=rule)
+            ruled = jnp.where(some, found, jnp.nan)
         loss, details = loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
         tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
         finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
@@ -105,30 +110,43 @@ def train_step(
         sums = jax.tree.map(jnp.add, sums, (loss, grads))
         return (sums, diagnostics.merge(more)), values
 
-    def skip(total, micro):
-        zeros = jnp.zeros(micro.targets.shape, jnp.float32)
-        return total, (TokenValues(zeros, zeros), all_true)
+    def over(total, batch):
+        """Adds up the micro-batches of one batch."""
+        # The index of each micro-batch is scanned along with the rest, in the place of `used`.
+        micros = batch.replace(used=jnp.arange(batch.tokens.shape[0]))
+        finite = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes[1][1][1])
 
-    def body(total, indexed):
-        index, micro = indexed
-        return jax.lax.cond(index < batch.used, accumulate, skip, total, micro)
+        def skip(total, micro):
+            zeros = jnp.zeros(micro.targets.shape, jnp.float32)
+            return total, (TokenValues(zeros, zeros), finite)
 
-    # The index of each micro-batch is scanned along with the rest, in the place of `used`.
-    micros = batch.replace(used=jnp.arange(batch.tokens.shape[0]))
-    shapes = jax.eval_shape(micro_loss, state.params, jax.tree.map(lambda x: x[0], micros))
-    diagnostics = shapes[1][0].emptied()
-    all_true = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes[1][1][1])
+        def body(total, micro):
+            return jax.lax.cond(micro.used < batch.used, accumulate, skip, total, micro)
+
+        return jax.lax.scan(body, total, micros)
+
+    first = jax.tree.map(lambda x: x[0], batches[0].replace(used=batches[0].used[None]))
+    shapes = jax.eval_shape(micro_loss, state.params, first)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-    start = ((jnp.zeros(()), zeros), diagnostics)
-    ((loss, grads), diagnostics), (tokens, finite) = jax.lax.scan(
-        body, start, (micros.used, micros)
-    )
+    total, found = ((jnp.zeros(()), zeros), shapes[1][0].emptied()), []
+    for batch in batches:
+        total, values = over(total, batch)
+        found.append(values)
+    (loss, grads), diagnostics = total
+    tokens, finite = zip(*found, strict=True)
     grad_norm = optax.global_norm(grads)
-    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.stack(list(finite.values())))
-    applied = all_finite & (batch.used > 0)
+    checked = [x for of_batch in finite for x in of_batch.values()]
+    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
+    applied = all_finite & (sum(batch.used for batch in batches) > 0)
     params, opt_state = _updated(state, grads, optimizer, applied)
     metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+
+
+def _one_in(number: int, trained_RS: jax.Array) -> jax.Array:
+    """Every so many of the tokens, the first among them."""
+    rank = jnp.cumsum(trained_RS.reshape(-1)).reshape(trained_RS.shape) - 1
+    return trained_RS & (rank % number == 0)
 
 
 def _updated(
@@ -166,38 +184,27 @@ def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Arra
 
 def score(
     params: Params,
-    batch: PackedBatch,
-    active_M: jax.Array,
+    tokens_RS: jax.Array,
+    positions_RS: jax.Array,
+    segments_RS: jax.Array,
+    targets_RS: jax.Array,
+    wanted_RS: jax.Array,
     *,
     model: Decoder,
     rule: SamplingRule = PLAIN,
     num_ids: int | None = None,
 ) -> jax.Array:
-    """Log-probs that a model gives the targets of the active micro-batches.
-
-    A teacher is active on the micro-batches of its own domain, the reference where lambda needs it:
-    nothing else is computed.
+    """Log-probs that a model gives the targets of a micro-batch.
 
     Args:
-        batch: tokens, positions, segments, targets and weights are read.
-        active_M: bool [M].
+        tokens_RS, positions_RS, segments_RS, targets_RS: int32, as in `PackedBatch`.
+        wanted_RS: bool, where the log-prob of the target is wanted.
         rule: log-probs of the distribution that this rule draws from.
         num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
 
     Returns:
-        float32 [M, R, S], nats; exact zeros in micro-batches that are not active, and where no
-        token is trained on.
+        float32 [R, S], nats; exact zeros where nothing is wanted.
     """
-
-    def forward(tokens, positions, segments, targets, weights):
-        hidden_RSD = model.apply({"params": params}, tokens, positions, segments)
-        args = hidden_RSD, output_head(params), targets, weights > 0
-        return token_logprobs(*args, rule=rule, num_ids=num_ids)[0]
-
-    def body(_, args):
-        active, *micro = args
-        zeros = jnp.zeros(micro[-1].shape, jnp.float32)
-        return None, jax.lax.cond(active, forward, lambda *_: zeros, *micro)
-
-    read = (batch.tokens, batch.positions, batch.segments, batch.targets, batch.weights)
-    return jax.lax.scan(body, None, (active_M, *read))[1]
+    hidden_RSD = model.apply({"params": params}, tokens_RS, positions_RS, segments_RS)
+    args = hidden_RSD, output_head(params), targets_RS, wanted_RS
+    return token_logprobs(*args, rule=rule, num_ids=num_ids)[0]

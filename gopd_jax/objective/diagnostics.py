@@ -23,7 +23,7 @@ POSITION_BINS = 16
 class Diagnostics:
     """Partial reductions over the trained tokens, one slot per domain: each value is [domains].
 
-    sums: divided by sums["tokens"] at the end.
+    sums: divided by sums["tokens"] at the end, those of the sampler by sums["sampler_checked"].
     largest, smallest: maxima and minima.
     by_position: sums for each bin of positions in the response, [domains, POSITION_BINS], divided
         by its own "tokens".
@@ -76,11 +76,12 @@ class Diagnostics:
             out[f"tokens_trained{suffix}"] = float(tokens)
             if tokens == 0:
                 continue
-            means = {k: float(v[part].sum() / tokens) for k, v in sums.items() if k != "tokens"}
-            if "sampler_gap" in sums:
-                del means["sampler_gap"]
-                if inside := tokens - sums["sampler_outside"][part].sum():
-                    means["sampler_gap"] = float(sums["sampler_gap"][part].sum() / inside)
+            of_part = {k: v[part].sum() for k, v in sums.items() if k != "tokens"}
+            among = dict.fromkeys(of_part, tokens)
+            if (checked := of_part.pop("sampler_checked", None)) is not None:
+                among["sampler_outside"] = checked
+                among["sampler_gap"] = checked - of_part["sampler_outside"]
+            means = {k: float(x / among[k]) for k, x in of_part.items() if among[k]}
             out |= {f"{k}{suffix}": mean for k, mean in means.items()}
             out |= {f"{k}{suffix}": float(v[part].max()) for k, v in largest.items()}
             out |= {f"{k}{suffix}": float(v[part].min()) for k, v in smallest.items()}
@@ -131,8 +132,9 @@ def token_diagnostics(
     The KL estimates are those of the sampled tokens, in nats per token; `kl_reference` counts as 0
     where lambda needs no reference, because it was not run there. `sampler_gap` compares the
     student as the learner computes it (`sampler_logprobs`) with the student in the sampler, both
-    under the sampling rule. A drawn token may lie just outside of the learner's top-k or top-p,
-    where the log-prob is -inf: it counts in `sampler_outside`, and `sampler_gap` is over the
+    under the sampling rule; a token whose `sampler_logprobs` is NaN is not compared. A drawn token
+    may lie just outside of the learner's top-k or top-p, where the log-prob is -inf: it counts in
+    `sampler_outside`, and `sampler_gap` is over the
     others. Advantages and `reverse_kl_teacher` are also reduced by position.
     """
     per_token = {
@@ -154,9 +156,10 @@ def token_diagnostics(
     if importance is not None:
         per_token["importance_mean"] = importance
         per_token["importance_capped"] = (importance >= importance_cap).astype(jnp.float32)
-        outside = jnp.isneginf(sampler_logprobs)
+        checked, outside = ~jnp.isnan(sampler_logprobs), jnp.isneginf(sampler_logprobs)
         gap = jnp.abs(sampler_logprobs - behaviour_logprobs)
-        per_token["sampler_gap"] = jnp.where(outside, 0.0, gap)
+        per_token["sampler_checked"] = checked.astype(jnp.float32)
+        per_token["sampler_gap"] = jnp.where(checked & ~outside, gap, 0.0)
         per_token["sampler_outside"] = outside.astype(jnp.float32)
         extreme["importance"] = importance
     return _reduce(domains_R, num_domains, trained_RS, per_token, extreme)

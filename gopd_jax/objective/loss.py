@@ -61,8 +61,8 @@ def weighted_loss(
         logprobs: the student's log-probs of the targets, float32 [R, S], nats.
         entropy: entropy of the student's predictions, float32 [R, S], nats; for diagnostics.
         batch: one micro-batch, its fields [R, S].
-        sampler_logprobs: the student's log-probs under the sampling rule, for diagnostics; None
-            where that is the plain distribution.
+        sampler_logprobs: the student's log-probs under the sampling rule, for diagnostics, NaN
+            where they are not known; None where that is the plain distribution.
         likelihood: take the weighted negative log-likelihood in place of the policy loss.
 
     Returns:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gopd_jax.runtime.errors import NonFiniteError
 from gopd_jax.runtime.processes import fetch
-from gopd_jax.train.step_log import StepRecord, Update
+from gopd_jax.train.step_log import StepRecord
 from gopd_jax.types import SampleKey, TrainState, Tree
 
 
@@ -46,15 +46,22 @@ class Fault:
 def first_fault(record: StepRecord, domains: Sequence[str]) -> Fault | None:
     """The first number of a step that is not finite, or None; waits for the updates."""
     for index, update in enumerate(record.updates):
+        packed = update.packed
         finite, grad_norm = jax.device_get((update.metrics.finite, update.metrics.grad_norm))
-        for what, finite_M in finite.items():
-            if not finite_M.all():
-                micro = int(np.argmin(finite_M))
-                domain = domains[int(update.packed.domain_M[micro])]
-                where = f", micro-batch {micro} of domain {domain!r}"
-                return Fault(what, index, where, _keys(update, {micro}))
+        for what in finite[0]:
+            for bucket, of_batch in enumerate(finite):
+                if not of_batch[what].all():
+                    micro = int(np.argmin(of_batch[what]))
+                    domain = domains[int(packed.domains[bucket][micro])]
+                    keys = [
+                        k
+                        for k, w in packed.slices.items()
+                        if (w.bucket, w.micro) == (bucket, micro)
+                    ]
+                    where = f", micro-batch {micro} of domain {domain!r}"
+                    return Fault(what, index, where, tuple(sorted(keys)))
         if not np.isfinite(grad_norm):
-            return Fault("gradients", index, "", _keys(update, set(range(update.packed.used))))
+            return Fault("gradients", index, "", tuple(sorted(packed.slices)))
     return None
 
 
@@ -90,9 +97,3 @@ def not_finite(tree: Tree) -> list[str]:
 @jax.jit
 def _all_finite(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
-
-
-def _keys(update: Update, micro_batches: set[int]) -> tuple[SampleKey, ...]:
-    """The samples in these micro-batches."""
-    slices = update.packed.slices.items()
-    return tuple(sorted(key for key, where in slices if where.micro in micro_batches))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from gopd_jax.config import Config
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
-from gopd_jax.learner.packing import micro_batches_needed, rows_of_micro_batch
+from gopd_jax.learner.packing import make_buckets
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.rollout.memory import cache_part
@@ -22,6 +22,7 @@ from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memor
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.run_folder import read_summary
+from gopd_jax.train.models import batch_shape
 from gopd_jax.train.prepare import roles_of
 
 # Of a packed batch: what the model reads and predicts, weights, lambda, advantages; and what the
@@ -98,22 +99,16 @@ def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
     """The packed batches of a step, which are all on the devices before its first update."""
     learner, rollout = config.learner, config.rollout
     devices = rows_multiple(mesh)
-    rows = rows_of_micro_batch(learner.rows_per_micro_batch, config.row_length, devices)
-    micro_batches = micro_batches_needed(
-        config.rollouts_per_step // learner.updates_per_batch,
-        config.longest,
-        rows,
-        config.row_length,
-        len(config.domains),
-    )
-    several = learner.updates_per_batch > 1 and config.method != "sft"
+    buckets = make_buckets(batch_shape(config), len(config.domains), devices)
     arrays = ARRAYS + (config.method != "sft") + (config.method == "gopd")
-    arrays += ("reference" in roles) + several
-    tokens = micro_batches * rows * config.row_length
-    held = tokens * 4 * (arrays * learner.updates_per_batch + RETURNED) // devices
+    arrays += "reference" in roles
+    old = learner.updates_per_batch - 1 if config.method != "sft" else 0
+    tokens = sum(b.micro_batches * b.rows * b.length for b in buckets)
+    held = tokens * 4 * (arrays * learner.updates_per_batch + old + RETURNED) // devices
+    rows = " and ".join(f"{b.micro_batches * b.rows:,} rows of {b.length:,}" for b in buckets)
     needs = (
-        f"{learner.updates_per_batch} update(s) x {micro_batches:,} micro-batches x {rows:,} rows "
-        f"x {config.row_length:,} tokens x {arrays} arrays x 4 bytes, and {RETURNED} more of one"
+        f"{learner.updates_per_batch} update(s) x ({rows} tokens) x {arrays} arrays x 4 bytes, and "
+        f"{old + RETURNED} more of one"
     )
     setting = (
         f"config.rollout.prompts_per_step={rollout.prompts_per_step} "

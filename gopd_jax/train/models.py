@@ -29,23 +29,27 @@ def make_learner(
         num_ids: number of ids of the run's tokenizer; None stands for the whole vocabulary.
     """
     settings = config.learner
-    shape = BatchShape(
-        examples=config.rollouts_per_step // settings.updates_per_batch,
-        longest=config.longest,
-        rows=settings.rows_per_micro_batch,
-        row_length=config.row_length,
-    )
     return Learner(
         student,
         programs,
         settings,
         reward_scales=config.reward_scales,
-        shape=shape,
+        shape=batch_shape(config),
         updates=config.steps * settings.updates_per_batch,
         rule=config.rollout.rule,
         likelihood=config.method == "sft",
         num_ids=num_ids,
         dtype=dtype,
+    )
+
+
+def batch_shape(config: Config) -> BatchShape:
+    """What the rows of one update are made for."""
+    return BatchShape(
+        examples=config.rollouts_per_step // config.learner.updates_per_batch,
+        longest=config.longest,
+        rows=config.learner.rows_per_micro_batch,
+        row_length=config.learner.row_length,
     )
 
 

@@ -15,8 +15,15 @@ from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
-from gopd_jax.learner.packing import padding_hint
-from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
+from gopd_jax.learner.packing import Example, padding_hint
+from gopd_jax.learner.scoring import Scoring
+from gopd_jax.learner.sources import (
+    given_answers,
+    in_order,
+    outside_advantages,
+    to_examples,
+    to_score,
+)
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
@@ -69,24 +76,24 @@ class Trainer:
         with self.clock.phase("data"):
             requests = next(stream)
 
+        # The teachers of sft have answered already; they score nothing.
+        teachers = self.teachers if self.config.method == "gopd" else {}
+        scoring = Scoring(self.learner, teachers, self.reference)
         with self.clock.phase("rollout"):
-            self._rollout(state.params, requests, record)
+            self._rollout(state.params, requests, record, scoring)
 
         with self.clock.phase("score"):
-            updates = [self.learner.pack(examples) for examples in self._examples(record)]
+            scored = self._scored(state.params, scoring, record)
+            updates = [self._packed(examples, i > 0) for i, examples in enumerate(scored)]
+            record.scoring = scoring.cost
             if step == 1:
                 self._hint(updates[0])
-            policy = self.config.method != "sft"  # sft has no ratio to an old policy
-            old = state.params if len(updates) > 1 and policy else None
-            # The teachers of sft have answered already; they score nothing.
-            teachers = self.teachers if self.config.method == "gopd" else {}
-            scored = [self.learner.score(p, teachers, self.reference, old) for p in updates]
             stop_point()
 
         with self.clock.phase("update"):
-            for packed, batch in zip(updates, scored, strict=True):
-                state, metrics, tokens = self.learner.update(state, batch)
-                record.updates.append(Update(packed, batch, metrics, tokens))
+            for packed in updates:
+                state, metrics, tokens = self.learner.update(state, packed)
+                record.updates.append(Update(packed, metrics, tokens))
             # While the device works:
             note = log.write_last()  # of the step before
             record.learning_rate = log.learning_rate(record)
@@ -101,12 +108,41 @@ class Trainer:
         return state, record, note
 
     def _hint(self, packed: Packed) -> None:
-        """Says which row length would leave less padding, if this one leaves much."""
-        shape = self.learner.shape
-        if hint := padding_hint(packed.filled, shape.rows, shape.row_length):
+        """Says what would leave less padding, if there is much."""
+        if hint := padding_hint(packed.cost.filled, self.learner.buckets):
             say(hint)
 
-    def _examples(self, record: StepRecord):
+    def _packed(self, examples: Sequence[Example], later: bool) -> Packed:
+        """The examples of an update on the mesh, with the same arrays in every step."""
+        method = self.config.method
+        there = {
+            "behaviour_logprobs": method != "sft",
+            "old_logprobs": later and method != "sft",
+            "teacher_logprobs": method == "gopd",
+            "reference_logprobs": self.reference is not None,
+        }
+        return self.learner.pack(examples, [name for name, is_there in there.items() if is_there])
+
+    def _scored(self, params: Params, scoring: Scoring, record: StepRecord) -> list[list[Example]]:
+        """The examples of each update, with the log-probs of frozen models.
+
+        The first update needs no old log-probs, which are its own, and sft has no ratio to an old
+        policy.
+        """
+        first, *later = self._examples(record)
+        scored = scoring.finish()
+        if later and self.config.method != "sft":
+            of_old = Scoring(self.learner, {}, old=params)
+            of_old.add([e for examples in later for e in examples])
+            for key, found in of_old.finish().items():
+                scored[key] |= found
+            scoring.cost += of_old.cost
+        return [
+            [dataclasses.replace(e, **scored[e.key]) for e in examples]
+            for examples in (first, *later)
+        ]
+
+    def _examples(self, record: StepRecord) -> list[list[Example]]:
         """The examples of each update. grpo waits here for the verdicts that it learns from."""
         config, rewards = self.config, None
         if config.method == "grpo":
@@ -123,11 +159,13 @@ class Trainer:
             split_seed=(config.seed, record.step),
         )
 
-    def _rollout(self, params: Params, requests: Sequence[Request], record: StepRecord) -> None:
+    def _rollout(
+        self, params: Params, requests: Sequence[Request], record: StepRecord, scoring: Scoring
+    ) -> None:
         """Draws the step's rollouts from the student; for sft, takes the answers to learn from.
 
-        Each rollout goes to the verifier as soon as it is finished; the record holds them in the
-        order of their keys.
+        Each rollout goes to the verifier and to scoring as soon as it is finished; the record holds
+        them in the order of their keys.
         """
         config, tokenizer = self.config, self.inputs.tokenizer
         sampler = self.samplers[self.inputs.models[config.student]]
@@ -145,12 +183,20 @@ class Trainer:
             for part in batched(rollouts, max(1, sampler.slots // 4)):
                 decoded = [tokenizer.decode(r.tokens) for r in part]
                 parts.append(self.verifier.submit(zip(part, decoded, strict=True), selected))
+                if config.learner.score_while_sampling:
+                    scoring.add(self._to_score(part))
                 texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
                 finished += part
+        if not config.learner.score_while_sampling:
+            scoring.add(self._to_score(finished))
         record.rollouts = in_order(finished)
         keys = [r.request.key for r in record.rollouts]
         record.texts = [texts[key] for key in keys]
         record.verdicts = PendingVerdicts(parts, keys)
+
+    def _to_score(self, rollouts: Sequence[Rollout]) -> list[Example]:
+        scales, weighting = self.config.reward_scales, self.config.learner.weighting
+        return to_score(rollouts, reward_scales=scales, weighting=weighting)
 
     def _drawn(
         self,

@@ -17,8 +17,8 @@ import optax
 from gopd_jax.config import Config
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.learner.learner import Packed
+from gopd_jax.learner.operations import NO_COST, Cost
 from gopd_jax.learner.step import StepMetrics, TokenValues
-from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.rollout.stats import RolloutStats
 from gopd_jax.runtime.files import JsonObject, replace_text
@@ -28,7 +28,7 @@ from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train.clock import ASIDE, Clock
 from gopd_jax.train.rollout_metrics import rollout_metrics
 from gopd_jax.train.verification import PendingVerdicts
-from gopd_jax.types import PackedBatch, Rollout, SampleKey
+from gopd_jax.types import Rollout, SampleKey
 
 NOTE = {  # metric -> its name in the progress bar
     "reward": "reward",
@@ -40,12 +40,11 @@ NOTE = {  # metric -> its name in the progress bar
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """One optimizer update: the batch that went in, and what came out, still on device."""
+    """One optimizer update: what went in, and what came out, still on device."""
 
     packed: Packed
-    batch: PackedBatch
     metrics: StepMetrics
-    tokens: TokenValues
+    tokens: tuple[TokenValues, ...]
 
 
 @dataclasses.dataclass
@@ -55,6 +54,7 @@ class StepRecord:
     rollouts, texts, verdicts: in the order of the rollouts' keys.
     sampling: what the samplers did; nothing where no token was drawn.
     laps: seconds of each phase since the end of the step before.
+    scoring: the cost of the log-probs of frozen models.
     learning_rate: of the first update.
     values: metrics of the updates.
     """
@@ -65,6 +65,7 @@ class StepRecord:
     verdicts: PendingVerdicts | None = None
     sampling: RolloutStats = dataclasses.field(default_factory=RolloutStats)
     updates: list[Update] = dataclasses.field(default_factory=list)
+    scoring: Cost = NO_COST
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
     learning_rate: jax.Array | float = 0.0
     values: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
@@ -178,7 +179,12 @@ class StepLog:
         domains = list(self._config.domains)
         values: dict[str, float | list[float]] = rollout_metrics(record.rollouts, verdicts, domains)
         values |= record.values
-        values["packing_filled"] = float(np.mean([u.packed.filled for u in record.updates]))
+        cost = sum((u.packed.cost for u in record.updates), NO_COST)
+        values["packing_filled"] = cost.filled
+        values["attention_useful"] = cost.attention_useful
+        whole = cost + record.scoring
+        values["useful_flops"] = whole.useful.total
+        values["flops_useful"] = whole.flops_useful
         values |= {f"seconds_{name}": seconds for name, seconds in record.laps.items()}
         values["seconds"] = record.seconds
         values["tokens_per_second"] = values["rollout_tokens"] / record.training_seconds
@@ -195,27 +201,26 @@ class StepLog:
     ) -> list[JsonObject]:
         """The first rollouts of an update, token by token; with `keys`, only those."""
         verdicts = record.verdicts.result()
-        batch, old = update.batch, update.batch.old_logprobs
-        on_device = {
-            "student_logprobs": update.tokens.logprobs if old is None else old,
-            "teacher_logprobs": batch.teacher_logprobs,
-            "reference_logprobs": batch.reference_logprobs,
-            "advantages": update.tokens.advantages,
-        }
-        arrays = {name: fetch(x) for name, x in on_device.items() if x is not None}
-        slices = update.packed.slices
+        fetched = [jax.tree.map(fetch, values) for values in update.tokens]
+        examples, slices = update.packed.examples, update.packed.slices
         among = keys or slices
         shown = [i for i, r in enumerate(record.rollouts) if r.request.key in among]
         out = []
         for i in shown[:most]:
             rollout = record.rollouts[i]
-            prompt = rollout.request.prompt
-            where = slices[rollout.request.key].predictions(len(prompt.tokens), len(rollout.tokens))
-            values = {name: x[where] for name, x in arrays.items()}
-            if not needs_reference(self._config.reward_scales[prompt.source.domain]):
-                values.pop("reference_logprobs", None)  # the reference was not run on these rows
+            key, prompt = rollout.request.key, rollout.request.prompt
+            example, where = examples[key], slices[key]
+            tokens = fetched[where.bucket]
+            here = where.predictions(len(prompt.tokens), len(rollout.tokens))
+            old = example.old_logprobs
+            values = {
+                "student_logprobs": tokens.logprobs[here] if old is None else old,
+                "teacher_logprobs": example.teacher_logprobs,
+                "reference_logprobs": example.reference_logprobs,
+                "advantages": tokens.advantages[here],
+            }
             sample = self._sample(rollout, record.texts[i], verdicts[i])
-            out.append(sample | {name: _rounded(x) for name, x in values.items()})
+            out.append(sample | {k: _rounded(x) for k, x in values.items() if x is not None})
         return out
 
     def _sample(self, rollout: Rollout, text: str, verdict: Verdict | None) -> JsonObject:

@@ -9,6 +9,7 @@ from gopd_jax.benchmark import machine
 from gopd_jax.benchmark.__main__ import main
 from gopd_jax.benchmark.examples import domain_names, step_pairs, to_examples
 from gopd_jax.benchmark.operations import executed_work
+from gopd_jax.kernels.packed_attention_gpu import pallas_gpu
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import Work
 
@@ -142,5 +143,7 @@ def test_executed_work_by_hand():
     assert executed_work(segments, wanted, 64, blocks) == Work(16, 5 * 4, 8)
     # Two devices have a row each.
     assert executed_work(segments, wanted, 64, blocks, devices=2) == Work(16, 5 * 4, 8)
+    # The kernel for GPUs runs no block of the empty rows.
+    assert executed_work(segments, wanted, 64, pallas_gpu) == Work(16, 2 * 64 * 64, 8)
     # Rows of one block have all scores.
     assert executed_work(segments, wanted, 64, Xla(4, (1,))) == Work(16, 4 * 16, 8)

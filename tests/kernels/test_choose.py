@@ -1,12 +1,15 @@
 """Which kernel is chosen by name and platform, what is refused, and what is printed."""
 
+import types
 import typing
 
+import jax
 import pytest
 
 from gopd_jax.kernels import (
     decode_attention,
     grouped_matmul,
+    packed_attention_gpu,
     packed_attention_tpu,
     packed_attention_xla,
 )
@@ -60,6 +63,7 @@ def test_the_tpu_kernel_reads_int8_and_any_block():
         ("auto", "tpu", packed_attention_tpu.pallas_tpu),
         ("xla", "tpu", packed_attention_xla.xla),
         ("pallas_tpu", "tpu", packed_attention_tpu.pallas_tpu),
+        ("pallas_gpu", "gpu", packed_attention_gpu.pallas_gpu),
     ],
 )
 def test_packed_attention_by_name_and_platform(name, platform, kernel):
@@ -71,10 +75,39 @@ def test_packed_attention_by_name_and_platform(name, platform, kernel):
 def test_packed_attention_that_cannot_be_used():
     message = (
         r"^packed attention kernel='pallas_tpu' runs on tpu, the devices here are gpu: "
-        r"expected one of \['auto', 'xla'\]$"
+        r"expected one of \['auto', 'xla', 'pallas_gpu'\]$"
     )
     with pytest.raises(ValueError, match=message):
         choose_packed_attention("pallas_tpu", "gpu")
+
+
+def test_auto_says_why_it_does_not_take_the_kernel_for_gpus():
+    assert "pallas_gpu is used on request" in choose_packed_attention("auto", "gpu").why
+
+
+def gpus(monkeypatch, *capabilities):
+    devices = [
+        types.SimpleNamespace(device_kind="Some GPU", compute_capability=c) for c in capabilities
+    ]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+
+
+@pytest.mark.parametrize("capabilities", [("7.5",), ("9.0", "7.5"), ("gfx942",)])
+def test_a_gpu_that_the_kernel_does_not_compile_for(capabilities, monkeypatch):
+    gpus(monkeypatch, *capabilities)
+    message = (
+        rf"^packed attention kernel='pallas_gpu': Some GPU has compute capability "
+        rf"{capabilities[-1]}, expected an NVIDIA GPU with 8.0 or more, or kernel='xla'$"
+    )
+    with pytest.raises(ValueError, match=message):
+        choose_packed_attention("pallas_gpu", "gpu")
+    choose_packed_attention("auto", "gpu")
+
+
+@pytest.mark.parametrize("capability", ["8.0", "10.0"])
+def test_gpus_that_the_kernel_compiles_for(capability, monkeypatch):
+    gpus(monkeypatch, capability)
+    assert choose_packed_attention("pallas_gpu", "gpu").name == "pallas_gpu"
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -132,7 +165,11 @@ def test_decode_attention_that_cannot_be_used(name, platform, options, message):
 @pytest.mark.parametrize(
     "choose, operation, names",
     [
-        (choose_packed_attention, "packed attention", "'auto', 'xla', 'pallas_tpu'"),
+        (
+            choose_packed_attention,
+            "packed attention",
+            "'auto', 'xla', 'pallas_tpu', 'pallas_gpu'",
+        ),
         (choose_grouped_matmul, "grouped matmul", "'auto', 'xla'"),
     ],
 )

@@ -1,0 +1,184 @@
+"""Log-probs of teachers, reference and old student, computed as the rollouts come.
+
+In: examples, in any number of portions. Out: the log-probs of each one. Rows that are full are
+scored at once, while other rollouts are still drawn; what is left waits for company. Models that
+read the same prompt share the packing. Each model scores only what it is needed for.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from gopd_jax.learner.learner import FrozenModel, Learner, put
+from gopd_jax.learner.operations import NO_COST, score_cost
+from gopd_jax.learner.packing import Bucket, Example, Row, best_fit, fill, plan
+from gopd_jax.learner.step import score
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.runtime.mesh import batch_sharding
+from gopd_jax.runtime.processes import fetch
+from gopd_jax.runtime.stopping import stop_point
+from gopd_jax.types import Params, SampleKey
+
+# Rows that are scored before all rollouts are there are filled to at least this share.
+FULL = 0.95
+
+READ = ("tokens", "positions", "segments", "targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reads:
+    """Which examples are packed together: those of a domain that the same models read alike.
+
+    models: by the field of `Example` that each one fills.
+    """
+
+    domain: int
+    as_teacher: bool
+    models: tuple[tuple[str, FrozenModel], ...]
+
+
+def scoring_program(learner: Learner, config: ModelConfig) -> tuple[Any, dict[str, Any]]:
+    """What is run to score, and the other arguments of `ProgramTable.compiled`."""
+    decoder, num_ids = learner.decoder(config), learner.num_ids
+    where = batch_sharding(learner.mesh)
+    function = functools.partial(score, model=decoder, num_ids=num_ids)
+    return function, {"name": "score", "out": lambda: where}
+
+
+def with_scores(
+    learner: Learner,
+    examples: Sequence[Example],
+    teachers: Mapping[str, FrozenModel],
+    reference: FrozenModel | None = None,
+    old: Params | None = None,
+) -> list[Example]:
+    """The examples with the log-probs that frozen models give them; see `Scoring`."""
+    scoring = Scoring(learner, teachers, reference, old)
+    scoring.add(examples)
+    scored = scoring.finish()
+    return [dataclasses.replace(e, **scored[e.key]) for e in examples]
+
+
+class Scoring:
+    """The log-probs of one batch of rollouts.
+
+    Example:
+        scoring = Scoring(learner, {"math": teacher}, reference)
+        scoring.add(examples)       # as often as rollouts finish
+        scored = scoring.finish()   # {key: {"teacher_logprobs": [T], "reference_logprobs": [T]}}
+
+    Args:
+        learner: whose rows and domains these are.
+        teachers: by domain; each scores the examples of its own domain, on the prompt that it
+            reads.
+        reference: scores the examples whose lambda needs it; None where none does.
+        old: the student's parameters, for the log-probs before several updates; or None.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        teachers: Mapping[str, FrozenModel],
+        reference: FrozenModel | None = None,
+        old: Params | None = None,
+    ):
+        self.cost = NO_COST
+        self._learner, self._teachers, self._reference = learner, teachers, reference
+        self._old = None if old is None else FrozenModel("old student", learner.student, old)
+        self._domains, self._scales = list(learner.reward_scales), learner.reward_scales
+        self._waiting: dict[tuple[int, bool, tuple[str, ...]], tuple[_Reads, list[Example]]] = {}
+        self._scored: dict[SampleKey, dict[str, np.ndarray]] = {}
+        self._running: list[tuple[str, jax.Array, list[tuple[Example, int, int]]]] = []
+
+    def add(self, examples: Sequence[Example]) -> None:
+        """Takes examples, and begins to score the rows that they fill.
+
+        What is scored together follows from the order of the examples alone.
+        """
+        for example in examples:
+            self._scored[example.key] = {}
+            for reads in self._models_of(example):
+                name = reads.domain, reads.as_teacher, tuple(field for field, _ in reads.models)
+                as_read = example
+                if reads.as_teacher:
+                    as_read = dataclasses.replace(example, prompt=example.teacher_prompt)
+                self._waiting.setdefault(name, (reads, []))[1].append(as_read)
+        bucket = self._learner.buckets[0]
+        for reads, waiting in self._waiting.values():
+            if sum(map(len, waiting)) >= bucket.rows * bucket.length:
+                self._score_full_rows(reads, waiting, bucket)
+
+    def finish(self) -> dict[SampleKey, dict[str, np.ndarray]]:
+        """Scores what is waiting.
+
+        Returns:
+            For each example, float32 [T] of each model by the field of `Example`, nats.
+        """
+        buckets = self._learner.buckets
+        for reads, waiting in self._waiting.values():
+            for bucket, rows in zip(buckets, plan(waiting, buckets), strict=True):
+                for start in range(0, len(rows), bucket.rows):
+                    stop_point()
+                    self._score(reads, rows[start : start + bucket.rows], bucket)
+            waiting.clear()
+        self._collect()
+        return self._scored
+
+    def _models_of(self, example: Example) -> list[_Reads]:
+        """What is to be scored of an example, on each prompt."""
+        name = self._domains[example.domain]
+        ours, theirs = [], []
+        if name in self._teachers:
+            own_prompt = example.teacher_prompt is not None
+            (theirs if own_prompt else ours).append(("teacher_logprobs", self._teachers[name]))
+        if self._reference is not None and needs_reference(self._scales[name]):
+            ours.append(("reference_logprobs", self._reference))
+        if self._old is not None:
+            ours.append(("old_logprobs", self._old))
+        both = (False, tuple(ours)), (True, tuple(theirs))
+        return [_Reads(example.domain, *reads) for reads in both if reads[1]]
+
+    def _score_full_rows(self, reads: _Reads, waiting: list[Example], bucket: Bucket) -> None:
+        """Scores whole micro-batches of full rows; the other examples stay."""
+        members = sorted(waiting, key=lambda e: (-len(e), e.key))
+        rows = best_fit(members, [bucket.length] * len(members))
+        full = [row for row in rows if sum(map(len, row)) >= FULL * bucket.length]
+        full = full[: len(full) // bucket.rows * bucket.rows]
+        for start in range(0, len(full), bucket.rows):
+            self._score(reads, full[start : start + bucket.rows], bucket)
+        gone = {e.key for row in full for e in row}
+        waiting[:] = [e for e in waiting if e.key not in gone]
+
+    def _score(self, reads: _Reads, rows: Sequence[Row], bucket: Bucket) -> None:
+        """Starts one micro-batch, after the one before it is done."""
+        self._collect()
+        learner = self._learner
+        arrays, starts = fill(rows, bucket.rows, bucket.length, ())
+        wanted_RS = arrays["weights"] > 0
+        examples = [e for row in rows for e in row]
+        where = batch_sharding(learner.mesh)
+        given = [put(x, where) for x in (*(arrays[name] for name in READ), wanted_RS)]
+        for field, model in reads.models:
+            function, options = scoring_program(learner, model.config)
+            run = learner.programs.compiled(function, model.params, *given, **options)
+            places = [(e, *starts[e.key]) for e in examples]
+            self._running.append((field, run(model.params, *given), places))
+            decoder = learner.decoder(model.config)
+            self.cost += score_cost(
+                decoder, examples, arrays["segments"], wanted_RS, learner.devices
+            )
+
+    def _collect(self) -> None:
+        """Waits for what runs, and takes the log-probs of its examples."""
+        for field, result, places in self._running:
+            logprobs_RS = fetch(result)
+            for example, row, start in places:
+                first = start + len(example.prompt) - 1
+                values = logprobs_RS[row, first : first + len(example.response)]
+                self._scored[example.key][field] = values
+        self._running.clear()
