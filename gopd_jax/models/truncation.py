@@ -7,10 +7,10 @@ threshold.
 A threshold is the largest t for which the tokens at or above t weigh enough: K of them, or a
 probability of p. It is bracketed, and the bracket is cut, over the bits of the float32 numbers. A
 pass over all tokens weighs what is at or above three values, and leaves a quarter of the bracket.
-About six passes leave a handful of tokens. These are copied, and the rest of the search reads the
-copies.
+A sample of the tokens, or the largest ones of groups, tells where the first cuts go. About four
+passes leave a handful of tokens. These are copied, and the rest of the search reads the copies.
 
-The first bracket and the copies change how long the search takes, and never what it finds.
+The first cuts and the copies change how long the search takes, and never what it finds.
 """
 
 from collections.abc import Callable, Sequence
@@ -291,11 +291,15 @@ def _smallest(values_BV: jax.Array) -> jax.Array:
 def _fold(
     arrays: Sequence[jax.Array], starts: Sequence[float], functions: Sequence[Combine]
 ) -> Sequence[jax.Array]:
-    """Reduces the rows of the arrays [B, V], each with its function, in one loop: [B] for each."""
-    grouped, rests = zip(*map(_grouped, arrays), strict=True)
-    by_group = _reduce(grouped, starts, functions)
-    all_groups = [jnp.concatenate(x, axis=-1) for x in zip(by_group, rests, strict=True)]
-    return _reduce(all_groups, starts, functions)
+    """Reduces the rows of the arrays [B, V], each with its function: [B] for each.
+
+    The groups are reduced in groups in their turn, so that no sum has many terms to round.
+    """
+    while arrays[0].shape[1] > GROUP:
+        grouped, rests = zip(*map(_grouped, arrays), strict=True)
+        by_group = _reduce(grouped, starts, functions)
+        arrays = [jnp.concatenate(x, axis=-1) for x in zip(by_group, rests, strict=True)]
+    return _reduce(arrays, starts, functions)
 
 
 def _grouped(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -79,7 +79,10 @@ def _sum_members(masses_BnG: jax.Array) -> jax.Array:
     B, n, G = masses_BnG.shape
     terms = math.gcd(n, 16)
     split_BstG = masses_BnG.reshape(B, n // terms, terms, G)
-    add = lambda a, b: a + jnp.abs(b)  # not a plain sum; masses are not negative
+
+    def add(a, b):
+        return a + jnp.abs(b)  # the same, as masses are not negative
+
     return jnp.sum(jax.lax.reduce(split_BstG, jnp.float32(0), add, (2,)), axis=1)
 
 
