@@ -37,6 +37,9 @@ neither is any run or step that compiles. In rollout with random weights, answer
 lengths: V / MEAN token ids, drawn at random, are stop ids, so that one token in MEAN
 (--mean-response-tokens) ends an answer on average.
 
+decode_ms_per_step is the milliseconds of a decode step, over the dispatches that begin with an idle
+device, after no prefill; a run without any leaves it out.
+
 update and score count operations of matrix products: the useful ones (real tokens, causal
 attention, the head where a response is predicted, nothing twice) and those that are run. mfu is the
 useful ones per second over the peak.

@@ -75,7 +75,8 @@ def benchmark(args: argparse.Namespace) -> None:
         runs += [] if warm_up else [run]
         if len(runs) == args.runs:
             break
-    summary = {name: statistics.median(r[name] for r in runs) for name in runs[0]}
+    names = [name for name in runs[0] if all(name in r for r in runs)]
+    summary = {name: statistics.median(r[name] for r in runs) for name in names}
     summary |= {"record": "median"} | _engine_figures(engine)
     summary["settings"] = settings_in_effect(args)
     if args.score:
@@ -117,6 +118,8 @@ def _run(
         "weight_sync_seconds": synced - start,
         "compilations": compilations() - compiled,
     }
+    if stats.timed_steps:
+        figures["decode_ms_per_step"] = 1e3 * stats.timed_seconds / stats.timed_steps
     return figures, rollouts
 
 

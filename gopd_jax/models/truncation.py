@@ -4,18 +4,17 @@ In: logits. Out: one threshold for each row. `models.heads` makes log-probs of i
 `rollout.sampling` draws. A token is kept if its logit, divided by the temperature, is at least the
 threshold.
 
-A small K of top-k needs one pass over the logits: the K groups of tokens with the largest maxima
-hold the K largest tokens.
+A threshold is the largest t for which the tokens at or above t weigh enough: K of them, or a
+probability of p. It is bracketed, and the bracket is cut, over the bits of the float32 numbers. A
+pass over all tokens weighs what is at or above three values, and leaves a quarter of the bracket.
+A sample of the tokens, or the largest ones of groups, tells where the first cuts go. About four
+passes leave a handful of tokens. These are copied, and the rest of the search reads the copies.
 
-In general, a threshold is the largest t for which the tokens at or above t weigh enough: K of them,
-or a probability of p. It is bracketed, and the bracket is cut, over the bits of the float32
-numbers. A cut reads every token once, and halving would take up to 32 of them. Shortcuts leave
-about eight: a first bracket comes from a sample of the tokens, cuts are made where the weight of
-the ends puts the threshold, and a bracket that holds few tokens is finished on copies of these.
-They change how long the search takes, and never what it finds.
+The first cuts and the copies change how long the search takes, and never what it finds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import math
 from typing import NamedTuple
 
 import jax
@@ -23,14 +22,16 @@ import jax.numpy as jnp
 
 from gopd_jax.models.settings import SamplingRule
 
-GROUP = 16  # tokens of a group; a group gives its largest and its smallest token in the bracket
-STRIDE = 32  # one token in so many makes the sample that the first bracket comes from
-ROUGH = 4  # tokens of the sample in a bracket that is narrow enough
+# A pass reduces groups of so many tokens first. XLA on CPU then makes one loop of comparison and
+# reduction, which it does up to 32 terms, and three sums at once fit into the registers.
+GROUP = 16
+CUTS = 3  # values that one pass compares with
+STRIDE = 16  # one token in so many makes the sample that the first cuts come from
 FEW = 32  # tokens in a bracket that is finished on copies
-LARGEST_K = 256  # a larger K of top-k is found by the search
-LEAST_VOCABULARY = 2048  # a smaller one is searched without the shortcuts
+LEAST_VOCABULARY = 2048  # a smaller one is searched without copies
 
 Weigh = Callable[[jax.Array], jax.Array]
+Combine = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class _Bracket(NamedTuple):
@@ -56,26 +57,25 @@ def threshold(scaled_BV: jax.Array, rule: SamplingRule) -> jax.Array:
         float32 [B], without gradient; -inf if everything is kept.
     """
     scaled_BV = jax.lax.stop_gradient(scaled_BV)  # a loop has no backward pass
-    B, V = scaled_BV.shape
-    smallest_B = jnp.full(B, -jnp.inf)
-    if 0 < rule.top_k < V:
-        if rule.top_k <= min(LARGEST_K, V // GROUP):
-            smallest_B = _kth_largest(scaled_BV, rule.top_k)
-        else:
-            goal_B = jnp.full(B, rule.top_k, jnp.float32)
-            count = _Bracket(*_ends(scaled_BV), jnp.full(B, V, jnp.float32), jnp.zeros(B))
-            smallest_B = _search(scaled_BV, jnp.ones_like, goal_B, count)
-    if rule.top_p < 1:
-        largest_B1 = jnp.max(scaled_BV, axis=-1, keepdims=True)
-        masses_BV = jnp.exp(scaled_BV - largest_B1)
-        masses_BV = jnp.where(scaled_BV >= smallest_B[:, None], masses_BV, 0.0)
-        total_B = jnp.sum(masses_BV, axis=-1)
-        zeros_B = jnp.zeros(B)
-        mass = _Bracket(_key(zeros_B), _key(zeros_B + 1) + 1, total_B, zeros_B)
-        least_B = _search(masses_BV, lambda x: x, rule.top_p * total_B, mass)
-        kept_BV = (masses_BV >= least_B[:, None]) & (scaled_BV >= smallest_B[:, None])
-        smallest_B = jnp.min(jnp.where(kept_BV, scaled_BV, jnp.inf), axis=-1)
-    return smallest_B
+    smallest_B = _top_k(scaled_BV, rule.top_k)
+    if rule.top_p == 1:
+        return smallest_B
+    masses_BV, least_B = _top_p(scaled_BV, smallest_B, rule.top_p)
+    kept_BV = (masses_BV >= least_B[:, None]) & (scaled_BV >= smallest_B[:, None])
+    return _smallest(jnp.where(kept_BV, scaled_BV, jnp.inf))
+
+
+def masses(scaled_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.Array]:
+    """What `threshold` keeps, as masses exp(logit - the largest logit), for those who sum them up.
+
+    Args:
+        scaled_BV, rule: as those of `threshold`.
+
+    Returns:
+        float32 [B, V] masses, and float32 [B]: a token is drawn if its mass is at least this number
+        and above 0.
+    """
+    return _top_p(scaled_BV, _top_k(scaled_BV, rule.top_k), rule.top_p)
 
 
 def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.Array]:
@@ -100,41 +100,67 @@ def kept_mass(logits_BV: jax.Array, rule: SamplingRule) -> tuple[jax.Array, jax.
     return smallest_B, jax.nn.logsumexp(kept_BV, axis=-1)
 
 
-def _kth_largest(values_BV: jax.Array, k: int) -> jax.Array:
-    """The k-th largest value of each row, float32 [B], where k is at most V / GROUP.
-
-    The k groups with the largest maxima hold k values that are at least their smallest maximum, and
-    all values above it: the k-th largest of these groups is that of the row.
-    """
+def _top_k(values_BV: jax.Array, k: int) -> jax.Array:
+    """The k-th largest value of each row, or a smaller one with none in between; 0 keeps all."""
     B, V = values_BV.shape
-    whole = V // GROUP * GROUP
-    grouped_BnG = values_BV[:, :whole].reshape(B, GROUP, -1)
-    _, best_Bk = jax.lax.top_k(jnp.max(grouped_BnG, axis=1), k)
-    members_BC = jnp.take_along_axis(grouped_BnG, best_Bk[:, None], axis=2).reshape(B, -1)
-    members_BC = jnp.concatenate([members_BC, values_BV[:, whole:]], axis=-1)
-    return jax.lax.top_k(members_BC, k)[0][:, -1]
+    if not 0 < k < V:
+        return jnp.full(B, -jnp.inf)
+    goal_B, none_B = jnp.full(B, k, jnp.float32), jnp.zeros(B)
+    high_B = _key(jnp.max(values_BV, axis=-1)) + 1
+    if k > V // GROUP:
+        bracket = _Bracket(_key(_smallest(values_BV)), high_B, none_B + V, none_B)
+        return _search(values_BV, jnp.ones_like, goal_B, bracket)
+    # The k-th largest maximum of a group is not above it, and not far below if k is small.
+    grouped_BnG, _ = _grouped(values_BV)
+    (maxima_BG,) = _reduce([grouped_BnG], [-jnp.inf], [_larger])
+    low_B = _key(jnp.min(maxima_BG, axis=-1))
+    of_maxima = _Bracket(low_B, high_B, none_B + V // GROUP, none_B)
+    near = _narrow(maxima_BG, jnp.ones_like, goal_B, of_maxima, 4)
+    keys_BT = near.low[:, None] + (near.high - near.low)[:, None] * jnp.array([0, 4, 8])
+    bracket = _Bracket(jnp.full(B, _key(jnp.float32(-jnp.inf))), high_B, none_B + V, none_B)
+    bracket = _cut(values_BV, jnp.ones_like, goal_B, bracket, keys_BT)
+    return _search(values_BV, jnp.ones_like, goal_B, bracket, guess=False)
+
+
+def _top_p(scaled_BV: jax.Array, smallest_B: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
+    """Masses of the logits from `smallest` on, 0 for the others, and the smallest mass kept."""
+    B, V = scaled_BV.shape
+    masses_BV = jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True))
+    masses_BV = jnp.where(scaled_BV >= smallest_B[:, None], masses_BV, 0.0)
+    none_B = jnp.zeros(B)
+    if p == 1:
+        return masses_BV, none_B
+    total_B = jnp.sum(masses_BV, axis=-1)
+    # Tokens below this weigh less than 1 - p together; the factor leaves room for rounding.
+    low_B = _key(0.999 * (1 - p) / V * total_B)
+    bracket = _Bracket(low_B, _key(none_B + 1) + 1, total_B, none_B)
+    return masses_BV, _search(masses_BV, lambda x: x, p * total_B, bracket)
 
 
 # ---- The search.
 
 
-def _search(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> jax.Array:
+def _search(
+    values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, *, guess: bool = True
+) -> jax.Array:
     """The largest value for which the tokens at or above it weigh at least the goal.
 
     Args:
         values_BV: what tokens are ordered by, float32.
         weigh: the weight of a token with a given value; never falls with the value.
         goal_B: not more than the weight of all tokens.
-        bracket: one that holds all of them.
+        bracket: one that holds this value.
+        guess: whether a sample of the tokens may tell where.
 
     Returns:
         float32 [B]: this value, or a smaller one with no token in between.
     """
-    if values_BV.shape[1] < LEAST_VOCABULARY:
-        return _value(_narrow(values_BV, weigh, goal_B, bracket, 1).low)
-    bracket = _first(values_BV, weigh, goal_B, bracket)
-    bracket = _narrow(values_BV, weigh, goal_B, bracket, FEW)
-    bracket = _finish(values_BV, weigh, goal_B, bracket)
+    if values_BV.shape[1] >= LEAST_VOCABULARY:
+        if guess:
+            keys_BT = _guess(values_BV, weigh, goal_B, bracket)
+            bracket = _cut(values_BV, weigh, goal_B, bracket, keys_BT)
+        bracket = _narrow(values_BV, weigh, goal_B, bracket, FEW)
+        bracket = _finish(values_BV, weigh, goal_B, bracket)
     return _value(_narrow(values_BV, weigh, goal_B, bracket, 1).low)
 
 
@@ -152,98 +178,154 @@ def _narrow(
 
     def step(carry):
         i, bracket = carry
-        low, high = bracket.low, bracket.high
-        middle_B = (low >> 1) + (high >> 1) + (low & high & 1)  # low + high may overflow
-        if tokens > 1:  # among a handful, a guess is no better than the middle
-            guess_B = _guess(weigh, goal_B, bracket, middle_B)
-            # It can be far off: every third step takes the middle, whatever the values are.
-            middle_B = jnp.where(i % 3 == 2, middle_B, guess_B)
-        middle_B = jnp.where(is_open(bracket), middle_B, low)
-        return i + 1, _cut(values_BV, weigh, goal_B, bracket, middle_B)
+        keys_BT = jnp.where(is_open(bracket)[:, None], _cuts(bracket, i), bracket.low[:, None])
+        return i + 1, _cut(values_BV, weigh, goal_B, bracket, keys_BT)
 
     return jax.lax.while_loop(lambda c: jnp.any(is_open(c[1])), step, (0, bracket))[1]
 
 
-def _guess(weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, middle_B: jax.Array) -> jax.Array:
-    """A key inside each bracket, close to the goal if the weight is spread evenly over it."""
-    low_B, high_B = _value(bracket.low), _value(bracket.high)
-    between_B = bracket.low_weight - bracket.high_weight
-    share_B = (bracket.low_weight - goal_B) / between_B
-    # Aims beyond the goal by the error to expect, so that the longer side is cut off.
-    error_B = jax.lax.rsqrt(jnp.maximum(between_B / weigh(low_B), 4.0))
-    share_B += jnp.where(share_B < 0.5, error_B, -error_B)
-    guess_B = low_B + (high_B - low_B) * share_B
-    key_B = jnp.clip(_key(guess_B), bracket.low + 1, bracket.high - 1)
-    return jnp.where(jnp.isfinite(guess_B), key_B, middle_B)
+def _cuts(bracket: _Bracket, i: jax.Array | int) -> jax.Array:
+    """Where the i-th pass cuts each bracket into equal parts: keys, int32 [B, CUTS]."""
+    low_B1, high_B1 = bracket.low[:, None], bracket.high[:, None]
+    parts, nth_T = CUTS + 1, jnp.arange(1, CUTS + 1)
+    part_B1 = jnp.maximum(high_B1 // parts - low_B1 // parts, 1)  # high - low may overflow
+    keys_BT = low_B1 + nth_T * part_B1
+    # Keys are evenly spaced in the logarithm of the values, and most of them lie around 0.
+    values_BT = _value(low_B1) + (_value(high_B1) - _value(low_B1)) * (nth_T / parts)
+    by_value_BT = (low_B1 < 0) & (high_B1 > 0) & (i % 2 == 0) & jnp.isfinite(values_BT)
+    return jnp.where(by_value_BT, _key(values_BT), keys_BT)
+
+
+def _guess(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> jax.Array:
+    """Keys int32 [B, CUTS], probably close and on both sides, from a sample of the tokens."""
+    sample_BS = values_BV[:, ::STRIDE]
+    share = sample_BS.shape[1] / values_BV.shape[1]
+    total_B = jnp.sum(weigh(sample_BS), axis=-1)
+    # The lighter of the parts above and below says more: chance has less to add or to leave out.
+    above_B, below_B = share * goal_B, share * (bracket.low_weight - goal_B)
+    lighter_B = jnp.minimum(above_B, below_B)
+    part_B = jnp.where(above_B < below_B, above_B, total_B - below_B)
+    start = bracket._replace(low_weight=total_B)
+    near = _narrow(sample_BS, weigh, part_B, start, math.isqrt(sample_BS.shape[1]))
+    low_B, high_B = _value(near.low), _value(near.high)
+    between_B = near.low_weight - near.high_weight
+    middle_B = (near.low_weight - part_B) / between_B
+    error_B = jnp.sqrt(lighter_B * weigh(low_B)) / between_B  # standard deviation of the middle
+    places_BT = middle_B[:, None] + error_B[:, None] * jnp.array([-3.0, 0.0, 3.0])
+    return _key(low_B[:, None] + (high_B - low_B)[:, None] * places_BT)
 
 
 def _cut(
-    values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, keys_B: jax.Array
+    values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket, keys_BT: jax.Array
 ) -> _Bracket:
-    """The bracket with one end moved to the key, if the key is inside."""
-    at_B = _value(keys_B)[:, None]
-    weight_B = jnp.sum(jnp.where(values_BV >= at_B, weigh(values_BV), 0.0), axis=-1)
-    inside_B = (keys_B > bracket.low) & (keys_B < bracket.high)
-    enough_B = weight_B >= goal_B
-    up_B, down_B = inside_B & enough_B, inside_B & ~enough_B
+    """The brackets, with the ends moved to those keys that are inside."""
+    weights_BT = _weight_above(values_BV, weigh, _value(keys_BT))
+    inside_BT = (keys_BT > bracket.low[:, None]) & (keys_BT < bracket.high[:, None])
+    enough_BT = weights_BT >= goal_B[:, None]
+    up_BT, down_BT = inside_BT & enough_BT, inside_BT & ~enough_BT
+
+    def nearest(reduce, where_BT, new_BT, old_B):
+        return reduce(jnp.where(where_BT, new_BT, old_B[:, None]), axis=-1)
+
     return _Bracket(
-        jnp.where(up_B, keys_B, bracket.low),
-        jnp.where(down_B, keys_B, bracket.high),
-        jnp.where(up_B, weight_B, bracket.low_weight),
-        jnp.where(down_B, weight_B, bracket.high_weight),
+        nearest(jnp.max, up_BT, keys_BT, bracket.low),
+        nearest(jnp.min, down_BT, keys_BT, bracket.high),
+        nearest(jnp.min, up_BT, weights_BT, bracket.low_weight),
+        nearest(jnp.max, down_BT, weights_BT, bracket.high_weight),
     )
-
-
-def _first(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> _Bracket:
-    """A narrower bracket: what a sample of the tokens suggests, confirmed by all tokens."""
-    sample_BS = values_BV[:, ::STRIDE]
-    weights_BS = weigh(sample_BS)
-    total_B = jnp.sum(weights_BS, axis=-1)
-    # Below and above the threshold, the lighter part says more about the error of the sample.
-    share_B = goal_B / bracket.low_weight
-    start = bracket._replace(low_weight=total_B)
-    near_B = _narrow(sample_BS, weigh, share_B * total_B, start, ROUGH).low
-    above_BS = sample_BS >= _value(near_B)[:, None]
-    squares_B = jnp.minimum(
-        jnp.sum(jnp.where(above_BS, weights_BS**2, 0.0), axis=-1),
-        jnp.sum(jnp.where(above_BS, 0.0, weights_BS**2), axis=-1),
-    )
-    margin_B = 3 * jnp.sqrt(squares_B) + weigh(_value(near_B))
-    low_B = _narrow(sample_BS, weigh, share_B * total_B + margin_B, start, ROUGH).low
-    high_B = _narrow(sample_BS, weigh, share_B * total_B - margin_B, start, ROUGH).high
-    bracket = _cut(values_BV, weigh, goal_B, bracket, low_B)
-    return _cut(values_BV, weigh, goal_B, bracket, high_B)
 
 
 def _finish(values_BV: jax.Array, weigh: Weigh, goal_B: jax.Array, bracket: _Bracket) -> _Bracket:
-    """Closes each bracket that has at most two tokens in any group."""
-    B, V = values_BV.shape
+    """Closes each bracket that has at most two tokens in any group, and tightens the others."""
     low_B1, high_B1 = _value(bracket.low)[:, None], _value(bracket.high)[:, None]
-    whole = V // GROUP * GROUP
-    grouped_BnG = values_BV[:, :whole].reshape(B, GROUP, -1)
-    inside_BnG = (grouped_BnG >= low_B1[..., None]) & (grouped_BnG < high_B1[..., None])
-    largest_BG = jnp.max(jnp.where(inside_BnG, grouped_BnG, -jnp.inf), axis=1)
-    smallest_BG = jnp.min(jnp.where(inside_BnG, grouped_BnG, jnp.inf), axis=1)
-    # A group of one token has it twice.
+    grouped_BnG, rest_Br = _grouped(values_BV)
+    below_BnG = jnp.where(grouped_BnG < high_B1[..., None], grouped_BnG, -jnp.inf)
+    above_BnG = jnp.where(grouped_BnG >= low_B1[..., None], grouped_BnG, jnp.inf)
+    largest_BG, smallest_BG = _reduce(
+        [below_BnG, above_BnG], [-jnp.inf, jnp.inf], [jnp.maximum, jnp.minimum]
+    )
+    # A group with one token inside has it twice.
     smallest_BG = jnp.where(smallest_BG < largest_BG, smallest_BG, -jnp.inf)
-    copies_BC = jnp.concatenate([largest_BG, smallest_BG, values_BV[:, whole:]], axis=-1)
+    copies_BC = jnp.concatenate([largest_BG, smallest_BG, rest_Br], axis=-1)
     inside_BC = (copies_BC >= low_B1) & (copies_BC < high_B1) & (copies_BC > -jnp.inf)
-    weights_BC = jnp.where(inside_BC, weigh(copies_BC), 0.0)
-    between_B = bracket.low_weight - bracket.high_weight
-    missing_B = jnp.abs(between_B - jnp.sum(weights_BC, axis=-1))
-    complete_B = missing_B < 0.5 * weigh(low_B1[:, 0])
-
     copies_BC = jnp.where(inside_BC, copies_BC, -jnp.inf)
+    weight_B, least_B, most_B = _fold(
+        [
+            jnp.where(inside_BC, weigh(copies_BC), 0.0),
+            jnp.where(inside_BC, copies_BC, jnp.inf),
+            copies_BC,
+        ],
+        [0.0, jnp.inf, -jnp.inf],
+        [jnp.add, jnp.minimum, jnp.maximum],
+    )
+    between_B = bracket.low_weight - bracket.high_weight
+    complete_B = jnp.abs(between_B - weight_B) < 0.5 * weigh(low_B1[:, 0])
 
-    def weigh_copies(copies):
-        return jnp.where(copies > -jnp.inf, weigh(copies), 0.0)
-
+    # The ends move to the tokens inside, so that a bracket around one value closes.
+    bracket = bracket._replace(
+        low=jnp.where(least_B <= most_B, _key(least_B), bracket.low),
+        high=jnp.where(least_B <= most_B, _key(most_B) + 1, bracket.high),
+    )
     start = bracket._replace(low_weight=between_B, high_weight=jnp.zeros_like(between_B))
-    found = _narrow(copies_BC, weigh_copies, goal_B - bracket.high_weight, start, 1)
+    found = _narrow(copies_BC, weigh, goal_B - bracket.high_weight, start, 1)
     return bracket._replace(
         low=jnp.where(complete_B, found.low, bracket.low),
         high=jnp.where(complete_B, found.low + 1, bracket.high),
     )
+
+
+# ---- Passes over all tokens.
+
+
+def _weight_above(values_BV: jax.Array, weigh: Weigh, at_BT: jax.Array) -> jax.Array:
+    """What the tokens at or above each of the values weigh, float32 [B, CUTS]."""
+    weights_BV = weigh(values_BV)
+    above = [jnp.where(values_BV >= at_BT[:, t, None], weights_BV, 0.0) for t in range(CUTS)]
+    return jnp.stack(_fold(above, [0.0] * CUTS, [jnp.add] * CUTS), axis=-1)
+
+
+def _smallest(values_BV: jax.Array) -> jax.Array:
+    return _fold([values_BV], [jnp.inf], [_smaller])[0]
+
+
+def _fold(
+    arrays: Sequence[jax.Array], starts: Sequence[float], functions: Sequence[Combine]
+) -> Sequence[jax.Array]:
+    """Reduces the rows of the arrays [B, V], each with its function: [B] for each.
+
+    The groups are reduced in groups in their turn, so that no sum has many terms to round.
+    """
+    while arrays[0].shape[1] > GROUP:
+        grouped, rests = zip(*map(_grouped, arrays), strict=True)
+        by_group = _reduce(grouped, starts, functions)
+        arrays = [jnp.concatenate(x, axis=-1) for x in zip(by_group, rests, strict=True)]
+    return _reduce(arrays, starts, functions)
+
+
+def _grouped(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The tokens by group, [B, GROUP, V // GROUP], and those that are left over."""
+    B, V = values_BV.shape
+    whole = V // GROUP * GROUP
+    return values_BV[:, :whole].reshape(B, GROUP, -1), values_BV[:, whole:]
+
+
+def _reduce(
+    arrays: Sequence[jax.Array], starts: Sequence[float], functions: Sequence[Combine]
+) -> Sequence[jax.Array]:
+    """Reduces the second axis of the arrays, each with its function, in one loop."""
+
+    def together(left, right):
+        return [f(a, b) for f, a, b in zip(functions, left, right, strict=True)]
+
+    return jax.lax.reduce(list(arrays), [jnp.float32(s) for s in starts], together, (1,))
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(a > b, a, b)
+
+
+def _smaller(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(a < b, a, b)
 
 
 # ---- Keys: integers in the order of the float32 numbers.
@@ -259,8 +341,3 @@ def _value(keys: jax.Array) -> jax.Array:
     # Compilers may compare a subnormal number as if it were 0.
     bits = jnp.where(bits & 0x7F800000 == 0, 0, bits)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
-
-
-def _ends(values_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys of the smallest value, and of one above the largest."""
-    return _key(jnp.min(values_BV, axis=-1)), _key(jnp.max(values_BV, axis=-1)) + 1

@@ -9,6 +9,7 @@ decode text.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
+import time
 from typing import Any
 
 import jax
@@ -200,10 +201,14 @@ class RolloutEngine:
         while scheduler.pending or scheduler.active:
             stop_point()
             with self._reporting():
+                before = self.stats.prefill_tokens, self.stats.copies, scheduler.slots
                 self._fill(weights, scheduler)
                 self._narrow(scheduler)
+                start = time.perf_counter()
                 outcome = self._decode(decode, weights, scheduler, key_data)
-            self.stats.add_dispatch(outcome, scheduler.slots)
+            alone = before == (self.stats.prefill_tokens, self.stats.copies, scheduler.slots)
+            seconds = time.perf_counter() - start if alone else None
+            self.stats.add_dispatch(outcome, scheduler.slots, seconds)
             yield from scheduler.record(outcome)
 
     def _fill(self, weights: Params, scheduler: Scheduler) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.models.truncation import threshold
+from gopd_jax.models.truncation import masses
 
 
 def draw(
@@ -38,29 +38,52 @@ def draw(
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), jnp.zeros(len(logits_BV))
     logits_BV = logits_BV / rule.temperature
     largest_B = jnp.max(logits_BV, axis=-1)  # always kept
-    if rule.top_k or rule.top_p < 1:
-        smallest_B1 = threshold(logits_BV, rule)[:, None]
-        logits_BV = jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
-    V = logits_BV.shape[-1]
+    B, V = logits_BV.shape
+    truncated = rule.top_k > 0 or rule.top_p < 1
+    values_BV, bound_B = masses(logits_BV, rule) if truncated else (logits_BV, largest_B)
+
+    def mass(values):
+        """exp(logit - largest), 0 for what is not kept."""
+        bound = bound_B.reshape(B, *[1] * (values.ndim - 1))
+        return jnp.where(values >= bound, values, 0.0) if truncated else jnp.exp(values - bound)
+
     groups = 1 << max(0, round(math.log2(V) / 2))
     whole = V // groups * groups
-    grouped_BnG = logits_BV[:, :whole].reshape(len(keys_B), -1, groups)
-    masses_BG = jnp.sum(jnp.exp(grouped_BnG - largest_B[:, None, None]), axis=1)
+    grouped_BnG = values_BV[:, :whole].reshape(B, -1, groups)
+    if truncated:
+        masses_BG = _sum_members(mass(grouped_BnG))
+    else:
+        masses_BG = jnp.sum(mass(grouped_BnG), axis=1)
     parts = [grouped_BnG]
     if whole < V:  # some groups have one member more; padding all the logits would copy them
         rest = ((0, 0), (0, whole + groups - V))
-        rest_BG = jnp.pad(logits_BV[:, whole:], rest, constant_values=-jnp.inf)
-        masses_BG += jnp.exp(rest_BG - largest_B[:, None])
+        rest_BG = jnp.pad(values_BV[:, whole:], rest, constant_values=-jnp.inf)
+        masses_BG += mass(rest_BG)
         parts.append(rest_BG[:, None])
     uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
 
     group_B = _invert(masses_BG, uniform_B2[:, 0])
     members = [jnp.take_along_axis(part, group_B[:, None, None], axis=2)[..., 0] for part in parts]
-    members_Bn = jnp.concatenate(members, axis=1)
-    member_B = _invert(jnp.exp(members_Bn - largest_B[:, None]), uniform_B2[:, 1])
-    chosen_B = jnp.take_along_axis(members_Bn, member_B[:, None], axis=1)[:, 0]
-    logprobs_B = chosen_B - (largest_B + jnp.log(jnp.sum(masses_BG, axis=-1)))
-    return member_B * groups + group_B, logprobs_B
+    member_B = _invert(mass(jnp.concatenate(members, axis=1)), uniform_B2[:, 1])
+    token_B = member_B * groups + group_B
+    chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
+    return token_B, chosen_B - (largest_B + jnp.log(jnp.sum(masses_BG, axis=-1)))
+
+
+def _sum_members(masses_BnG: jax.Array) -> jax.Array:
+    """The sum over the members of each group, float32 [B, G], in one loop with what it adds up.
+
+    XLA on CPU leaves a plain sum to a library that does not compare: what is kept would be written
+    to memory first. This one it computes itself, in one loop if there are at most 32 terms.
+    """
+    B, n, G = masses_BnG.shape
+    terms = math.gcd(n, 16)
+    split_BstG = masses_BnG.reshape(B, n // terms, terms, G)
+
+    def add(a, b):
+        return a + jnp.abs(b)  # the same, as masses are not negative
+
+    return jnp.sum(jax.lax.reduce(split_BstG, jnp.float32(0), add, (2,)), axis=1)
 
 
 def _invert(masses_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:

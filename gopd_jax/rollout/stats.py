@@ -1,4 +1,4 @@
-"""What the engine did in one call, as counts."""
+"""What the engine did in one call, as counts, and the seconds of its decode steps."""
 
 import dataclasses
 
@@ -18,6 +18,8 @@ class RolloutStats:
     dispatches: runs of the decode program.
     steps: decode steps of all dispatches.
     slot_steps: slots x decode steps, whether the slot drew or not.
+    timed_steps: decode steps of the dispatches that no prefill, copy or shrink ran just before.
+    timed_seconds: their seconds; other dispatches wait for these programs first.
     """
 
     samples: int = 0
@@ -29,6 +31,8 @@ class RolloutStats:
     dispatches: int = 0
     steps: int = 0
     slot_steps: int = 0
+    timed_steps: int = 0
+    timed_seconds: float = 0.0
 
     @property
     def utilisation(self) -> float:
@@ -40,8 +44,12 @@ class RolloutStats:
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return RolloutStats(**{name: mine[name] + theirs[name] for name in mine})
 
-    def add_dispatch(self, outcome: Outcome, slots: int) -> None:
+    def add_dispatch(self, outcome: Outcome, slots: int, seconds: float | None) -> None:
+        """Counts a dispatch; its seconds are None if it was not alone on the device."""
         self.dispatches += 1
         self.steps += int(outcome.steps)
         self.slot_steps += int(outcome.steps) * slots
         self.tokens += int(outcome.counts.sum())
+        if seconds is not None:
+            self.timed_steps += int(outcome.steps)
+            self.timed_seconds += seconds

@@ -41,7 +41,8 @@ def model(tmp_path):
 
 
 def test_figures_add_up_and_the_sampler_agrees_with_the_scorer(model, capsys):
-    assert main(["rollout", f"--model={model}", *OPTIONS, "--score", "--json"]) == 0
+    options = [*OPTIONS, "--steps-per-dispatch=2", "--score", "--json"]
+    assert main(["rollout", f"--model={model}", *options]) == 0
     out, err = capsys.readouterr()
     records = [json.loads(line) for line in out.splitlines()]
     runs = [r for r in records if r["record"] == "run"]
@@ -52,6 +53,7 @@ def test_figures_add_up_and_the_sampler_agrees_with_the_scorer(model, capsys):
         assert run["tokens_per_second"] == pytest.approx(run["tokens"] / run["seconds"], rel=1e-4)
         assert run["prompt_tokens"] == run["prefill_tokens"]
         assert run["weight_sync_seconds"] > 0
+        assert 0 < run["decode_ms_per_step"] < 1e3 * run["seconds"]
     programs, median = [r for r in records if r["record"] == "program"], records[-1]
     assert {"weights", "cache", "prefill", "decode"} <= {p["name"] for p in programs}
     assert median["programs"] == len(programs)

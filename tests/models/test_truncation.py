@@ -8,7 +8,7 @@ import pytest
 from gopd_jax.models import truncation
 from gopd_jax.models.heads import log_distribution
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.models.truncation import kept_mass, threshold
+from gopd_jax.models.truncation import kept_mass, masses, threshold
 
 V = 4_112  # above LEAST_VOCABULARY, and not a multiple of the sample's stride
 ROWS = 6
@@ -80,21 +80,69 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_smallest_kept_logit_is_that_of_a_sorted_list(rule):
     rows = np.concatenate(list(CASES.values()))
-    rule = SamplingRule(**rule)
-    found = np.asarray(jax.jit(threshold, static_argnums=1)(rows, rule))
-    for i, row in enumerate(rows):
+    names = [(name, i) for name in CASES for i in range(ROWS)]
+    check(rows, SamplingRule(**rule), names)
+
+
+def check(rows, rule, names):
+    found = np.asarray(compiled(threshold)(rows, rule))
+    for row, smallest, name in zip(rows, found, names, strict=True):
         expected, lower, higher = smallest_kept(row, rule.top_k, rule.top_p)
-        kept = row >= found[i]
-        where = list(CASES)[i // ROWS], i % ROWS
+        kept = row >= smallest
         # The set matters, and not which number below its smallest logit stands for it.
         if not np.array_equal(kept, row >= expected):
-            assert rule.top_p < 1, where
-            assert (row >= higher).sum() <= kept.sum() <= (row >= lower).sum(), where
+            assert rule.top_p < 1, name
+            assert (row >= higher).sum() <= kept.sum() <= (row >= lower).sum(), name
 
 
 def compiled(function):
     """A new program: one that was compiled before has the constants of that time."""
     return jax.jit(lambda *args: function(*args), static_argnums=1)
+
+
+def any_row(rng, size):
+    """Logits of a random kind: flat to peaked, some with a few large ones, ties or holes."""
+    row = rng.normal(0, 10 ** rng.uniform(-2, 1.5), size)
+    if rng.random() < 0.4:
+        row[: rng.integers(1, size)] += rng.gumbel(5, 3)
+    if rng.random() < 0.3:
+        row = np.round(row, rng.integers(0, 3))
+    if rng.random() < 0.3:
+        row[rng.random(size) < rng.random()] = -np.inf
+        row[rng.integers(size)] = 0.0
+    return rng.permutation(row)
+
+
+@pytest.mark.parametrize(
+    "size, rows, rule",
+    [
+        (5, 200, {"top_p": 0.6}),
+        (17, 200, {"top_k": 6, "top_p": 0.8}),
+        (2_049, 100, {"top_k": 2_000}),
+        (2_049, 100, {"top_p": 0.95}),
+        (50_257, 16, {"top_k": 300, "top_p": 0.9}),
+        (151_936, 8, {"top_p": 0.95}),
+    ],
+)
+def test_any_distribution_of_any_size(size, rows, rule):
+    rng = np.random.default_rng(size)
+    logits = np.stack([any_row(rng, size) for _ in range(rows)]).astype(np.float32)
+    check(logits, SamplingRule(**rule), range(rows))
+
+
+@pytest.mark.parametrize("rule", [{"top_k": 50}, {"top_p": 0.9}, {"top_k": 3_000, "top_p": 0.3}])
+def test_the_masses_are_those_of_what_the_threshold_keeps(rule):
+    rows, rule = np.concatenate(list(CASES.values())), SamplingRule(**rule)
+
+    def both(logits, rule):
+        return threshold(logits, rule), *masses(logits, rule)
+
+    smallest, mass, least = map(np.asarray, compiled(both)(rows, rule))
+    expected = np.exp(rows - rows.max(axis=1, keepdims=True))
+    expected[rows < smallest[:, None]] = 0
+    mass = np.where(mass >= least[:, None], mass, 0)
+    np.testing.assert_array_equal(mass > 0, expected > 0)
+    np.testing.assert_allclose(mass, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", [{"top_p": 0.9}, {"top_k": 50}], ids=str)

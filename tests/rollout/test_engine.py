@@ -167,8 +167,11 @@ def test_rollouts_come_out_before_the_last_one_is_drawn():
     next(rollouts)
     steps, dispatches = engine.stats.steps, engine.stats.dispatches
     assert dispatches == 1
+    assert engine.stats.timed_steps == engine.stats.timed_seconds == 0  # it followed a prefill
     assert len(list(rollouts)) == len(REQUESTS) - 1
     assert engine.stats.steps > 3 * steps and engine.stats.dispatches > 3
+    assert engine.stats.timed_steps <= engine.stats.steps - steps
+    assert (engine.stats.timed_steps > 0) == (engine.stats.timed_seconds > 0)
 
 
 def test_the_mesh_in_use_between_rollouts_is_the_callers():
