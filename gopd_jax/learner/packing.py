@@ -24,7 +24,7 @@ ROW = 1024
 # Rows of the second length are so many times shorter: fewer lengths leave more padding, and each
 # one has to be compiled. Rows of less than `LEAST` tokens are not worth that.
 SHORTER = 4
-LEAST = 64
+LEAST = 256
 MOSTLY_PADDING = 0.1  # share of tokens below which a batch is hardly more than padding
 
 LOGPROBS = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")

@@ -57,7 +57,7 @@ class PackingSettings:
     rows_per_micro_batch: Count = 0
     """Packed rows in one forward and backward pass; 0 takes those that hold 2,048 tokens on each
     device. Larger values need more memory for activations; the result does not depend on it."""
-    score_while_sampling: bool = True
+    score_early: bool = True
     """Teachers and reference score finished responses while others are still drawn. false waits
     for all of them, which needs less memory: cache and activations are not in use together."""
     attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"

@@ -83,7 +83,7 @@ class Trainer:
             self._rollout(state.params, requests, record, scoring)
 
         with self.clock.phase("score"):
-            if not self.config.learner.score_while_sampling:
+            if not self.config.learner.score_early:
                 scoring.add(self._to_score(record.rollouts))
             scored = self._scored(state.params, scoring, record)
             updates = [self._packed(examples, i > 0) for i, examples in enumerate(scored)]
@@ -185,7 +185,7 @@ class Trainer:
             for part in batched(rollouts, max(1, sampler.slots // 4)):
                 decoded = [tokenizer.decode(r.tokens) for r in part]
                 parts.append(self.verifier.submit(zip(part, decoded, strict=True), selected))
-                if config.learner.score_while_sampling:
+                if config.learner.score_early:
                     scoring.add(self._to_score(part))
                 texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
                 finished += part

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from gopd_jax import tiny
-from gopd_jax.learner.learner import Learner
+from gopd_jax.learner.scoring import Scoring
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params
 from gopd_jax.rollout.engine import RolloutEngine
@@ -158,7 +158,7 @@ def test_signals_in_rollout_score_and_evaluation(unfinished, uninterrupted, line
     stopped(RolloutEngine, "__call__", signal.SIGTERM, rollout_of_step_6, by_sigterm)
     assert steps() == [4, 5] and len(read_lines(unfinished / "metrics.jsonl")) == 5
     by_ctrl_c = "stopped by Ctrl-C after step 5 of 6, which is saved"
-    stopped(Learner, "score", signal.SIGINT, lambda *_: True, by_ctrl_c)
+    stopped(Scoring, "finish", signal.SIGINT, lambda *_: True, by_ctrl_c)
     assert steps() == [4, 5]
     stopped(Evaluator, "student", signal.SIGTERM, lambda _, params, step: step == 6, "step 6 of 6")
     assert steps()[-1] == 6
