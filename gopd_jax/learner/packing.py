@@ -252,7 +252,7 @@ def pack(
         examples: of one update.
         buckets: the rows that there are.
         logprobs: which of `LOGPROBS` the batches have, 0 where an example has none; None takes
-            those of the first example.
+            those that some example has.
 
     Returns:
         A batch for each bucket, as numpy arrays, and where each example went.
@@ -261,7 +261,7 @@ def pack(
         ValueError: an example is longer than a row, or there are too few micro-batches.
     """
     if logprobs is None:
-        logprobs = [n for n in LOGPROBS if examples and getattr(examples[0], n) is not None]
+        logprobs = [n for n in LOGPROBS if any(getattr(e, n) is not None for e in examples)]
     batches: list[PackedBatch] = []
     slices: dict[SampleKey, RowSlice] = {}
     for index, (bucket, rows) in enumerate(zip(buckets, plan(examples, buckets), strict=True)):

@@ -85,7 +85,7 @@ def test_order_of_arrival_changes_nothing():
         assert again_slices == slices
 
 
-def test_log_probs_are_those_of_the_first_example_unless_told():
+def test_log_probs_are_those_that_some_example_has_unless_told():
     examples = make_examples(5, behaviour_logprobs=None)
     batch, slices = pack_one(examples, 5, 2, 20)
     assert [getattr(batch, name) for name in LOGPROBS] == [None] * 4
@@ -97,6 +97,11 @@ def test_log_probs_are_those_of_the_first_example_unless_told():
     ]
     with_teacher, _ = pack_one(scored, 5, 2, 20)
     np.testing.assert_array_equal(with_teacher.teacher_logprobs, 7 * (batch.weights > 0))
+    # As with a reference that one domain needs, and the first one does not.
+    last, slices = pack_one([*examples[:4], scored[4]], 5, 2, 20)
+    there = predictions(slices, examples[4])
+    assert (last.teacher_logprobs[there] == 7).all()
+    assert np.count_nonzero(last.teacher_logprobs) == len(examples[4].response)
 
 
 def test_no_example_is_an_empty_batch():
