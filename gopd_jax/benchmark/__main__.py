@@ -121,13 +121,14 @@ def _add_growth(part: argparse.ArgumentParser) -> None:
     values = {
         "vocabulary": (16, "32768,65536,151936", "ids of the vocabulary"),
         "length": (1, "256,512,1024,2048,4096", "tokens of a response, as many in all"),
-        "rollouts": (1, "24,48,96,192", "answers"),
+        "rollouts": (1, "12,24,48,96", "answers"),
         "teachers": (1, "1,2,3,4", "teachers that share the answers"),
     }
     for name, (least, default, text) in values.items():
         help_ = f"{text}; two rising integers at least"
         add(f"--{name}", type=cli.rising(least), default=default, metavar="N,N,...", help=help_)
-    add("--vary", nargs="+", choices=list(values), default=list(values), help="what grows")
+    names = {"choices": list(values), "default": list(values), "metavar": "NAME"}
+    add("--vary", nargs="+", **names, help=f"what grows: {', '.join(values)}")
     add("--model", default="", help="folder of a config.json; else Qwen3, 4 layers, width 128")
     add("--max-prompt-tokens", type=cli.integer(1), default=64, help="length of every prompt")
     add("--runs", type=cli.integer(1), default=2, help="runs of a point, after its warm-up")

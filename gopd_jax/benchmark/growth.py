@@ -119,13 +119,15 @@ def _measure(args: argparse.Namespace) -> list[Record]:
     architecture = ARCHITECTURE
     if args.model:
         architecture = json.loads((Path(args.model) / "config.json").read_text())
-    points, found = plan(args), []
+    points, found, given = plan(args), [], [f"--runs={args.runs}"]
     with Bar("growth", len(points), "points") as bar:
         for point in points:
             with tempfile.TemporaryDirectory() as folder:
                 config = architecture | {"vocab_size": point.vocabulary}
                 (Path(folder) / "config.json").write_text(json.dumps(config))
-                median = _update(folder, options(point, args.max_prompt_tokens), args.runs)
+                median = _update(folder, given + options(point, args.max_prompt_tokens))
+            if point is points[0]:  # the others need not measure the peak again
+                given.append(f"--peak-flops={median['peak_flops']}")
             found.append(rounded(record(point, median)))
             result("", found[-1])
             seconds = f"{median['seconds_score']:.3g} + {median['seconds_update']:.3g} s"
@@ -133,10 +135,10 @@ def _measure(args: argparse.Namespace) -> list[Record]:
     return found
 
 
-def _update(folder: str, given: Sequence[str], runs: int) -> Record:
+def _update(folder: str, given: Sequence[str]) -> Record:
     """The medians of an update, measured in a process of its own."""
     command = [sys.executable, "-m", "gopd_jax.benchmark", "update", "--json", "--random-weights"]
-    command += [f"--model={folder}", f"--runs={runs}", *given]
+    command += [f"--model={folder}", *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("error: ")

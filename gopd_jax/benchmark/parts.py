@@ -7,6 +7,7 @@ step.
 
 from typing import Any
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +81,7 @@ def _mlp_elements(model: ModelConfig) -> int:
 def _mlp_seconds(learner: Learner, hidden_RSD: jax.Array) -> float:
     model = learner.student
     module = Moe(model, learner.decoder(model).matmul) if model.experts else Mlp(model)
-    params = jax.jit(module.init)(jax.random.key(0), hidden_RSD)
+    params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), hidden_RSD))
 
     @jax.jit
     def run(params: Any, x_RSD: jax.Array, grad_RSD: jax.Array) -> Any:
@@ -96,11 +97,8 @@ def _head_seconds(
     head_VD = 0.02 * jax.random.normal(jax.random.key(0), (model.vocab_size, model.width))
 
     @jax.jit
-    def run(hidden_RSD: jax.Array, head_VD: jax.Array) -> Any:
-        def logprobs(hidden_RSD, head_VD):
-            return token_logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS)
-
-        out, backward = jax.vjp(logprobs, hidden_RSD, head_VD)
+    def run(hidden_RSD: jax.Array, head_VD: jax.Array, *tokens: jax.Array) -> Any:
+        out, backward = jax.vjp(lambda x, w: token_logprobs(x, w, *tokens), hidden_RSD, head_VD)
         return out, backward((jnp.ones_like(out[0]), jnp.zeros_like(out[1])))
 
-    return best_seconds(lambda: run(hidden_RSD, head_VD))
+    return best_seconds(lambda: run(hidden_RSD, head_VD, targets_RS, wanted_RS))

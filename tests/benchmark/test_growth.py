@@ -23,6 +23,7 @@ def median(rollouts, tokens, score, update, attention=0.0):
         "peak_gib": 0.5,
         "temporary_bytes": 10,
         "mfu": 0.4,
+        "peak_flops": 1e9,
         "device": "cpu",
     }
 
@@ -37,7 +38,7 @@ def test_the_default_points():
     lengths = [p for p in found if p.variable == "length"]
     assert [p.length for p in lengths] == [256, 512, 1024, 2048, 4096]
     assert {p.length * p.rollouts for p in lengths} == {48 * 256}
-    assert [p.rollouts for p in found if p.variable == "rollouts"] == [24, 48, 96, 192]
+    assert [p.rollouts for p in found if p.variable == "rollouts"] == [12, 24, 48, 96]
     assert [p.teachers for p in found[-4:]] == [1, 2, 3, 4]
     (least, *_), most = lengths, lengths[-1]
     assert "--row-length=1280" in options(least, 64) and "--row-length=4160" in options(most, 64)
@@ -67,6 +68,7 @@ def test_points_are_measured_read_and_drawn(tmp_path, monkeypatch, capsys):
         assert command[1:5] == ["-m", "gopd_jax.benchmark", "update", "--json"]
         given = dict(a.removeprefix("--").split("=") for a in command[6:])
         asked.append(json.loads(open(f"{given['model']}/config.json").read())["vocab_size"])
+        assert given.get("peak-flops") == ("1000000000.0" if len(asked) > 1 else None)
         answers, length = int(given["prompts"]), int(given["max-response-tokens"])
         out = median(answers, answers * length, 1.0 * answers, 3.0 * answers)
         return subprocess.CompletedProcess(command, 0, json.dumps(out) + "\n", "")
