@@ -208,16 +208,16 @@ class WidthSplit:
     others: tuple[str, ...] = ()
 
     def gather(self, part: jax.Array) -> jax.Array:
-        """The whole width of the last axis."""
+        """The whole width of [v, D / n]."""
         if not self.width:
             return part
-        return jax.lax.all_gather(part, self.width, axis=part.ndim - 1, tiled=True)
+        return jax.lax.all_gather(part, self.width, axis=1, tiled=True)
 
     def add_up(self, x: jax.Array) -> jax.Array:
-        """The sum over the devices' rows; each gets its part of the last axis."""
+        """The sum of [v, D] over the devices' rows; each gets its part of the width."""
         if self.width:
-            last = x.ndim - 1
-            x = jax.lax.psum_scatter(x, self.width, scatter_dimension=last, tiled=True)
+            # By the first axis: along the last one the TPU compiler sums the whole and cuts it.
+            x = jax.lax.psum_scatter(x.T, self.width, scatter_dimension=0, tiled=True).T
         return jax.lax.psum(x, self.others) if self.others else x
 
 
