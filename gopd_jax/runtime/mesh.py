@@ -216,8 +216,9 @@ class WidthSplit:
     def add_up(self, x: jax.Array) -> jax.Array:
         """The sum of [v, D] over the devices' rows; each gets its part of the width."""
         if self.width:
-            # By the first axis: along the last one the TPU compiler sums the whole and cuts it.
-            x = jax.lax.psum_scatter(x.T, self.width, scatter_dimension=0, tiled=True).T
+            # Not psum_scatter: the TPU compiler makes an all-reduce of it, twice the traffic.
+            parts = jax.lax.all_to_all(x, self.width, split_axis=1, concat_axis=0, tiled=True)
+            x = jnp.sum(parts.reshape(-1, x.shape[0], parts.shape[1]), axis=0)
         return jax.lax.psum(x, self.others) if self.others else x
 
 
