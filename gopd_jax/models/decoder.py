@@ -24,6 +24,7 @@ from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
 from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
@@ -199,8 +200,7 @@ class Decoder(nn.Module):
         layout = Layout(
             *rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S, self.attention
         )
-        x_RSD = jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype)
-        x_RSD = constrain(x_RSD, ("batch", None, None))
+        x_RSD = constrain(embed(embedding_VD, tokens_RS, self.dtype), ("batch", None, None))
         block = Block
         if self.remat != "none":
             kept = jax.checkpoint_policies.save_only_these_names(SAVED)
