@@ -2,14 +2,14 @@
 
 In: hidden states, the head, token ids, and which of them are wanted. Out: the log-prob of each
 wanted id and the entropy of each prediction. The wanted hidden states are gathered first, and the
-head is applied to these alone, in blocks of the vocabulary and chunks of tokens; the logits are
-computed again in the backward pass.
+head is applied to these alone, in chunks of tokens and blocks of the vocabulary; the logits of a
+chunk are computed again in the backward pass.
 
-The loops run on each device for its own rows and its own part of the vocabulary. Where the width of
-the head is split over devices it stays so: a block of the vocabulary is gathered when its turn
-comes, and its gradient is summed over the devices and split again before the next block, so that no
-device holds the whole head or its whole gradient. What the parts of the vocabulary found is joined
-once after the loop.
+The loops run on each device for its own rows and its own part of the vocabulary. What the parts of
+the vocabulary found is joined once after the loop. Where the width of the head is split over
+devices it stays so: a block of the vocabulary is gathered when its turn comes, and its gradient is
+summed over the devices and split again before the next block, so that no device holds the whole
+head or its whole gradient.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,7 @@ CHUNK_TOKENS = 1024
 LOGIT_ELEMENTS = 2**24
 # A chunk is at most this share of the tokens, so that the last one, partly empty, costs little.
 CHUNK_SHARE = 8
+NO_ID = 2**31 - 1  # more than any id
 
 
 def token_logprobs(
@@ -78,10 +79,9 @@ def token_logprobs(
     return _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids)
 
 
-# Logical axes. The first axis of a partial result counts the parts of the vocabulary, which are
-# still to be joined.
+# Logical axes. The first axis of a partial result counts the parts that are still to be joined.
 ROWS, TOKENS = ("batch", None, None), ("batch", None)
-WHOLE_HEAD, IDS = (None, None), ("vocab",)
+HEAD, SPLIT_HEAD, WHOLE_HEAD, IDS = ("vocab", None), ("vocab", "embed"), (None, None), ("vocab",)
 OF_VOCABULARY = ("vocab", "batch", None)
 
 
@@ -90,45 +90,51 @@ def _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
     return _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids)[0]
 
 
-def _head_axes(split: WidthSplit) -> tuple[str | None, str | None]:
-    return ("vocab", "embed") if split.width else ("vocab", None)
-
-
 def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
     split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
+    function = functools.partial(_forward_split, split=split) if split else _forward
     run = on_each_device(
-        functools.partial(_forward, num_ids=num_ids, split=split),
-        (ROWS, _head_axes(split), IDS, TOKENS, TOKENS),
+        functools.partial(function, num_ids=num_ids),
+        (ROWS, SPLIT_HEAD if split else HEAD, IDS, TOKENS, TOKENS),
         (OF_VOCABULARY,) * 4,
     )
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
-    largest, total, weighted, target = run(hidden_RSD, head, ids_V, targets_RS, wanted_RS)
-    overall = jnp.max(largest, axis=0)
-    shrink = jnp.exp(largest - overall)
-    total = jnp.sum(total * shrink, axis=0)
-    norm_RS = overall + jnp.log(total)
-    logprobs_RS = jnp.sum(target, axis=0) - norm_RS
-    entropy_RS = norm_RS - jnp.sum(weighted * shrink, axis=0) / total
-    results = jnp.where(wanted_RS, logprobs_RS, 0.0), jnp.where(wanted_RS, entropy_RS, 0.0)
+    parts = run(hidden_RSD, head, ids_V, targets_RS, wanted_RS)
+    largest, total, weighted, target = _joined(parts)
+    norm_RS = largest + jnp.log(total)
+    entropy_RS = norm_RS - weighted / total
+    results = jnp.where(wanted_RS, target - norm_RS, 0.0), jnp.where(wanted_RS, entropy_RS, 0.0)
     return results, (hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS)
 
 
 def _logprobs_backward(num_ids, kept, gradients):
     hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS = kept
     split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
+    function = functools.partial(_backward_split, split=split) if split else _backward
+    axes = SPLIT_HEAD if split else HEAD
     run = on_each_device(
-        functools.partial(_backward, num_ids=num_ids, split=split),
-        (ROWS, _head_axes(split), IDS, TOKENS, TOKENS, TOKENS, TOKENS),
-        (("vocab", *ROWS), _head_axes(split)),
+        functools.partial(function, num_ids=num_ids),
+        (ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
+        (("vocab", *ROWS), axes if split else ("batch", *axes)),
     )
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
     args = hidden_RSD, head, ids_V, targets_RS, wanted_RS, norm_RS, gradients[0]
     grad_hidden, grad_head = run(*args)
     grad_hidden = jnp.sum(grad_hidden, axis=0).astype(hidden_RSD.dtype)
+    grad_head = grad_head if split else jnp.sum(grad_head, axis=0)
     return grad_hidden, grad_head.astype(head_VD.dtype), None, None
 
 
 _logprobs.defvjp(_logprobs_forward, _logprobs_backward)
+
+
+def _joined(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """What parts of the vocabulary found, see `_forward`, [parts, ...] each, as that of one."""
+    largest, total, weighted, target = parts
+    overall = jnp.max(largest, axis=0)
+    shrink = jnp.exp(largest - overall)
+    added = (jnp.sum(x * shrink, axis=0) for x in (total, weighted))
+    return overall, *added, jnp.sum(target, axis=0)
 
 
 # ---- One device: its rows, its part of the vocabulary.
@@ -164,10 +170,6 @@ class _Chunks:
         """Which entries of a chunk are tokens; the others fill up the last chunk."""
         return index * self.size + jnp.arange(self.size) < self.tokens
 
-    def get(self, index: jax.Array, gathered: jax.Array) -> jax.Array:
-        """A chunk's results so far, of `gathered`, [padded, ...]."""
-        return jax.lax.dynamic_slice_in_dim(gathered, index * self.size, self.size)
-
     def put(self, index: jax.Array, gathered: jax.Array, x: jax.Array) -> jax.Array:
         """Writes a chunk's results into `gathered`, [padded, ...]."""
         start = (index * self.size, *[0] * (x.ndim - 1))
@@ -197,13 +199,13 @@ def _over_blocks(blocks: int, body: Callable[[ArrayLike, Any], Any], start: Any)
     return body(0, start) if blocks == 1 else jax.lax.fori_loop(0, blocks, body, start)
 
 
-def _block(head_VD, ids_V, number, size: int, num_ids: int | None, split: WidthSplit):
-    """Where a block of the head begins, the block, its ids, and which of them count.
+def _block(head_VD, ids_V, number, size: int, num_ids: int | None):
+    """A block of the head, its ids, and which of them count: [v, D], [v], [v].
 
     The last block begins early enough to be whole; what an earlier one had does not count.
     """
     start = jnp.minimum(number * size, head_VD.shape[0] - size)
-    rows = split.gather(jax.lax.dynamic_slice_in_dim(head_VD, start, size))
+    rows = jax.lax.dynamic_slice_in_dim(head_VD, start, size)
     ids = jax.lax.dynamic_slice_in_dim(ids_V, start, size)
     counts = start + jnp.arange(size) >= number * size
     if num_ids is not None:
@@ -219,16 +221,7 @@ def _logits(hidden_CD, rows_vD, counts_v, whole: bool) -> jax.Array:
     return logits if whole else jnp.where(counts_v, logits, -jnp.inf)
 
 
-def _forward(
-    hidden_RSD,
-    head_VD,
-    ids_V,
-    targets_RS,
-    wanted_RS,
-    *,
-    num_ids: int | None,
-    split: WidthSplit,
-):
+def _forward(hidden_RSD, head_VD, ids_V, targets_RS, wanted_RS, *, num_ids: int | None):
     """What a part of the vocabulary adds: largest logit, norm, sum of p * logit, target's logit.
 
     Each is float32 [1, R, S]; norm and sum are relative to exp(largest).
@@ -239,32 +232,32 @@ def _forward(
     size, blocks = _blocks(chunks.size, V)
     whole = num_ids is None and V % size == 0
 
-    def block(number, gathered):
-        _, rows, ids, counts = _block(head_VD, ids_V, number, size, num_ids, split)
+    def block(number, running, hidden_CD, targets_C):
+        largest, total, weighted, target = running
+        _, rows, ids, counts = _block(head_VD, ids_V, number, size, num_ids)
+        logits = _logits(hidden_CD, rows, counts, whole)
+        new = jnp.maximum(largest, jnp.max(logits, axis=-1))
+        shares = jnp.exp(logits - new[:, None])
+        products = shares * (logits if whole else jnp.where(counts, logits, 0.0))
+        shrink = jnp.exp(largest - new)
+        hit = (ids == targets_C[:, None]) & counts
+        return (
+            new,
+            total * shrink + jnp.sum(shares, axis=-1),
+            weighted * shrink + jnp.sum(products, axis=-1),
+            # A comparison and not a gather: the id may be in another part.
+            target + jnp.sum(jnp.where(hit, logits, 0.0), axis=-1),
+        )
 
-        def chunk(index, gathered):
-            hidden_CD, targets_C = chunks.take(index, hidden_RSD), chunks.take(index, targets_RS)
-            largest, total, weighted, target = (chunks.get(index, x) for x in gathered)
-            logits = _logits(hidden_CD, rows, counts, whole)
-            new = jnp.maximum(largest, jnp.max(logits, axis=-1))
-            shares = jnp.exp(logits - new[:, None])
-            products = shares * (logits if whole else jnp.where(counts, logits, 0.0))
-            shrink = jnp.exp(largest - new)
-            hit = (ids == targets_C[:, None]) & counts
-            found = (
-                new,
-                total * shrink + jnp.sum(shares, axis=-1),
-                weighted * shrink + jnp.sum(products, axis=-1),
-                # A comparison and not a gather: the id may be in another part.
-                target + jnp.sum(jnp.where(hit, logits, 0.0), axis=-1),
-            )
-            return tuple(chunks.put(index, g, x) for g, x in zip(gathered, found, strict=True))
+    def chunk(index, gathered):
+        hidden_CD, targets_C = chunks.take(index, hidden_RSD), chunks.take(index, targets_RS)
+        # Not -inf: a part may have no id that counts, and inf - inf is NaN.
+        start = jnp.full(chunks.size, jnp.finfo(jnp.float32).min), *(jnp.zeros(chunks.size),) * 3
+        found = _over_blocks(blocks, lambda n, x: block(n, x, hidden_CD, targets_C), start)
+        return tuple(chunks.put(index, g, x) for g, x in zip(gathered, found, strict=True))
 
-        return jax.lax.fori_loop(0, chunks.count, chunk, gathered)
-
-    # Not -inf: a part may have no id that counts, and inf - inf is NaN.
-    start = jnp.full(chunks.padded, jnp.finfo(jnp.float32).min), *(jnp.zeros(chunks.padded),) * 3
-    return tuple(chunks.spread(x)[None] for x in _over_blocks(blocks, block, start))
+    found = jax.lax.fori_loop(0, chunks.count, chunk, (jnp.zeros(chunks.padded),) * 4)
+    return tuple(chunks.spread(x)[None] for x in found)
 
 
 def _backward(
@@ -277,53 +270,111 @@ def _backward(
     grad_RS,
     *,
     num_ids: int | None,
-    split: WidthSplit,
 ):
-    """Gradients: what this part of the vocabulary adds to that of the rows, and that of the part.
+    """Gradients: what this part of the vocabulary, and these rows, add to them.
 
     Returns:
-        float32 [1, R, S, D] of the hidden states, and [V, D] of the head, as it is split.
+        float32 [1, R, S, D] of the hidden states, [1, V, D] of the head.
     """
     R, S, D = hidden_RSD.shape
     V = head_VD.shape[0]
     chunks = _Chunks(wanted_RS, chunk_tokens(R * S))
     size, blocks = _blocks(chunks.size, V)
     whole = num_ids is None and V % size == 0
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def block(number, carry):
-        gathered, grad_head = carry
-        start, rows, ids, counts = _block(head_VD, ids_V, number, size, num_ids, split)
-
-        def chunk(index, carry):
-            gathered, grad_rows = carry
-            of_chunk = [chunks.take(index, x) for x in (hidden_RSD, targets_RS, norm_RS, grad_RS)]
-            hidden_CD, targets_C, norm_C, grad_C = of_chunk
-            # What fills up the chunk has probabilities and gradients of 0.
-            is_token = chunks.is_token(index)
-            norm_C = jnp.where(is_token, norm_C, jnp.inf)
-            grad_C = jnp.where(is_token, grad_C, 0.0)
-            logits = _logits(hidden_CD, rows, counts, whole)
-            hit = (ids == targets_C[:, None]) & counts
-            # d logprob / d logit = [id is the target] - p
-            shares = jnp.exp(logits - norm_C[:, None])
-            grad_logits = (grad_C[:, None] * (hit - shares)).astype(hidden_CD.dtype)
-            grad_hidden = product("cv,vd->cd", grad_logits, rows)
-            grad_hidden = chunks.get(index, gathered) + grad_hidden
-            grad_rows += product("cv,cd->vd", grad_logits, hidden_CD)
-            return chunks.put(index, gathered, grad_hidden), grad_rows
-
-        start_of_block = gathered, jnp.zeros((size, D))
-        gathered, more = jax.lax.fori_loop(0, chunks.count, chunk, start_of_block)
-        more = split.add_up(more)
-        if blocks == 1:
-            return gathered, more
+    def block(number, carry, hidden_CD, targets_C, norm_C, grad_C):
+        grad_hidden, grad_head = carry
+        start, rows, ids, counts = _block(head_VD, ids_V, number, size, num_ids)
+        logits = _logits(hidden_CD, rows, counts, whole)
+        hit = (ids == targets_C[:, None]) & counts
+        # d logprob / d logit = [id is the target] - p
+        shares = jnp.exp(logits - norm_C[:, None])
+        grad_logits = (grad_C[:, None] * (hit - shares)).astype(hidden_CD.dtype)
+        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        grad_hidden += product("cv,vd->cd", grad_logits, rows)
+        more = product("cv,cd->vd", grad_logits, hidden_CD)
         so_far = jax.lax.dynamic_slice_in_dim(grad_head, start, size)
-        return gathered, jax.lax.dynamic_update_slice(grad_head, so_far + more, (start, 0))
+        return grad_hidden, jax.lax.dynamic_update_slice(grad_head, so_far + more, (start, 0))
 
-    zeros = jnp.zeros((chunks.padded, D)), jnp.zeros(head_VD.shape)
-    gathered, grad_head = _over_blocks(blocks, block, zeros)
-    return chunks.spread(gathered)[None], grad_head
+    def chunk(index, carry):
+        gathered, grad_head = carry
+        of_chunk = [chunks.take(index, x) for x in (hidden_RSD, targets_RS, norm_RS, grad_RS)]
+        # What fills up the chunk has probabilities and gradients of 0.
+        is_token = chunks.is_token(index)
+        of_chunk[2] = jnp.where(is_token, of_chunk[2], jnp.inf)
+        of_chunk[3] = jnp.where(is_token, of_chunk[3], 0.0)
+        start = jnp.zeros((chunks.size, D)), grad_head
+        grad_hidden, grad_head = _over_blocks(blocks, lambda n, x: block(n, x, *of_chunk), start)
+        return chunks.put(index, gathered, grad_hidden), grad_head
+
+    zeros = jnp.zeros((chunks.padded, D)), jnp.zeros((V, D))
+    gathered, grad_head = jax.lax.fori_loop(0, chunks.count, chunk, zeros)
+    return chunks.spread(gathered)[None], grad_head[None]
+
+
+# ---- One device with a part of the width of the head.
+
+
+class _Gathered:
+    """The blocks of the vocabulary of a head that is split by width, each with its whole width.
+
+    Args:
+        part_Vd, ids_V: what this device has of the head, and its ids.
+        tokens: those that the head is applied to.
+        split: how the width is split.
+    """
+
+    def __init__(self, part_Vd, ids_V, tokens: int, split: WidthSplit):
+        self.part, self.ids, self.split = part_Vd, ids_V, split
+        self.count = _blocks(chunk_tokens(tokens), len(ids_V))[1]
+        self.size = -(-len(ids_V) // self.count)
+
+    def start(self, number: jax.Array) -> jax.Array:
+        """The first row of a block. The last block begins early enough to be whole."""
+        return jnp.minimum(number * self.size, len(self.ids) - self.size)
+
+    def block(self, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A block and its ids, [v, D] and [v]; what an earlier one had gets the id NO_ID."""
+        start = self.start(number)
+        part_vd = jax.lax.dynamic_slice_in_dim(self.part, start, self.size)
+        ids = jax.lax.dynamic_slice_in_dim(self.ids, start, self.size)
+        is_new = start + jnp.arange(self.size) >= number * self.size
+        return self.split.gather(part_vd), jnp.where(is_new, ids, NO_ID)
+
+
+def _forward_split(hidden_RSD, part_Vd, ids_V, targets_RS, wanted_RS, *, num_ids, split):
+    """`_forward`, one gathered block after the other."""
+    head = _Gathered(part_Vd, ids_V, wanted_RS.size, split)
+    num_ids = NO_ID if num_ids is None else num_ids
+
+    def found_in(number):
+        of_head = head.block(number)
+        return _forward(hidden_RSD, *of_head, targets_RS, wanted_RS, num_ids=num_ids)
+
+    return _joined(jax.lax.map(found_in, jnp.arange(head.count)))
+
+
+def _backward_split(hidden_RSD, part_Vd, ids_V, *of_tokens, num_ids, split):
+    """`_backward`, one gathered block after the other.
+
+    Returns:
+        float32 [1, R, S, D] as there, and the gradient of the part of the head, [V, d], of all
+        devices' rows.
+    """
+    head = _Gathered(part_Vd, ids_V, of_tokens[0].size, split)
+    num_ids = NO_ID if num_ids is None else num_ids
+
+    def add(number, so_far):
+        grad_hidden, grad_part = so_far
+        of_head = head.block(number)
+        more, grad_rows = _backward(hidden_RSD, *of_head, *of_tokens, num_ids=num_ids)
+        added, start = split.add_up(grad_rows[0]), head.start(number)
+        added += jax.lax.dynamic_slice_in_dim(grad_part, start, head.size)
+        grad_part = jax.lax.dynamic_update_slice(grad_part, added, (start, 0))
+        return grad_hidden + more, grad_part
+
+    zeros = jnp.zeros((1, *hidden_RSD.shape)), jnp.zeros(part_Vd.shape)
+    return jax.lax.fori_loop(0, head.count, add, zeros)
 
 
 def _ruled(hidden_RSD, head_VD, targets_RS, wanted_RS, *, rule: SamplingRule, num_ids: int | None):
@@ -336,7 +387,7 @@ def _ruled(hidden_RSD, head_VD, targets_RS, wanted_RS, *, rule: SamplingRule, nu
     chunks = _Chunks(wanted_RS, max(1, min(chunk_tokens(R * S), LOGIT_ELEMENTS // V)))
 
     def chunk(index, gathered):
-        _, rows, ids, counts = _block(head_VD, jnp.arange(V), 0, V, num_ids, WidthSplit())
+        _, rows, ids, counts = _block(head_VD, jnp.arange(V), 0, V, num_ids)
         hidden_CD, targets_C = chunks.take(index, hidden_RSD), chunks.take(index, targets_RS)
         logits = _logits(hidden_CD, rows, counts, num_ids is None)
         logprobs = log_distribution(logits, rule)

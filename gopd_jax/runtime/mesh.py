@@ -200,42 +200,38 @@ class WidthSplit:
 
     For use inside `on_each_device`.
 
-    width: mesh axes that D is split over; () if each device has all of it.
+    width: mesh axes that D is split over.
     others: mesh axes that the rows are split over besides.
     """
 
-    width: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    width: tuple[str, ...]
+    others: tuple[str, ...]
 
     def gather(self, part: jax.Array) -> jax.Array:
         """The whole width of [v, D / n]."""
-        if not self.width:
-            return part
         return jax.lax.all_gather(part, self.width, axis=1, tiled=True)
 
     def add_up(self, x: jax.Array) -> jax.Array:
         """The sum of [v, D] over the devices' rows; each gets its part of the width."""
-        if self.width:
-            # Not psum_scatter: the TPU compiler makes an all-reduce of it, twice the traffic.
-            parts = jax.lax.all_to_all(x, self.width, split_axis=1, concat_axis=0, tiled=True)
-            x = jnp.sum(parts.reshape(-1, x.shape[0], parts.shape[1]), axis=0)
+        # Not psum_scatter: the TPU compiler makes an all-reduce of it, twice the traffic.
+        parts = jax.lax.all_to_all(x, self.width, split_axis=1, concat_axis=0, tiled=True)
+        x = jnp.sum(parts.reshape(-1, x.shape[0], parts.shape[1]), axis=0)
         return jax.lax.psum(x, self.others) if self.others else x
 
 
-def width_split(rows: int, width: int) -> WidthSplit:
+def width_split(rows: int, width: int) -> WidthSplit | None:
     """How `RULES` splits a matrix of this width that so many rows are multiplied with.
 
-    Nothing is split, and nothing summed, where the mesh in use does not divide the rows.
+    None where it does not, and where the mesh in use does not divide the rows or the width.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return WidthSplit()
-    over, embed = RULES["batch"], (RULES["embed"],)
-    if rows % math.prod(mesh.shape[a] for a in over):
-        return WidthSplit()
-    if width % math.prod(mesh.shape[a] for a in embed):
-        embed = ()
-    return WidthSplit(embed, tuple(a for a in over if a not in embed))
+    if mesh.empty:
+        return None
+    over, embed = RULES["batch"], RULES["embed"]
+    ways = mesh.shape[embed]
+    if ways == 1 or width % ways or rows % math.prod(mesh.shape[a] for a in over):
+        return None
+    return WidthSplit((embed,), tuple(a for a in over if a != embed))
 
 
 def rows_multiple(mesh: Mesh) -> int:

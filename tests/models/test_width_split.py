@@ -10,7 +10,7 @@ from gopd_jax.runtime.mesh import RULES, make_mesh
 
 logprobs.chunk_tokens = lambda _: 7
 logprobs.LOGIT_ELEMENTS = 7 * 20  # blocks of 20 ids
-S, D, V = 10, 16, 64
+S, D, V = 10, 16, 62
 rng = np.random.default_rng(0)
 
 def run(mesh, rows, num_ids):
