@@ -26,8 +26,8 @@ def benchmark(args: argparse.Namespace) -> None:
 
     arguments_bytes, temporary_bytes, peak_bytes: of one device; the peak is arguments, results and
         temporaries together.
-    at_once_bytes: most bytes of one device that the compiler finds in use at one time. It refuses a
-        program by this number, which is smaller: not all temporaries are in use together.
+    at_once_bytes: most bytes of one device that the compiler finds in use at one time; at most the
+        peak, because not all temporaries are in use together.
     host_bytes: temporaries in the memory of the host, for each device.
 
     Raises:
