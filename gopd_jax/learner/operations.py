@@ -138,7 +138,7 @@ def _training_passes(decoder: Decoder, length: int, ruled: float) -> Passes:
     return training_passes(
         decoder.config,
         block_again=remat != "none",
-        attention_again=remat == "block" or (remat == "attention" and not ways.keeps),
+        attention_again=remat in ("block", "offload") or (remat == "attention" and not ways.keeps),
         products_again=ways.products_again,
         head_again=True,
         ruled=ruled,

@@ -64,7 +64,8 @@ class PackingSettings:
     """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
     remat: Remat = "attention"
     """What the backward pass computes again to save memory: "none" keeps all activations, "block"
-    keeps the input of each layer alone, and "attention" the output of attention besides."""
+    keeps the input of each layer alone, and "attention" the output of attention besides. "offload"
+    is "block" with these inputs in the memory of the host, on accelerators."""
 
 
 @settings

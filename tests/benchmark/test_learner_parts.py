@@ -97,7 +97,9 @@ def test_remat_is_counted(records):
     options = ("--count-only", "--row-length=160")
     (none,) = records("update", *options, "--remat=none")
     (attention,) = records("update", *options, "--remat=attention")
-    (block,) = records("update", *options, "--remat=block")
+    block, offload = (
+        records("update", *options, f"--remat={remat}")[0] for remat in ("block", "offload")
+    )
     names = ("useful_flops", "executed_flops_score", "executed_flops_head")
     assert len({tuple(record[n] for n in names) for record in (none, attention, block)}) == 1
     assert none["executed_flops_blocks"] < attention["executed_flops_blocks"]
@@ -106,6 +108,7 @@ def test_remat_is_counted(records):
     assert none["executed_flops_attention"] == attention["executed_flops_attention"]
     one = none["executed_flops_attention"] / 5.5
     assert block["executed_flops_attention"] == pytest.approx(6.5 * one, rel=1e-4)
+    assert offload["executed_flops"] == block["executed_flops"]
 
 
 def test_several_answers_share_a_prompt_in_the_random_workload(records):
