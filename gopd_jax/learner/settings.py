@@ -60,6 +60,9 @@ class PackingSettings:
     score_early: bool = True
     """Teachers and reference score finished responses while others are still drawn. false waits
     for all of them, which needs less memory: cache and activations are not in use together."""
+    share_prompts: bool = True
+    """Samples of one prompt that stand in the same row compute it once, where that pays. Longer
+    rows hold more of them. false packs every sample with a prompt of its own."""
     attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
     """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
     remat: Remat = "attention"

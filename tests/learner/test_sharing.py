@@ -1,0 +1,136 @@
+"""Samples that share their prompt in a row: the update and the scores are those without sharing."""
+
+import dataclasses
+
+import jax
+from model_cases import random_params
+import numpy as np
+import pytest
+from step_cases import TINY, make_config, make_learner, naive, of_tokens
+from test_groups import samples
+
+from gopd_jax.learner import packing
+from gopd_jax.learner.learner import FrozenModel
+from gopd_jax.learner.scoring import Scoring, with_scores
+
+SAMPLES, PROMPT, RESPONSE = 4, 60, 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_rows():
+    """Rows of two lengths, long ones of several blocks of the attention kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "LEAST", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def learner(short_rows):
+    config = make_config(
+        ("code", "math"),
+        scales={"code": 1.0},
+        reward_scale=1.25,
+        max_prompt_tokens=PROMPT,
+        max_response_tokens=RESPONSE,
+        samples_per_prompt=SAMPLES,
+        prompts_per_step=6,
+        row_length=200,
+    )
+    return make_learner(config)
+
+
+def examples_of(learner, **fields):
+    """Prompts of 20 to 59 tokens and one of 3, whose samples are split over rows."""
+    found = samples(5, SAMPLES, (20, PROMPT), (1, RESPONSE), domains=2)
+    short = samples(1, SAMPLES, (3, 4), (1, RESPONSE), seed=3)
+    found += [dataclasses.replace(e, key=e.key._replace(prompt_id="short")) for e in short]
+    scales = list(learner.reward_scales.values())
+    rng = np.random.default_rng(4)
+    return [
+        dataclasses.replace(
+            e,
+            reward_scale=scales[e.domain],
+            advantage=float(rng.normal()),
+            **{n: rng.uniform(-6, -3, len(e.response)).astype(np.float32) for n in fields["names"]},
+        )
+        for e in found
+    ]
+
+
+def without_sharing(learner, monkeypatch):
+    monkeypatch.setattr(learner, "sharing", None)
+
+
+GOPD = ("behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
+
+
+@pytest.mark.parametrize("names", [GOPD, GOPD[:1]], ids=["gopd", "grpo"])
+def test_an_update_is_that_without_sharing(learner, monkeypatch, names):
+    examples = examples_of(learner, names=names)
+
+    def updated():
+        packed = learner.pack(examples, names)
+        return packed, *learner.update(learner.start(random_params(TINY)), packed)
+
+    packed, state, metrics, tokens = updated()
+    without_sharing(learner, monkeypatch)
+    other, other_state, other_metrics, other_tokens = updated()
+    assert packed.cost.done.tokens < 0.8 * other.cost.done.tokens
+    assert packed.cost.needed == other.cost.needed and packed.cost.tokens < other.cost.tokens
+    assert all(packed.used) and len(packed.used) == 2
+    assert float(metrics.loss) == pytest.approx(float(other_metrics.loss), rel=1e-5)
+    assert float(metrics.grad_norm) == pytest.approx(float(other_metrics.grad_norm), rel=1e-5)
+    start = random_params(TINY)
+    for new, old, before in zip(
+        *map(jax.tree.leaves, (state.params, other_state.params, start)), strict=True
+    ):
+        largest = np.abs(np.asarray(old) - np.asarray(before)).max()
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-5 * largest + 1e-8)
+    for e in examples:
+        for name in ("logprobs", "advantages"):
+            mine, theirs = (
+                of_tokens([getattr(t, name) for t in found], where, e)
+                for found, where in ((tokens, packed), (other_tokens, other))
+            )
+            np.testing.assert_allclose(mine, theirs, atol=2e-5)
+
+
+def test_scores_are_those_of_each_sample_alone(learner):
+    examples = examples_of(learner, names=())
+    params = [random_params(TINY, i) for i in range(3)]
+    frozen = [FrozenModel("a frozen model", TINY, p) for p in params]
+    teachers = {"code": frozen[0], "math": frozen[1]}
+    scored = with_scores(learner, examples, teachers, frozen[2])
+    expected = [naive(p, examples, width=PROMPT + RESPONSE)[1] for p in params]
+    for e in scored:
+        np.testing.assert_allclose(e.teacher_logprobs, expected[e.domain][e.key], atol=2e-5)
+        if e.domain:
+            np.testing.assert_allclose(e.reference_logprobs, expected[2][e.key], atol=2e-5)
+
+
+def test_early_scores_wait_for_company_and_are_the_same(learner):
+    """Prompts are scored before the end once all of their samples are there."""
+    examples = [e for e in examples_of(learner, names=()) if e.domain == 0]
+    teacher = FrozenModel("a teacher", TINY, random_params(TINY, 1))
+    whole = {e.key: e.teacher_logprobs for e in with_scores(learner, examples, {"code": teacher})}
+    # One sample of each prompt after the other, and one prompt after the other.
+    by_sample = sorted(examples, key=lambda e: e.key.sample_id)
+    tokens = {}
+    for name, order in (("samples", by_sample), ("prompts", examples)):
+        scoring = Scoring(learner, {"code": teacher})
+        for e in order[:-SAMPLES]:
+            scoring.add([e])
+        tokens[name] = scoring.cost.done.tokens
+        scoring.add(order[-SAMPLES:])
+        for key, found in scoring.finish().items():
+            np.testing.assert_allclose(found["teacher_logprobs"], whole[key], atol=1e-5)
+        assert scoring.cost.needed.predictions == sum(len(e.response) for e in examples)
+    assert tokens["prompts"] > 0 and tokens["samples"] == 0
+
+
+def test_one_sample_of_each_prompt_leaves_nothing_to_share():
+    assert make_learner(make_config()).sharing is None
+    several = make_config(samples_per_prompt=2)
+    assert make_learner(several).sharing is not None
+    off = dataclasses.replace(several.learner, share_prompts=False)
+    assert make_learner(dataclasses.replace(several, learner=off)).sharing is None
