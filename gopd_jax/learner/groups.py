@@ -89,23 +89,61 @@ def alone(members: Iterable[S]) -> list[Group[S]]:
 
 
 def by_prompt(members: Iterable[S], sharing: Sharing | None) -> list[Group[S]]:
-    """The members in groups of one prompt, where that pays; they keep their order within a group.
-
-    A group saves its prefix for all members but one, and each member has one more range of keys.
-    """
+    """The members in groups of one prompt, where that pays, in their order within a group."""
     if sharing is None:
         return alone(members)
+    groups = []
+    for several in _of_one_prompt(members):
+        together = Group(several)
+        shares = _pays(len(several), together.prefix, sum(together.sizes), sharing)
+        groups += [together] if shares else alone(several)
+    return sorted(groups, key=lambda g: g.order)
+
+
+def _of_one_prompt(members: Iterable[S]) -> Iterable[tuple[S, ...]]:
     found: dict[tuple[str, bytes], list[S]] = {}
     for e in members:
         found.setdefault(prompt_of(e), []).append(e)
-    groups = []
-    for several in map(tuple, found.values()):
-        together = Group(several)
-        n, prefix, block = len(several), together.prefix, sharing.blocks[0]
-        saved = (n - 1) * prefix * (1 + sharing.score * (prefix / 2 + block))
-        lost = sharing.score * block * sum(together.sizes)
-        groups += [together] if n > 1 and saved > lost else alone(several)
-    return sorted(groups, key=lambda g: g.order)
+    return map(tuple, found.values())
+
+
+def _pays(count: int, prefix: int, tokens: float, sharing: Sharing) -> bool:
+    """Whether members of so many tokens besides the prefix save more than they lose.
+
+    All but one save the prefix, and each has one more range of keys.
+    """
+    block = sharing.blocks[0]
+    saved = (count - 1) * prefix * (1 + sharing.score * (prefix / 2 + block))
+    return saved > sharing.score * block * tokens
+
+
+def ready(
+    members: Iterable[S], sharing: Sharing | None, *, samples: int, room: int, full: float
+) -> list[Group[S]]:
+    """The groups that lose nothing if they are run before other samples are there.
+
+    All samples of their prompt are here, or the others would not fit into the same row, or should
+    not share the prompt.
+
+    Args:
+        members: of any prompts.
+        samples: of one prompt, when all are there.
+        room: tokens of a row.
+        full: tokens from which on a row counts as full.
+    """
+    if sharing is None:
+        return alone(members)
+    complete, found = [], []
+    for several in _of_one_prompt(members):
+        count, prefix = len(several), len(several[0].prompt) - 1
+        tokens = sum(len(e) - prefix for e in several)
+        if not _pays(samples, prefix, tokens * samples / count, sharing):
+            complete += alone(several)
+        elif count >= samples:
+            complete.append(Group(several))
+        else:
+            found += [g for g in pieces([Group(several)], room) if len(g) >= full]
+    return sorted(found + filled(complete, room), key=lambda g: g.order)
 
 
 def pieces(groups: Iterable[Group[S]], room: int) -> list[Group[S]]:

@@ -20,7 +20,8 @@ from gopd_jax.learner.groups import Group, Sharing, alone, by_prompt, cost, fill
 from gopd_jax.types import PackedBatch, SampleKey
 
 # Tokens of a micro-batch on one device, and of a row, if no example is longer. On CPU more make
-# nothing faster, and they need memory for activations.
+# nothing faster, and they need memory for activations. Where samples share a prompt, one row has
+# them all, so that fewer prompts are cut.
 TOKENS = 2048
 ROW = 1024
 # Rows of the second length are so many times shorter: fewer lengths leave more padding, and each
@@ -38,7 +39,8 @@ class BatchShape:
 
     examples: of one update. longest: tokens of the longest possible example.
     rows: of a micro-batch; 0 takes those that hold `TOKENS` on each device.
-    row_length: tokens of a row; 0 takes `ROW`, or more or fewer where the examples need them.
+    row_length: tokens of a row; 0 takes `ROW`, or `TOKENS` for several samples of a prompt and
+        `rows` 0, or more or fewer where the examples need them.
     samples: of one prompt, at most; with 1, no prompt is shared.
     """
 
@@ -144,7 +146,8 @@ def make_buckets(shape: BatchShape, domains: int, devices: int) -> tuple[Bucket,
             f"{devices}, the devices on the data and fsdp axes"
         )
     all_tokens = shape.examples * shape.longest
-    length = shape.row_length or max(shape.longest, min(ROW, -(-all_tokens // devices)))
+    usual = TOKENS if shape.samples > 1 and not shape.rows else ROW
+    length = shape.row_length or max(shape.longest, min(usual, -(-all_tokens // devices)))
     rows = shape.rows or devices * max(1, min(TOKENS // length, all_tokens // (length * devices)))
     in_micro_batch = rows * (length // shape.longest)
     # Best fit opens a row only when every other row of the domain holds at least

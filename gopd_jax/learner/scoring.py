@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gopd_jax.learner.groups import Group, by_prompt, pieces
+from gopd_jax.learner.groups import Group, ready
 from gopd_jax.learner.learner import FrozenModel, Learner, put
 from gopd_jax.learner.operations import NO_COST, Prompts, score_cost
 from gopd_jax.learner.packing import Bucket, Example, Row, best_fit, fill, members_of, plan
@@ -113,9 +113,9 @@ class Scoring:
                 self._waiting.setdefault(name, (reads, []))[1].append(as_read)
         bucket = self._learner.buckets[0]
         for reads, waiting in self._waiting.values():
-            ready = self._ready(waiting, bucket)
-            if sum(map(len, ready)) >= bucket.rows * bucket.length:
-                self._score_full_rows(reads, waiting, ready, bucket)
+            groups = self._ready(waiting, bucket)
+            if sum(map(len, groups)) >= bucket.rows * bucket.length:
+                self._score_full_rows(reads, waiting, groups, bucket)
 
     def finish(self) -> dict[SampleKey, dict[str, np.ndarray]]:
         """Scores what is waiting.
@@ -149,28 +149,24 @@ class Scoring:
         return [_Reads(example.domain, *reads) for reads in both if reads[1]]
 
     def _ready(self, waiting: Sequence[Example], bucket: Bucket) -> list[Group[Example]]:
-        """The groups that lose nothing if they are scored before the rest is there.
-
-        Other samples of their prompt are not to come, or would not fit into their row.
-        """
-        members = sorted(waiting, key=lambda e: (-len(e), e.key))
-        sharing, samples = self._learner.sharing, self._learner.shape.samples
-        ready: list[Group[Example]] = []
-        for group in by_prompt(members, sharing):
-            ended = sharing is None or len(group.members) >= samples
-            cut = pieces([group], bucket.length)
-            ready += [g for g in cut if ended or len(g) >= FULL * bucket.length]
-        return sorted(ready, key=lambda g: g.order)
+        """The groups that lose nothing if they are scored before the rest is there."""
+        return ready(
+            sorted(waiting, key=lambda e: (-len(e), e.key)),
+            self._learner.sharing,
+            samples=self._learner.shape.samples,
+            room=bucket.length,
+            full=FULL * bucket.length,
+        )
 
     def _score_full_rows(
         self,
         reads: _Reads,
         waiting: list[Example],
-        ready: Sequence[Group[Example]],
+        groups: Sequence[Group[Example]],
         bucket: Bucket,
     ) -> None:
         """Scores whole micro-batches of full rows; the other examples stay."""
-        rows = best_fit(ready, [bucket.length] * len(ready))
+        rows = best_fit(groups, [bucket.length] * len(groups))
         full = [row for row in rows if sum(map(len, row)) >= FULL * bucket.length]
         full = full[: len(full) // bucket.rows * bucket.rows]
         for start in range(0, len(full), bucket.rows):

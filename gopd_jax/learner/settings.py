@@ -51,9 +51,10 @@ class PackingSettings:
     """The fixed shape that the responses of a step are packed into."""
 
     row_length: Count = 0
-    """Tokens in a packed row; 0 takes 1,024, or prompt limit + response limit if that is more.
-    Longer rows pack more densely and need more memory. What is left over in the end goes into rows
-    of a quarter of this length."""
+    """Tokens in a packed row; 0 takes 1,024, or 2,048 if prompts have several samples and
+    rows_per_micro_batch is 0, or prompt limit + response limit if that is more. Longer rows pack
+    more densely and need more memory. What is left over in the end goes into rows of a quarter of
+    this length."""
     rows_per_micro_batch: Count = 0
     """Packed rows in one forward and backward pass; 0 takes those that hold 2,048 tokens on each
     device. Larger values need more memory for activations; the result does not depend on it."""

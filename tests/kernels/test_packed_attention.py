@@ -152,9 +152,9 @@ sys.path.insert(0, "tests/kernels")
 import jax, jax.numpy as jnp, numpy as np
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.runtime.mesh import make_mesh
-from test_packed_attention import make_case
+from test_packed_attention import grouped, make_case, mask_of
 
-case = make_case(24, 24)
+case = (*make_case(24, 24)[:3], mask_of([grouped(9, 6, 9), [1] * 5 + grouped(2, 8, 9)], 24))
 kernel = Xla(4, (4, 2, 1))
 
 def gradients(*arrays):

@@ -222,10 +222,10 @@ sys.path.insert(0, "tests/kernels")
 import jax, jax.numpy as jnp, numpy as np
 from gopd_jax.kernels import packed_attention_gpu
 from gopd_jax.runtime.mesh import make_mesh
-from test_packed_attention_gpu import interpreted, make_case
+from test_packed_attention_gpu import SHARED, interpreted, make_case
 
 packed_attention_gpu.BLOCK = 16
-query, key, value, mask, direction = make_case()
+query, key, value, mask, direction = make_case(rows=SHARED)
 
 def gradients(*arrays):
     return jax.grad(lambda *a: jnp.sum(interpreted(*a, mask) * direction), (0, 1, 2))(*arrays)

@@ -164,7 +164,7 @@ import functools
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from gopd_jax.kernels import block_pairs
-from gopd_jax.kernels.packed_attention import SegmentMask
+from gopd_jax.kernels.packed_attention import MEMBERS, SegmentMask
 from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
 from gopd_jax.runtime.mesh import make_mesh
 
@@ -172,7 +172,7 @@ block_pairs.BLOCK, block_pairs.LANES = 16, 8
 rng = np.random.default_rng(0)
 query, direction = rng.normal(size=(2, 4, 24, 4, 8)).astype(np.float32)
 key, value = rng.normal(size=(2, 4, 2, 24, 8)).astype(np.float32)
-segments = np.sort(rng.integers(1, 4, (4, 24)), axis=1).astype(np.int32)
+segments = MEMBERS + np.sort(rng.integers(0, 3, (4, 24)), axis=1).astype(np.int32)
 segments[:, 20:] = 0
 index = np.arange(24, dtype=np.int32)
 mask = SegmentMask(segments, segments, index, index)

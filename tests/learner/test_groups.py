@@ -189,3 +189,14 @@ def test_rows_that_are_no_cheaper_are_not_shared():
 def test_without_sharing_every_sample_has_a_group_of_its_own():
     (rows,) = plan(samples(3, 4), [Bucket(9, 2, 300)])
     assert {len(g.members) for row in rows for g in row} == {1}
+
+
+def test_groups_that_are_ready_miss_no_company():
+    whole, part = of_sizes(41, 9, 9, 9, name="p"), of_sizes(41, 19, 9, name="q")
+    full, lone = of_sizes(41, 29, 29, 9, name="r")[:2], of_sizes(1, 5, name="s")
+    given = {"samples": 3, "room": 100, "full": 95}
+    found = groups.ready([*whole, *part, *full, *lone], SHARING, **given)
+    # The two of "r" fill a row, and "s" has nothing to share.
+    assert lengths(found) == [(40, [30, 30]), (40, [10] * 3), (0, [6])]
+    assert {e.key.prompt_id for g in found for e in g.members} == {"p", "r", "s"}
+    assert len(groups.ready(whole, None, **given)) == 3

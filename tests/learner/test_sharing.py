@@ -28,7 +28,7 @@ def short_rows():
 def learner(short_rows):
     config = make_config(
         ("code", "math"),
-        scales={"code": 1.0},
+        scales={"math": 1.0},
         reward_scale=1.25,
         max_prompt_tokens=PROMPT,
         max_response_tokens=RESPONSE,
@@ -40,10 +40,10 @@ def learner(short_rows):
 
 
 def examples_of(learner, **fields):
-    """Prompts of 20 to 59 tokens and one of 3, whose samples are split over rows."""
-    found = samples(5, SAMPLES, (20, PROMPT), (1, RESPONSE), domains=2)
-    short = samples(1, SAMPLES, (3, 4), (1, RESPONSE), seed=3)
-    found += [dataclasses.replace(e, key=e.key._replace(prompt_id="short")) for e in short]
+    """Prompts shorter and longer than a block of 32; those of the second domain fill short rows."""
+    found = samples(7, SAMPLES, (9, PROMPT), (1, RESPONSE))
+    short = samples(1, SAMPLES, (3, 4), (1, 20), seed=3)
+    found += [dataclasses.replace(e, key=e.key._replace(prompt_id="q"), domain=1) for e in short]
     scales = list(learner.reward_scales.values())
     rng = np.random.default_rng(4)
     return [
@@ -78,6 +78,10 @@ def test_an_update_is_that_without_sharing(learner, monkeypatch, names):
     assert packed.cost.done.tokens < 0.8 * other.cost.done.tokens
     assert packed.cost.needed == other.cost.needed and packed.cost.tokens < other.cost.tokens
     assert all(packed.used) and len(packed.used) == 2
+    rows = {e.key[0]: set() for e in examples}
+    for e in examples:
+        rows[e.key.prompt_id].add(dataclasses.replace(packed.slices[e.key], start=0))
+    assert max(map(len, rows.values())) > 1  # a prompt whose samples are in several rows
     assert float(metrics.loss) == pytest.approx(float(other_metrics.loss), rel=1e-5)
     assert float(metrics.grad_norm) == pytest.approx(float(other_metrics.grad_norm), rel=1e-5)
     start = random_params(TINY)
@@ -104,13 +108,13 @@ def test_scores_are_those_of_each_sample_alone(learner):
     expected = [naive(p, examples, width=PROMPT + RESPONSE)[1] for p in params]
     for e in scored:
         np.testing.assert_allclose(e.teacher_logprobs, expected[e.domain][e.key], atol=2e-5)
-        if e.domain:
+        if not e.domain:  # lambda is 1 in the other
             np.testing.assert_allclose(e.reference_logprobs, expected[2][e.key], atol=2e-5)
 
 
 def test_early_scores_wait_for_company_and_are_the_same(learner):
     """Prompts are scored before the end once all of their samples are there."""
-    examples = [e for e in examples_of(learner, names=()) if e.domain == 0]
+    examples = samples(12, SAMPLES, (9, PROMPT), (1, RESPONSE))
     teacher = FrozenModel("a teacher", TINY, random_params(TINY, 1))
     whole = {e.key: e.teacher_logprobs for e in with_scores(learner, examples, {"code": teacher})}
     # One sample of each prompt after the other, and one prompt after the other.
@@ -118,10 +122,10 @@ def test_early_scores_wait_for_company_and_are_the_same(learner):
     tokens = {}
     for name, order in (("samples", by_sample), ("prompts", examples)):
         scoring = Scoring(learner, {"code": teacher})
-        for e in order[:-SAMPLES]:
+        for e in order[:-12]:
             scoring.add([e])
         tokens[name] = scoring.cost.done.tokens
-        scoring.add(order[-SAMPLES:])
+        scoring.add(order[-12:])
         for key, found in scoring.finish().items():
             np.testing.assert_allclose(found["teacher_logprobs"], whole[key], atol=1e-5)
         assert scoring.cost.needed.predictions == sum(len(e.response) for e in examples)
