@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from step_cases import make_examples
+from step_cases import make_examples, make_samples
 
 from gopd_jax.kernels.packed_attention import MEMBERS, prefix_of
 from gopd_jax.learner import groups
@@ -13,22 +13,6 @@ from gopd_jax.learner.packing import BatchShape, Bucket, fill, make_buckets, pac
 from gopd_jax.types import SampleKey
 
 SHARING = Sharing(score=1e-3, blocks=(8,))
-
-
-def samples(prompts, count, prompt=(20, 60), response=(1, 40), seed=0, domains=1):
-    """Several samples of each of some prompts, their lengths at random."""
-    rng = np.random.default_rng(seed)
-    examples = make_examples(prompts * count, 1, seed, (1, 1), response)
-    read = [rng.integers(1, 96, rng.integers(*prompt), dtype=np.int32) for _ in range(prompts)]
-    return [
-        dataclasses.replace(
-            e,
-            key=SampleKey(f"p{i // count}", i % count),
-            prompt=read[i // count],
-            domain=i // count % domains,
-        )
-        for i, e in enumerate(examples)
-    ]
 
 
 def of_sizes(prompt, *responses, name="p"):
@@ -110,7 +94,7 @@ def test_there_is_room_and_each_sample_sees_its_own_prompt():
         prompts, count = int(rng.integers(1, 9)), int(rng.integers(1, 9))
         domains = int(rng.integers(1, 3))
         limit = int(rng.choice([5, 60, 700]))
-        examples = samples(prompts, count, (2, limit), (1, 200), seed, domains)
+        examples = make_samples(prompts, count, (2, limit), (1, 200), seed, domains)
         shape = BatchShape(len(examples), limit + 200, rows=int(rng.integers(0, 3)))
         buckets = make_buckets(shape, domains, devices=1)
         sharing = Sharing(1e-3, (int(rng.choice([0, 8, 32])),) * len(buckets))
@@ -120,7 +104,7 @@ def test_there_is_room_and_each_sample_sees_its_own_prompt():
 
 
 def test_the_order_of_arrival_changes_nothing():
-    examples = samples(5, 4)
+    examples = make_samples(5, 4)
     shuffled = [examples[i] for i in np.random.default_rng(0).permutation(20)]
     buckets = [Bucket(9, 2, 300)]
     _, slices = pack(examples, buckets, sharing=SHARING)
@@ -187,7 +171,7 @@ def test_rows_that_are_no_cheaper_are_not_shared():
 
 
 def test_without_sharing_every_sample_has_a_group_of_its_own():
-    (rows,) = plan(samples(3, 4), [Bucket(9, 2, 300)])
+    (rows,) = plan(make_samples(3, 4), [Bucket(9, 2, 300)])
     assert {len(g.members) for row in rows for g in row} == {1}
 
 
