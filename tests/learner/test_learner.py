@@ -120,11 +120,16 @@ from gopd_jax.runtime.mesh import make_mesh
 
 domains = ("code", "math")
 config = make_config(
-    domains, scales={"code": 1.0}, reward_scale=1.25, rows_per_micro_batch=4, samples_per_prompt=3
+    domains,
+    scales={"code": 1.0},
+    reward_scale=1.25,
+    rows_per_micro_batch=4,
+    row_length=40,
+    samples_per_prompt=6,
 )
 roles = (*domains, "reference")
 params = {role: random_params(TINY, i) for i, role in enumerate(roles, start=1)}
-examples = make_samples(4, 3, (4, 9), (1, 12), domains=2)
+examples = make_samples(4, 6, (4, 9), (1, 12), domains=2)
 results = []
 for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2}):
     learner = make_learner(config, make_mesh(**sizes))
