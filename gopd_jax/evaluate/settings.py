@@ -20,10 +20,11 @@ class EvalSettings(SamplingRule):
     teachers: Flag = True
     """Evaluate each teacher once, before the first step. Without it, the summary says that the
     teachers were not measured."""
-    teacher_cache: Flag = True
-    """Keep evaluations of teachers in the user's cache folder, and take from there what another run
-    has found with the same inputs; not for reward functions of your own. The environment variable
-    GOPD_CACHE moves that folder; "off" switches it off."""
+    cache: Flag = True
+    """Keep evaluations of teachers, and of the student before its first step, in the user's cache
+    folder, and take from there what another run has found with the same inputs; not for reward
+    functions of your own. The environment variable GOPD_CACHE moves that folder; "off" switches it
+    off."""
 
     @property
     def rule(self) -> SamplingRule:

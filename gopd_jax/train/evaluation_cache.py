@@ -1,4 +1,4 @@
-"""Evaluations of teachers, kept for other runs: a teacher does not change while students learn.
+"""Evaluations of models as they were loaded, kept for other runs: teachers, and students at step 0.
 
 In: everything that decides the numbers of an evaluation, as JSON. Out: the evaluation, if one with
 the very same inputs was made before. Each is a file of `runtime.user_cache`, named by the sha256 of
@@ -27,7 +27,6 @@ import gopd_jax
 from gopd_jax.config import Config
 from gopd_jax.data.encode import identities
 from gopd_jax.evaluate.held_out import Evaluation
-from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.files import JsonObject, read_json
 from gopd_jax.runtime.processes import agree
@@ -46,24 +45,25 @@ PACKAGES += ("math-verify", "latex2sympy2-extended", "sympy")  # judge mathemati
 def inputs_of(
     config: Config,
     inputs: RunInputs,
-    teacher: FrozenModel,
+    role: str,
     domain: str,
     prompts: Sequence[EncodedPrompt],
     sampler: RolloutEngine,
 ) -> JsonObject:
-    """What decides the numbers of a teacher's evaluation, as JSON reads it back.
+    """What decides the numbers of a model's evaluation, as JSON reads it back.
 
     Some of it changes at most the last bit (slots, devices, versions). It is here all the same, so
     that a cached evaluation is the one that the run would have made.
 
     Args:
+        role: of the model, as the fingerprints name it.
         prompts: the test prompts of the domain.
         sampler: draws the samples of the run's models.
     """
     fingerprints = inputs.fingerprints
     what = {
-        "weights": fingerprints["weights"][teacher.role],
-        "architecture": fingerprints["architecture"][teacher.role],
+        "weights": fingerprints["weights"][role],
+        "architecture": fingerprints["architecture"][role],
         "vocabulary": fingerprints["vocabulary"],
         "stop_ids": sampler.stop_ids,
         "num_ids": sampler.num_ids,

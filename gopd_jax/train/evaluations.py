@@ -2,7 +2,7 @@
 
 In: a model and its parameters. Out: a line of evaluations.jsonl for each domain: scores, or the
 distance to the teacher where answers are not verified. An evaluation that an earlier start of the
-run has made is not repeated, nor one of a teacher that another run has made.
+run has made is not repeated, nor one that another run has made of the same weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,14 +115,15 @@ class Evaluator:
         every, last = self._config.eval.every, self._config.steps
         if step in (0, last) or (every and step % every == 0):
             model = self._inputs.models[self._config.student]
-            return self._measure("student", model, params, list(self._config.domains), step)
+            loaded = "student" if step == 0 and not self._config.init_from else None
+            domains = list(self._config.domains)
+            return self._measure("student", model, params, domains, step, loaded)
         return {}
 
     def teachers(self, teachers: Mapping[str, FrozenModel]) -> dict[str, float]:
         """Evaluates each teacher on its own domain, and frees the caches that only it needed.
 
-        Where answers are not verified, there is nothing to know of a teacher alone. What another
-        run has found of the same teacher is taken from the cache.
+        Where answers are not verified, there is nothing to know of a teacher alone.
 
         Returns:
             Their scores, as trackers show them; empty if nothing was evaluated.
@@ -134,41 +135,64 @@ class Evaluator:
                 continue
             if self._results.has("teacher", domain, 0):
                 continue
-            what = self._inputs_of(teacher, domain)
-            if what and (found := evaluation_cache.load(what)):
-                say(f"evaluate teacher: {domain}: from the cache (config.eval.teacher_cache)")
-                self._results.add("teacher", domain, 0, found, cached=True)
-                scores |= self._results.shown("teacher", domain, 0)
-                continue
-            scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0)
-            if what:
-                evaluation_cache.store(what, self._results.get("teacher", domain, 0))
+            loaded = teacher.role
+            scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0, loaded)
             if teacher.config != student:
                 self._samplers[teacher.config].free()
         return scores
 
-    def _inputs_of(self, teacher: FrozenModel, domain: str) -> JsonObject | None:
-        """What decides the numbers of a teacher's evaluation; None if it is not to be cached."""
+    def _inputs_of(self, loaded: str | None, domain: str) -> JsonObject | None:
+        """What decides the numbers of an evaluation; None if it is not to be cached."""
         config, inputs = self._config, self._inputs
-        if not config.eval.teacher_cache or is_own(config.domains[domain].reward):
+        reward = config.domains[domain].reward
+        if not loaded or not config.eval.cache or reward == NONE or is_own(reward):
             return None
-        sampler = self._samplers[inputs.models[config.student]]  # the teacher's is made like it
+        sampler = self._samplers[inputs.models[config.student]]  # a teacher's is made like it
         test = inputs.test[domain]
-        return evaluation_cache.inputs_of(config, inputs, teacher, domain, test, sampler)
+        return evaluation_cache.inputs_of(config, inputs, loaded, domain, test, sampler)
 
     def _measure(
-        self, who: str, model: ModelConfig, params: Params, domains: Sequence[str], step: int
+        self,
+        who: str,
+        model: ModelConfig,
+        params: Params,
+        domains: Sequence[str],
+        step: int,
+        loaded: str | None,
     ) -> dict[str, float]:
-        missing = [d for d in domains if not self._results.has(who, d, step)]
-        if not missing:
-            return {}
+        """Evaluates a model on the domains that are missing, or takes that from the cache.
+
+        Args:
+            loaded: role of the model if its parameters are those of its folder, else None.
+        """
+        missing = {
+            d: self._inputs_of(loaded, d) for d in domains if not self._results.has(who, d, step)
+        }
+        for domain, what in list(missing.items()):
+            if what and (found := evaluation_cache.load(what)):
+                say(f"evaluate {who}: {domain}: from the cache (config.eval.cache)")
+                self._results.add(who, domain, step, found, cached=True)
+                del missing[domain]
+        if missing:
+            self._run(who, model, params, missing, step)
+        return {k: v for d in domains for k, v in self._results.shown(who, d, step).items()}
+
+    def _run(
+        self,
+        who: str,
+        model: ModelConfig,
+        params: Params,
+        missing: Mapping[str, JsonObject | None],
+        step: int,
+    ) -> None:
+        """Evaluates a model on the domains given, and keeps what the cache may keep."""
         config = self._config
         between = 0 < step < config.steps and config.eval.during_prompts
         most = between or config.eval.prompts
         sampler = self._samplers[model]
         weights = sampler.sync_weights(params)
         at_step = f" at step {step}" if who == "student" else ""
-        for domain in missing:
+        for domain, what in missing.items():
             prompts = self._inputs.test[domain]
             prompts = [prompts[i] for i in range(min(most or len(prompts), len(prompts)))]
             name, reward = f"evaluate {who}{at_step}: {domain}", config.domains[domain].reward
@@ -189,7 +213,8 @@ class Evaluator:
                     verify, tokenizer = self._verify, self._inputs.tokenizer
                     result = evaluate(sampler, weights, prompts, verify, reward, tokenizer, **how)
             self._results.add(who, domain, step, result)
-        return {k: v for d in domains for k, v in self._results.shown(who, d, step).items()}
+            if what:
+                evaluation_cache.store(what, self._results.get(who, domain, step))
 
 
 def score_name(model: str, domain: str) -> str:

@@ -25,7 +25,7 @@ FREE_FIELDS = (
     "mesh",
     "data.cache_dir",
     "eval.teachers",
-    "eval.teacher_cache",
+    "eval.cache",
     "name",
     "steps",
     "verifier.workers",

@@ -1,4 +1,4 @@
-"""Evaluations of teachers, kept for other runs: the same numbers, or made anew."""
+"""Evaluations of models as loaded, kept for other runs: the same numbers, or made anew."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ from loop_cases import small
 import pytest
 
 from gopd_jax.evaluate.held_out import Evaluation
-from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train import curves, evaluation_cache, evaluations
@@ -99,13 +98,12 @@ def test_every_setting_that_decides_a_number_counts(tmp_path, monkeypatch):
     base = small()
     inputs = prepare(base, str(tmp_path))
     model = inputs.models[inputs.teachers["math"]]
-    teacher = FrozenModel("teacher of math", model, {})
 
     def key(dtype=jnp.float32, inputs=inputs, **changes):
         config = small(**changes)
         programs = ProgramTable(make_mesh())
         sampler = make_samplers(config, inputs, programs, dtype)[model]
-        return inputs_of(config, inputs, teacher, "math", inputs.test["math"], sampler)
+        return inputs_of(config, inputs, "teacher of math", "math", inputs.test["math"], sampler)
 
     first = key()
     other_learning = {"steps": 9, "learner.learning_rate": 0.5, "rollout.temperature": 0.5}
@@ -141,7 +139,7 @@ QUICK = {"steps": 1, "eval.prompts": 8, "eval.every": 0}
 
 
 @pytest.mark.slow
-def test_a_second_run_takes_the_teacher_from_the_cache(
+def test_a_second_run_takes_what_does_not_change_from_the_cache(
     folder, tmp_path, lines, monkeypatch, capsys
 ):
     made = []
@@ -159,11 +157,14 @@ def test_a_second_run_takes_the_teacher_from_the_cache(
         return [json.loads(line) for line in text.splitlines()]
 
     first, second = (run(small(**QUICK), str(tmp_path / name)) for name in ("a", "b"))
-    assert made.count("evaluate teacher: math") == 1 and len(made) == 5
-    assert "evaluate teacher: math: from the cache" in capsys.readouterr().err
+    assert made.count("evaluate teacher: math") == 1
+    assert made.count("evaluate student at step 0: math") == 1 and len(made) == 4
+    said = capsys.readouterr().err
+    assert "evaluate teacher: math: from the cache" in said
+    assert "evaluate student: math: from the cache" in said
     for name, cached in (("a", False), ("b", True)):
-        found = {e["model"]: e["cached"] for e in records(name, "evaluations.jsonl")}
-        assert found == {"student": False, "teacher": cached}
+        found = {(e["model"], e["step"]): e["cached"] for e in records(name, "evaluations.jsonl")}
+        assert found == {("student", 0): cached, ("student", 1): False, ("teacher", 0): cached}
     for file in ("evaluations.jsonl", "metrics.jsonl"):
         assert lines(tmp_path / "a", file) == lines(tmp_path / "b", file)
     for result in (first, second):
@@ -182,9 +183,13 @@ def test_a_second_run_takes_the_teacher_from_the_cache(
     assert first["training_seconds"] == pytest.approx(training, abs=0.051)
 
     monkeypatch.setattr(evaluations, "evaluate", real)
-    run(small(**QUICK, **{"eval.teacher_cache": False}), str(tmp_path / "c"))
+    run(small(**QUICK, **{"eval.cache": False}), str(tmp_path / "c"))
     assert not any(e["cached"] for e in records("c", "evaluations.jsonl"))
     assert lines(tmp_path / "c", "evaluations.jsonl") == lines(tmp_path / "a", "evaluations.jsonl")
+
+    run(small(**QUICK, init_from=str(tmp_path / "a")), str(tmp_path / "d"))
+    found = {(e["model"], e["step"]): e["cached"] for e in records("d", "evaluations.jsonl")}
+    assert not found["student", 0] and found["teacher", 0]  # its weights are those of a checkpoint
 
 
 def test_a_run_that_leaves_teachers_out_says_so(tmp_path, lines, monkeypatch, capsys):

@@ -30,7 +30,7 @@ FREE_CHANGES = {  # one for each entry of FREE_FIELDS
     "checkpoint.every": 3,
     "compilation_cache": "off",
     "eval.teachers": False,
-    "eval.teacher_cache": False,
+    "eval.cache": False,
     "log.samples": 0,
     "mesh.tensor": 4,
     "rollout.slots": 8,
