@@ -210,15 +210,20 @@ def plan(
     return planned
 
 
+def check_fits(example: Example, bucket: Bucket) -> None:
+    """Raises a ValueError if an example is longer than a row."""
+    if len(example) > bucket.length:
+        raise ValueError(
+            f"the example of sample {tuple(example.key)} has {len(example)} tokens: expected at "
+            f"most row_length={bucket.length}"
+        )
+
+
 def _plan_domain(
     members: Sequence[Example], buckets: Sequence[Bucket], sharing: Sharing | None
 ) -> list[list[Row]]:
     long = buckets[0]
-    if len(members[0]) > long.length:
-        raise ValueError(
-            f"the example of sample {tuple(members[0].key)} has {len(members[0])} tokens: expected "
-            f"at most row_length={long.length}"
-        )
+    check_fits(members[0], long)
     plans = [_plan_groups(alone(members), buckets)]
     groups = by_prompt(members, sharing)
     if len(groups) == len(members):

@@ -17,7 +17,16 @@ import numpy as np
 from gopd_jax.learner.groups import Group, ready
 from gopd_jax.learner.learner import FrozenModel, Learner, put
 from gopd_jax.learner.operations import NO_COST, Prompts, score_cost
-from gopd_jax.learner.packing import Bucket, Example, Row, best_fit, fill, members_of, plan
+from gopd_jax.learner.packing import (
+    Bucket,
+    Example,
+    Row,
+    best_fit,
+    check_fits,
+    fill,
+    members_of,
+    plan,
+)
 from gopd_jax.learner.step import score
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
@@ -102,7 +111,11 @@ class Scoring:
         """Takes examples, and begins to score the rows that they fill.
 
         What is scored together follows from the order of the examples alone.
+
+        Raises:
+            ValueError: an example is longer than a row.
         """
+        bucket = self._learner.buckets[0]
         for example in examples:
             self._scored[example.key] = {}
             for reads in self._models_of(example):
@@ -110,8 +123,8 @@ class Scoring:
                 as_read = example
                 if reads.as_teacher:
                     as_read = dataclasses.replace(example, prompt=example.teacher_prompt)
+                check_fits(as_read, bucket)
                 self._waiting.setdefault(name, (reads, []))[1].append(as_read)
-        bucket = self._learner.buckets[0]
         for reads, waiting in self._waiting.values():
             groups = self._ready(waiting, bucket)
             if sum(map(len, groups)) >= bucket.rows * bucket.length:
