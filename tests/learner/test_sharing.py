@@ -12,6 +12,7 @@ from step_cases import TINY, make_config, make_learner, make_samples, naive, of_
 from gopd_jax.learner import packing
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.learner.scoring import Scoring, with_scores
+from gopd_jax.types import SampleKey
 
 SAMPLES, PROMPT, RESPONSE = 4, 60, 40
 
@@ -43,7 +44,7 @@ def examples_of(learner, **fields):
     """Prompts shorter and longer than a block of 32; those of the second domain fill short rows."""
     found = make_samples(7, SAMPLES, (9, PROMPT), (1, RESPONSE))
     short = make_samples(1, SAMPLES, (3, 4), (1, 20), seed=3)
-    found += [dataclasses.replace(e, key=e.key._replace(prompt_id="q"), domain=1) for e in short]
+    found += [dataclasses.replace(e, key=SampleKey("q", e.key.sample_id), domain=1) for e in short]
     scales = list(learner.reward_scales.values())
     rng = np.random.default_rng(4)
     return [
