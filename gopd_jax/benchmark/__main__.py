@@ -157,6 +157,11 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "or all",
     )
     add(
+        "--no-share-prompts",
+        action="store_true",
+        help="compute the prompt of each sample, also where samples could share it",
+    )
+    add(
         "--compute-dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",

@@ -188,8 +188,9 @@ class Decoder(nn.Module):
 
         Args:
             tokens_RS: int32 ids.
-            positions_RS: int32, from 0 within each segment.
-            segments_RS: int32; a token attends to itself and to earlier tokens of its segment.
+            positions_RS: int32, from 0 within each sequence.
+            segments_RS: int32; a token attends to itself and to earlier tokens of its segment, and
+                to those of its prefix; see `SegmentMask`.
 
         Returns:
             [R, S, D] in `dtype`, after the final norm.

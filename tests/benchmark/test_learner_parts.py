@@ -115,6 +115,10 @@ def test_several_answers_share_a_prompt_in_the_random_workload(records):
     options = ("--workload=random", "--samples-per-prompt=3", "--count-only")
     (counted,) = records("score", *options)
     assert counted["rollouts"] == 18
+    (without,) = records("score", *options, "--no-share-prompts")
+    assert counted["useful_flops"] == without["useful_flops"]
+    assert counted["executed_flops"] <= without["executed_flops"]
+    assert counted["attention_useful"] >= without["attention_useful"]
 
 
 def test_the_workload_is_that_of_other_trainers():
@@ -132,6 +136,11 @@ def test_the_workload_is_that_of_other_trainers():
 def test_examples_take_turns_among_teachers():
     examples = to_examples(step_pairs(5, 2, 3, 4, 64), 2, 64)
     assert [e.domain for e in examples] == [0, 1, 0, 1, 0]
+    several = to_examples(step_pairs(5, 2, 3, 4, 64), 2, 64, samples=2)
+    assert [e.domain for e in several] == [0, 0, 1, 1, 0]
+    assert [e.key.prompt_id == several[0].key.prompt_id for e in several] == [True] * 2 + [
+        False
+    ] * 3
     assert domain_names(2) == ["domain 0", "domain 1"]
     assert sum(e.weight * len(e.response) for e in examples) == pytest.approx(1)
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))
