@@ -115,11 +115,14 @@ class PackedBatch:
     a per-token field stands for the prediction made at s: of the token at s + 1 of the same
     segment, which is given in `targets`. Padding holds 0 in every field.
 
+    Samples of one prompt may share it: the prompt without its last token is a segment, and each
+    sample one that begins with that token.
+
     used: int32 scalar; the first `used` micro-batches hold something, the others are skipped.
     domains: int32 [M, R], the domain of each row.
     tokens: int32 ids that the model reads.
     positions: int32, from 0 within each example.
-    segments: int32; 1, 2, ... tell the examples of a row apart.
+    segments: int32, ascending along a row; they tell its examples apart, see `SegmentMask`.
     targets: int32 ids whose log-prob is taken; 0 where nothing is predicted.
     weights: float32, the share of each token in the loss; carries aggregation, masks and truncation
         rules, and is 0 outside responses.

@@ -47,15 +47,11 @@ def shared_folder(tmp_path_factory):
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def shared_compilations(shared_folder):
-    """Keeps compiled programs on disk, for later tests and for the processes that they start."""
+    """Keeps compiled programs on disk for the whole test run, and for processes that it starts."""
     folder = str(shared_folder / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    del os.environ["JAX_COMPILATION_CACHE_DIR"]
-    del os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]

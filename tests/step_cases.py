@@ -85,6 +85,25 @@ def make_examples(count=8, domains=1, seed=0, prompt=(1, 8), response=(1, 12), *
     return [one(i) for i in range(count)]
 
 
+def make_samples(prompts, count, prompt=(20, 60), response=(1, 40), seed=0, domains=1):
+    """Several samples of each of some prompts, their lengths at random."""
+    rng = np.random.default_rng(seed)
+    examples = make_examples(prompts * count, 1, seed, (1, 1), response)
+    read = [
+        rng.integers(1, TINY.vocab_size, rng.integers(*prompt), dtype=np.int32)
+        for _ in range(prompts)
+    ]
+    return [
+        dataclasses.replace(
+            e,
+            key=SampleKey(f"p{i // count}", i % count),
+            prompt=read[i // count],
+            domain=i // count % domains,
+        )
+        for i, e in enumerate(examples)
+    ]
+
+
 def random_values(examples, seed):
     """A plausible log-prob for each response token, by the key of the example."""
 

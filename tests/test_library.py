@@ -24,7 +24,7 @@ NOTEBOOK = json.loads(make_notebook.NOTEBOOK.read_text())
 
 
 @pytest.fixture(scope="module")
-def example(shared_compilations):
+def example():
     """The variables that the script leaves."""
     return runpy.run_path(str(make_notebook.SCRIPT), run_name="__main__")
 

@@ -124,7 +124,7 @@ def test_tiny_presets_are_complete(file, name, tmp_path):
     "file, name",
     [pytest.param(*p, marks=[pytest.mark.slow] * (p in RUN_ELSEWHERE)) for p in TINY_PAIRS],
 )
-def test_tiny_presets_run(file, name, tmp_path, shared_compilations):
+def test_tiny_presets_run(file, name, tmp_path):
     config = preset(file, name)
     config.update_from_flattened_dict(QUICK | {"data.cache_dir": DATASETS})
     result = train(from_config_dict(config), str(tmp_path / "run"))

@@ -201,7 +201,12 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         choices=choices(PackingSettings, "remat"),
         default=default["remat"],
         help="what the backward pass computes again: of each layer nothing, all but its attention, "
-        "or all",
+        "all, or all from inputs that the host keeps",
+    )
+    add(
+        "--no-share-prompts",
+        action="store_true",
+        help="compute the prompt of each sample, also where samples could share it",
     )
     add(
         "--compute-dtype",

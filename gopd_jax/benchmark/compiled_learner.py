@@ -26,6 +26,9 @@ def benchmark(args: argparse.Namespace) -> None:
 
     arguments_bytes, temporary_bytes, peak_bytes: of one device; the peak is arguments, results and
         temporaries together.
+    at_once_bytes: most bytes of one device that the compiler finds in use at one time; at most the
+        peak, because not all temporaries are in use together.
+    host_bytes: temporaries in the memory of the host, for each device.
 
     Raises:
         ValueError: libtpu is not installed or does not know the slice.
@@ -56,6 +59,8 @@ def benchmark(args: argparse.Namespace) -> None:
                 "arguments_bytes": memory.argument_size_in_bytes,
                 "temporary_bytes": memory.temp_size_in_bytes,
                 "peak_bytes": peak_bytes,
+                "at_once_bytes": memory.peak_memory_in_bytes,
+                "host_bytes": memory.host_temp_size_in_bytes,
                 "compile_seconds": program.compile_seconds,
                 "settings": settings_in_effect(args),
             }

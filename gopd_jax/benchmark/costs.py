@@ -11,7 +11,7 @@ import numpy as np
 
 from gopd_jax.learner.learner import Learner, Packed
 from gopd_jax.learner.operations import NO_COST, Cost, score_cost
-from gopd_jax.learner.packing import Example, fill, plan
+from gopd_jax.learner.packing import Example, fill, members_of, plan
 
 Figures = dict[str, Any]
 
@@ -24,15 +24,20 @@ def count(learner: Learner, examples: Sequence[Example], part: str) -> dict[str,
         examples: of the run.
         part: "score" is one model, "update" has a teacher and a reference, which score.
     """
-    decoder, scoring = learner.decoder(learner.student), NO_COST
-    for bucket, rows in zip(learner.buckets, plan(examples, learner.buckets), strict=True):
+    decoder, scoring, counted = learner.decoder(learner.student), NO_COST, set()
+    planned = plan(examples, learner.buckets, learner.sharing)
+    for bucket, rows in zip(learner.buckets, planned, strict=True):
         for start in range(0, len(rows), bucket.rows):
             micro = rows[start : start + bucket.rows]
             arrays, _ = fill(micro, bucket.rows, bucket.length, ())
-            members = [e for row in micro for e in row]
-            wanted_RS = arrays["weights"] > 0
-            segments_RS = arrays["segments"]
-            scoring += score_cost(decoder, members, segments_RS, wanted_RS, learner.devices)
+            scoring += score_cost(
+                decoder,
+                members_of(micro),
+                arrays["segments"],
+                arrays["weights"] > 0,
+                learner.devices,
+                counted,
+            )
     if part == "score":
         return {"score": scoring}
     return {"score": scoring + scoring, "update": learner.pack(examples).cost}

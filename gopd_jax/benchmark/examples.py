@@ -30,7 +30,7 @@ def make_examples(args: argparse.Namespace, vocab_size: int) -> list[Example]:
             vocab_size,
             args.seed,
         )
-    return to_examples(pairs, args.teachers, vocab_size)
+    return to_examples(pairs, args.teachers, vocab_size, args.samples_per_prompt)
 
 
 Pair = tuple[np.ndarray, np.ndarray]  # int32 ids of a prompt and of a response
@@ -74,16 +74,18 @@ def domain_names(teachers: int) -> list[str]:
     return [f"domain {i}" for i in range(teachers)]
 
 
-def to_examples(pairs: Sequence[Pair], teachers: int, vocab_size: int) -> list[Example]:
-    """Examples that weigh every response token the same.
+def to_examples(
+    pairs: Sequence[Pair], teachers: int, vocab_size: int, samples: int = 1
+) -> list[Example]:
+    """Examples that weigh every response token the same; so many at a time are of one prompt.
 
     Their behaviour log-probs are those of a sampler that draws every id with the same probability.
     """
     weight = 1 / sum(len(response) for _, response in pairs)
     return [
         Example(
-            key=SampleKey(f"{i:09}", 0),
-            domain=i % teachers,
+            key=SampleKey(f"{i // samples:09}", i % samples),
+            domain=i // samples % teachers,
             prompt=prompt,
             response=response,
             weight=weight,

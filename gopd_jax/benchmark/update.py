@@ -94,6 +94,7 @@ def make_learner(
         row_length=args.row_length,
         remat=args.remat,
         attention=args.attention,
+        share_prompts=not args.no_share_prompts,
     )
     return Learner(
         model,
@@ -105,6 +106,7 @@ def make_learner(
             longest=args.max_prompt_tokens + args.max_response_tokens,
             rows=settings.rows_per_micro_batch,
             row_length=settings.row_length,
+            samples=args.samples_per_prompt,
         ),
         updates=args.runs + MAX_WARM_UPS,
         dtype=compute_dtype(args.compute_dtype),

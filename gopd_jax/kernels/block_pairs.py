@@ -10,13 +10,15 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 import numpy as np
 
-from gopd_jax.kernels.packed_attention import SegmentMask
+from gopd_jax.kernels.packed_attention import SegmentMask, prefix_of
 
 # Queries, and keys, of a block. Longer blocks take fewer steps of the grid and compute more masked
 # scores where a segment begins and along the diagonal.
 BLOCK = 512
 LANES = 128  # of a vector register; blocks are multiples of it
-NOBODY = np.iinfo(np.int32).max  # first key of a query that attends to none
+NOBODY = np.iinfo(np.int32).max  # key of a query that attends to none
+# What `seen_keys` says of a query, by index.
+FIRST, PREFIX, PREFIX_END = range(3)
 
 
 @struct.dataclass
@@ -45,37 +47,83 @@ def block_size(length: int) -> int:
 def block_pairs(mask: SegmentMask) -> tuple[BlockPairs, BlockPairs]:
     """The pairs by query block, and the same by key block.
 
-    Their number grows with the sum of squares of the segments, plus one pair for each block without
-    any.
+    Their number grows with the sum of squares of the segments, and of their products with their
+    prefixes, plus one pair for each block without any.
     """
     offset = mask.key_segments.shape[1] - mask.query_segments.shape[1]
-    first_BT = first_keys(mask)
-    size_t, size_s = (block_size(x.shape[1]) for x in (first_BT, mask.key_segments))
-    first_BT = pad(first_BT, size_t, 1, NOBODY)
-    return _pairs(first_BT, offset, size_t, pl.cdiv(mask.key_segments.shape[1], size_s), size_s)
+    seen_B3T = seen_keys(mask)
+    size_t, size_s = (block_size(x.shape[-1]) for x in (seen_B3T, mask.key_segments))
+    seen_B3T = pad(seen_B3T, size_t, 2, NOBODY)
+    return _pairs(seen_B3T, offset, size_t, pl.cdiv(mask.key_segments.shape[1], size_s), size_s)
 
 
-def first_keys(mask: SegmentMask) -> jax.Array:
-    """The first key of each query's segment, int32 [B, T]; NOBODY for padding."""
-    key_BS = mask.key_segments
-    starts_BS = jnp.pad(key_BS[:, 1:] != key_BS[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    first_BS = jax.lax.cummax(jnp.where(starts_BS, mask.key_index, 0), axis=1)
-    first_BT = first_BS[:, key_BS.shape[1] - mask.query_segments.shape[1] :]
-    return jnp.where(mask.query_segments > 0, first_BT, NOBODY).astype(jnp.int32)
+def seen_keys(mask: SegmentMask) -> jax.Array:
+    """The keys that each query sees up to itself, int32 [B, 3, T]; NOBODY for padding.
+
+    FIRST is the first key of its segment; PREFIX and PREFIX_END are the first key of its prefix,
+    and one beyond the last. All three are equal where the segment has no prefix.
+    """
+    key_BS, prefix_BS = mask.key_segments, prefix_of(mask.key_segments)
+
+    def latest(begins_BS: jax.Array) -> jax.Array:
+        return jax.lax.cummax(jnp.where(begins_BS, mask.key_index, 0), axis=1)
+
+    begins_BS, group_BS = _changes(key_BS), _changes(prefix_BS)
+    member_BS = key_BS != prefix_BS
+    after_prefix_BS = jnp.pad(~member_BS[:, :-1], ((0, 0), (1, 0)))
+    first_member_BS = begins_BS & member_BS & (group_BS | after_prefix_BS)
+    first_BS = latest(begins_BS)
+    prefix_B2S = jnp.stack([latest(group_BS), latest(first_member_BS)], axis=1)
+    prefix_B2S = jnp.where(member_BS[:, None], prefix_B2S, first_BS[:, None])
+    seen_B3S = jnp.concatenate([first_BS[:, None], prefix_B2S], axis=1)
+    seen_B3T = seen_B3S[:, :, key_BS.shape[1] - mask.query_segments.shape[1] :]
+    return jnp.where(mask.query_segments[:, None] > 0, seen_B3T, NOBODY).astype(jnp.int32)
+
+
+def _changes(segments_BS: jax.Array) -> jax.Array:
+    """Where a number differs from the one before it."""
+    changes_BS = segments_BS[:, 1:] != segments_BS[:, :-1]
+    return jnp.pad(changes_BS, ((0, 0), (1, 0)), constant_values=True)
+
+
+def sees(seen_3: jax.Array, query: jax.Array, key: jax.Array) -> jax.Array:
+    """Whether a query sees a key.
+
+    Args:
+        seen_3: what `seen_keys` says of the query, FIRST, PREFIX and PREFIX_END.
+        query, key: their indices among the keys.
+    """
+    between = (key >= seen_3[PREFIX_END]) & (key < seen_3[FIRST])  # of other samples
+    return (key >= seen_3[PREFIX]) & (key <= query) & ~between
+
+
+def prefix_bounds(seen_3t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys that a block of queries sees before its segments: the first, and one beyond the last
+    one.
+
+    They are the prefix of its first segment, for other prefixes are not earlier. If there are none,
+    the second number is 0.
+    """
+    earlier_t = seen_3t[PREFIX] < jnp.min(seen_3t[FIRST])
+    return jnp.min(seen_3t[PREFIX]), jnp.max(jnp.where(earlier_t, seen_3t[PREFIX_END], 0))
 
 
 def _pairs(
-    first_BT: jax.Array, offset: int, size_t: int, key_blocks: int, size_s: int
+    seen_B3T: jax.Array, offset: int, size_t: int, key_blocks: int, size_s: int
 ) -> tuple[BlockPairs, BlockPairs]:
-    B, T = first_BT.shape
+    B, _, T = seen_B3T.shape
     query_blocks = T // size_t
     index_T = offset + np.arange(T)
-    first_BIt = first_BT.reshape(B, query_blocks, size_t)
-    last_BT = jnp.where(first_BT < NOBODY, index_T, -1)
+    first_BIt = seen_B3T[:, FIRST].reshape(B, query_blocks, size_t)
+    last_BT = jnp.where(seen_B3T[:, FIRST] < NOBODY, index_T, -1)
     last_BI = last_BT.reshape(first_BIt.shape).max(axis=2)
     block_J = np.arange(key_blocks)
     needed_BIJ = first_BIt.min(axis=2)[..., None] < (block_J + 1) * size_s
     needed_BIJ &= last_BI[..., None] >= block_J * size_s
+    seen_BI3t = seen_B3T.reshape(B, 3, query_blocks, size_t).swapaxes(1, 2)
+    prefix_BI, end_BI = jax.vmap(jax.vmap(prefix_bounds))(seen_BI3t)
+    of_prefix_BIJ = prefix_BI[..., None] < (block_J + 1) * size_s
+    needed_BIJ |= of_prefix_BIJ & (end_BI[..., None] > block_J * size_s)
     causal_IJ = index_T[size_t - 1 :: size_t, None] >= block_J * size_s
     most = B * (int(causal_IJ.sum()) + query_blocks + key_blocks)
     return _listed(needed_BIJ, most), _listed(needed_BIJ.swapaxes(1, 2), most)

@@ -5,12 +5,15 @@ one vector per query head. The same operation serves packed training rows and ch
 not rotate, project or cache anything.
 """
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+# Segment numbers from here on have a group and a member: number = group * MEMBERS + member.
+MEMBERS = 1 << 12
 NEVER = -1e30  # a score that softmax turns into 0; -inf would make NaN of a row without keys
 # What a rematerialised block may keep: outputs and normalisers, by `checkpoint_name`.
 SAVED = "packed attention"
@@ -20,8 +23,11 @@ SAVED = "packed attention"
 class SegmentMask:
     """Which query attends to which key.
 
-    Query t of row b attends to key s if and only if
-    `query_segments[b, t] == key_segments[b, s]` and `key_index[s] <= query_index[t]`.
+    Query t of row b attends to key s if and only if `key_index[s] <= query_index[t]` and
+    `key_segments[b, s]` is `query_segments[b, t]` or `prefix_of(query_segments[b, t])`.
+
+    So several samples share a prompt: it is member 0 of a group, and its samples, the segments that
+    follow it, are the members 1, 2, ... Segments ascend along a row.
 
     The queries are always the last T of the S keys: `key_index` is `arange(S)` and `query_index` is
     `S - T + arange(T)`. A kernel may rely on this, and on segment 0 being padding, whose output
@@ -37,6 +43,18 @@ class SegmentMask:
     key_segments: jax.Array
     query_index: jax.Array
     key_index: jax.Array
+
+
+Segments = TypeVar("Segments", jax.Array, np.ndarray)
+
+
+def prefix_of(segments: Segments) -> Segments:
+    """The segment whose keys the queries of a segment see besides its own.
+
+    It is member 0 of its group; a segment of a number below `MEMBERS` is a group of its own.
+    """
+    first = segments & -MEMBERS
+    return first + segments * (first == 0)
 
 
 class PackedAttention(Protocol):
@@ -70,8 +88,9 @@ def plain(
     scores_BKGTS = jnp.einsum(
         "btkgh,bksh->bkgts", query_BTKGH, key_BKSH, preferred_element_type=jnp.float32
     )
-    same_BTS = mask.query_segments[:, :, None] == mask.key_segments[:, None, :]
-    attends_BTS = same_BTS & (mask.key_index[None, None, :] <= mask.query_index[None, :, None])
+    query_BT1, key_B1S = mask.query_segments[:, :, None], mask.key_segments[:, None, :]
+    seen_BTS = (key_B1S == query_BT1) | (key_B1S == prefix_of(query_BT1))
+    attends_BTS = seen_BTS & (mask.key_index[None, None, :] <= mask.query_index[None, :, None])
     scores_BKGTS = jnp.where(attends_BTS[:, None, None], scores_BKGTS * H**-0.5, NEVER)
     weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(value_BKSH.dtype)
     return jnp.einsum("bkgts,bksh->btkgh", weights_BKGTS, value_BKSH).reshape(B, T, N, H)

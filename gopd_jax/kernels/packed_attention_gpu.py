@@ -1,11 +1,12 @@
 """Attention among packed sequences on NVIDIA GPUs: Pallas kernels on the Triton backend.
 
-The tokens of a segment follow each other, so that the keys which a block of queries attends to are
-one range, from the first key of its first segment to its own last query. Each kernel computes its
-range and loops over the blocks in it; blocks that causality or the segments exclude are neither
-read nor computed. There are three kernels: the output with the normaliser of each query, the
-gradient of the queries, and that of keys and values. The gradients compute the scores again. One
-program of the last kernel runs all query heads of its key/value head, so that nothing is added
+The tokens of a segment follow each other, and so do the segments that share a prefix. The keys
+which a block of queries attends to are therefore two ranges: the prefix of its first segment, and
+from the first key of this segment to its own last query. The queries that attend to a block of keys
+are one range. Each kernel computes its ranges and loops over the blocks in them; other blocks are
+neither read nor computed. There are three kernels: the output with the normaliser of each query,
+the gradient of the queries, and that of keys and values. The gradients compute the scores again.
+One program of the last kernel runs all query heads of its key/value head, so that nothing is added
 atomically and results repeat to the bit.
 
 Exponentials are to base 2, which is what a GPU computes.
@@ -21,8 +22,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
 
-from gopd_jax.kernels.block_pairs import NOBODY, first_keys
-from gopd_jax.kernels.packed_attention import SAVED, SegmentMask
+from gopd_jax.kernels.block_pairs import FIRST, NOBODY, prefix_bounds, seen_keys, sees
+from gopd_jax.kernels.packed_attention import SAVED, SegmentMask, prefix_of
 from gopd_jax.runtime.mesh import on_each_device
 
 # Queries, and keys, of a block. A guess: the kernels have not run on a GPU yet.
@@ -37,6 +38,7 @@ QUERY = ("batch", None, "kv_heads", None)
 KEY = ("batch", "kv_heads", None, None)
 NUMBER = ("batch", "kv_heads", None)
 TOKENS = ("batch", None)
+SEEN = ("batch", None, None)
 
 
 # ---- Kernels. One program has one block of queries of a head, or of keys of a key/value head.
@@ -54,6 +56,12 @@ def _load(ref, there: jax.Array) -> jax.Array:
     So neither NaN in padding nor what lies beyond a row reaches a product, and no array is padded.
     """
     return plgpu.load(ref, mask=there[:, None], other=0.0)
+
+
+def _load_seen(ref, rows: slice, inside_t: jax.Array) -> list[jax.Array]:
+    """What `seen_keys` says of some queries, three arrays [t]; NOBODY for those beyond the row."""
+    # The interpreter takes no Python number as an index.
+    return [plgpu.load(ref.at[jnp.int32(i), rows], mask=inside_t, other=NOBODY) for i in range(3)]
 
 
 def _positions(block: jax.Array, size: int) -> jax.Array:
@@ -75,41 +83,48 @@ class _Queries:
     """The block of queries of a program, and the keys that it attends to.
 
     inside_t: whether a query is in the row, which no block needs to divide.
-    first_t, own_t: the first and the last key that a query attends to.
     live_t: whether it is no padding.
-    low, high: the first and the last key of all of them; blocks are those from one to the other.
+    loop: the first and one beyond the last number of a block of keys; `keys` says where it is.
     """
 
-    def __init__(self, first_ref, block: jax.Array, length: int, offset: int):
-        size = first_ref.shape[0]
+    def __init__(self, seen_ref, block: jax.Array, length: int, offset: int):
+        self.size = size = seen_ref.shape[1]
         at_t = _positions(block, size)
         self.inside_t = at_t < length
-        self.first_t = plgpu.load(first_ref, mask=self.inside_t, other=NOBODY)
-        self.live_t = self.first_t < NOBODY
-        self.own_t = at_t + offset
-        self.low = jnp.min(self.first_t)
-        self.high = jnp.max(jnp.where(self.live_t, self.own_t, -1))
-        self.blocks = _blocks(self.low, self.high, size)
+        self._seen_3t = _load_seen(seen_ref, slice(None), self.inside_t)
+        self.live_t = self._seen_3t[FIRST] < NOBODY
+        self._own_t = at_t + offset
+        self._low = jnp.min(self._seen_3t[FIRST])
+        self._high = jnp.max(jnp.where(self.live_t, self._own_t, -1))
+        self._prefix, self._prefix_end = prefix_bounds(self._seen_3t)
+        self._first_own, end = _blocks(self._low, self._high, size)
+        self._first_prefix, prefix_end = _blocks(self._prefix, self._prefix_end - 1, size)
+        # A block that both ranges meet is run once, with the second one.
+        of_prefix = jnp.minimum(prefix_end, self._first_own) - self._first_prefix
+        self._of_prefix = jnp.maximum(of_prefix, 0)
+        self.loop = 0, self._of_prefix + jnp.maximum(end - self._first_own, 0)
 
-    def keys(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Which keys of a block have to be read, and which query sees which."""
-        key_s = _positions(block, self.first_t.shape[0])
-        sees_ts = (key_s[None] >= self.first_t[:, None]) & (key_s[None] <= self.own_t[:, None])
-        return (key_s >= self.low) & (key_s <= self.high), sees_ts
+    def keys(self, i: jax.Array):
+        """The rows of a block of keys, which of them to read, and which query sees which."""
+        own = self._first_own + i - self._of_prefix
+        block = jnp.where(i < self._of_prefix, self._first_prefix + i, own)
+        key_s = _positions(block, self.size)
+        there_s = (key_s >= self._low) & (key_s <= self._high)
+        there_s |= (key_s >= self._prefix) & (key_s < self._prefix_end)
+        sees_ts = sees([x[:, None] for x in self._seen_3t], self._own_t[:, None], key_s[None])
+        return pl.ds(block * self.size, self.size), there_s, sees_ts
 
 
 def _forward_kernel(
-    first_ref, query_ref, key_ref, value_ref, out_ref, norm_ref,
+    seen_ref, query_ref, key_ref, value_ref, out_ref, norm_ref,
     *, length: int, offset: int, scale: float,
 ):  # fmt: skip
-    size = first_ref.shape[0]
-    queries = _Queries(first_ref, pl.program_id(0), length, offset)
+    queries = _Queries(seen_ref, pl.program_id(0), length, offset)
     query_tH = _load(query_ref, queries.live_t)
 
-    def body(block, carry):
+    def body(i, carry):
         total_t, largest_t, out_tH = carry
-        rows = pl.ds(block * size, size)
-        there_s, sees_ts = queries.keys(block)
+        rows, there_s, sees_ts = queries.keys(i)
         key_sH, value_sH = (_load(ref.at[rows, :], there_s) for ref in (key_ref, value_ref))
         scores_ts = _scores(query_tH, key_sH, sees_ts, scale)
         new_largest_t = jnp.maximum(largest_t, jnp.max(scores_ts, axis=1))
@@ -119,9 +134,9 @@ def _forward_kernel(
         total_t = total_t * shrink_t + jnp.sum(shares_ts, axis=1)
         return total_t, new_largest_t, out_tH * shrink_t[:, None] + added_tH
 
-    zeros_t = jnp.zeros((size,), jnp.float32)
+    zeros_t = jnp.zeros((queries.size,), jnp.float32)
     start = zeros_t, zeros_t + SMALLEST, jnp.zeros(query_tH.shape, jnp.float32)
-    total_t, largest_t, out_tH = jax.lax.fori_loop(*queries.blocks, body, start)
+    total_t, largest_t, out_tH = jax.lax.fori_loop(*queries.loop, body, start)
     total_t = jnp.where(total_t > 0, total_t, 1.0)  # 0 where a query attends to no key
     out_tH = (out_tH / total_t[:, None]).astype(out_ref.dtype)
     plgpu.store(out_ref, out_tH, mask=queries.inside_t[:, None])
@@ -137,19 +152,17 @@ def _score_gradients(sees_ts, query_tH, key_sH, value_sH, grad_tH, norm_t, mean_
 
 
 def _query_kernel(
-    first_ref, query_ref, key_ref, value_ref, grad_ref, norm_ref, mean_ref, out_ref,
+    seen_ref, query_ref, key_ref, value_ref, grad_ref, norm_ref, mean_ref, out_ref,
     *, length: int, offset: int, scale: float,
 ):  # fmt: skip
-    size = first_ref.shape[0]
-    queries = _Queries(first_ref, pl.program_id(0), length, offset)
+    queries = _Queries(seen_ref, pl.program_id(0), length, offset)
     query_tH, grad_tH = (_load(ref, queries.live_t) for ref in (query_ref, grad_ref))
     norm_t, mean_t = (
         plgpu.load(ref, mask=queries.live_t, other=0.0) for ref in (norm_ref, mean_ref)
     )
 
-    def body(block, out_tH):
-        rows = pl.ds(block * size, size)
-        there_s, sees_ts = queries.keys(block)
+    def body(i, out_tH):
+        rows, there_s, sees_ts = queries.keys(i)
         key_sH, value_sH = (_load(ref.at[rows, :], there_s) for ref in (key_ref, value_ref))
         _, grad_scores_ts = _score_gradients(
             sees_ts, query_tH, key_sH, value_sH, grad_tH, norm_t, mean_t, scale
@@ -157,12 +170,12 @@ def _query_kernel(
         return out_tH + _dot(grad_scores_ts, key_sH)
 
     start = jnp.zeros(query_tH.shape, jnp.float32)
-    out_tH = jax.lax.fori_loop(*queries.blocks, body, start)
+    out_tH = jax.lax.fori_loop(*queries.loop, body, start)
     plgpu.store(out_ref, out_tH.astype(out_ref.dtype), mask=queries.inside_t[:, None])
 
 
 def _key_value_kernel(
-    first_ref, last_ref, query_ref, key_ref, value_ref, grad_ref, norm_ref, mean_ref,
+    seen_ref, last_ref, query_ref, key_ref, value_ref, grad_ref, norm_ref, mean_ref,
     key_out_ref, value_out_ref, *, length: int, offset: int, scale: float,
 ):  # fmt: skip
     """`length` is that of the keys."""
@@ -180,8 +193,8 @@ def _key_value_kernel(
             grad_key_sH, grad_value_sH = grads
             rows = pl.ds(block * size, size)
             at_t = _positions(block, size)
-            first_t = plgpu.load(first_ref.at[rows], mask=at_t < length - offset, other=NOBODY)
-            live_t = first_t < NOBODY
+            seen_3t = _load_seen(seen_ref, rows, at_t < length - offset)
+            live_t = seen_3t[FIRST] < NOBODY
             query_tH, grad_tH = (
                 _load(ref.at[rows, head, :], live_t) for ref in (query_ref, grad_ref)
             )
@@ -189,8 +202,7 @@ def _key_value_kernel(
                 plgpu.load(ref.at[head, rows], mask=live_t, other=0.0)
                 for ref in (norm_ref, mean_ref)
             )
-            sees_ts = key_s[None] >= first_t[:, None]
-            sees_ts &= key_s[None] <= at_t[:, None] + offset
+            sees_ts = sees([x[:, None] for x in seen_3t], at_t[:, None] + offset, key_s[None])
             shares_ts, grad_scores_ts = _score_gradients(
                 sees_ts, query_tH, key_sH, value_sH, grad_tH, norm_t, mean_t, scale
             )
@@ -219,11 +231,12 @@ def _specs(block: int, T: int, S: int, group: int, H: int) -> dict[str, pl.Block
         "query": pl.BlockSpec((None, block, None, H), lambda i, n, b: (b, i, n, 0)),
         "number": pl.BlockSpec((None, None, block), lambda i, n, b: (b, n, i)),
         "token": pl.BlockSpec((None, block), lambda i, n, b: (b, i)),
+        "seen": pl.BlockSpec((None, 3, block), lambda i, n, b: (b, 0, i)),
         "all keys": pl.BlockSpec((None, None, s, H), lambda i, n, b: (b, n // group, 0, 0)),
         "key": pl.BlockSpec((None, None, block, H), lambda i, k, b: (b, k, i, 0)),
         "all queries": pl.BlockSpec((None, t, group, H), lambda i, k, b: (b, 0, k, 0)),
         "all numbers": pl.BlockSpec((None, group, t), lambda i, k, b: (b, k, 0)),
-        "all tokens": pl.BlockSpec((None, t), lambda i, k, b: (b, 0)),
+        "all seen": pl.BlockSpec((None, 3, t), lambda i, k, b: (b, 0, 0)),
     }
 
 
@@ -269,14 +282,14 @@ def _wide(*arrays: jax.Array) -> list[jax.Array]:
     return [jnp.pad(x, [(0, 0)] * 3 + [(0, more)]) if more else x for x in arrays]
 
 
-def _forward(query, key, value, first, *, interpret: bool):
+def _forward(query, key, value, seen, *, interpret: bool):
     """The output [B, T, N, H], and the log of the softmax's norm to base 2, float32 [B, N, T]."""
     H = query.shape[-1]
     query, key, value = _wide(query, key, value)
     B, T, N, _ = query.shape
     out, norm = _call(
         _forward_kernel,
-        [("token", first), ("query", query), ("all keys", key), ("all keys", value)],
+        [("seen", seen), ("query", query), ("all keys", key), ("all keys", value)],
         [
             ("query", jax.ShapeDtypeStruct(query.shape, value.dtype)),
             ("number", jax.ShapeDtypeStruct((B, N, T), jnp.float32)),
@@ -286,7 +299,7 @@ def _forward(query, key, value, first, *, interpret: bool):
     return out[..., :H], norm
 
 
-def _backward(query, key, value, first, last, out, norm, grad, *, interpret: bool):
+def _backward(query, key, value, seen, last, out, norm, grad, *, interpret: bool):
     """Gradients of queries, keys and values."""
     H = query.shape[-1]
     # sum_s p_s dp_s, which softmax takes from every dp
@@ -295,7 +308,7 @@ def _backward(query, key, value, first, last, out, norm, grad, *, interpret: boo
     (grad_query,) = _call(
         _query_kernel,
         [
-            ("token", first), ("query", query), ("all keys", key), ("all keys", value),
+            ("seen", seen), ("query", query), ("all keys", key), ("all keys", value),
             ("query", grad), ("number", norm), ("number", mean),
         ],
         [("query", _like(query))],
@@ -304,7 +317,7 @@ def _backward(query, key, value, first, last, out, norm, grad, *, interpret: boo
     grad_key, grad_value = _call(
         _key_value_kernel,
         [
-            ("all tokens", first), ("token", last), ("all queries", query), ("key", key),
+            ("all seen", seen), ("token", last), ("all queries", query), ("key", key),
             ("key", value), ("all queries", grad), ("all numbers", norm), ("all numbers", mean),
         ],
         [("key", _like(key)), ("key", _like(value))],
@@ -314,21 +327,21 @@ def _backward(query, key, value, first, last, out, norm, grad, *, interpret: boo
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(query, key, value, first, last, interpret: bool):
-    return _attend_forward(query, key, value, first, last, interpret)[0]
+def _attend(query, key, value, seen, last, interpret: bool):
+    return _attend_forward(query, key, value, seen, last, interpret)[0]
 
 
-def _attend_forward(query, key, value, first, last, interpret: bool):
+def _attend_forward(query, key, value, seen, last, interpret: bool):
     forward = functools.partial(_forward, interpret=interpret)
-    run = on_each_device(forward, (QUERY, KEY, KEY, TOKENS), (QUERY, NUMBER))
-    out, norm = run(query, key, value, first)
+    run = on_each_device(forward, (QUERY, KEY, KEY, SEEN), (QUERY, NUMBER))
+    out, norm = run(query, key, value, seen)
     out, norm = checkpoint_name(out, SAVED), checkpoint_name(norm, SAVED)
-    return out, (query, key, value, first, last, out, norm)
+    return out, (query, key, value, seen, last, out, norm)
 
 
 def _attend_backward(interpret: bool, kept, grad_out):
     backward = functools.partial(_backward, interpret=interpret)
-    inputs = (QUERY, KEY, KEY, TOKENS, TOKENS, QUERY, NUMBER, QUERY)
+    inputs = (QUERY, KEY, KEY, SEEN, TOKENS, QUERY, NUMBER, QUERY)
     run = on_each_device(backward, inputs, (QUERY, KEY, KEY))
     return *run(*kept, grad_out), None, None
 
@@ -338,10 +351,14 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 def last_queries(mask: SegmentMask) -> jax.Array:
     """The last query that attends to each key, int32 [B, S]; negative where there is none."""
-    key_BS = mask.key_segments
-    ends_BS = jnp.pad(key_BS[:, 1:] != key_BS[:, :-1], ((0, 0), (0, 1)), constant_values=True)
-    ends_BS = jnp.where(ends_BS, mask.key_index, NOBODY)
-    last_BS = jax.lax.cummin(ends_BS, axis=1, reverse=True)
+    key_BS, prefix_BS = mask.key_segments, prefix_of(mask.key_segments)
+
+    def next_end(x_BS: jax.Array) -> jax.Array:
+        ends_BS = jnp.pad(x_BS[:, 1:] != x_BS[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+        return jax.lax.cummin(jnp.where(ends_BS, mask.key_index, NOBODY), axis=1, reverse=True)
+
+    # A prefix is seen by the rest of its group.
+    last_BS = jnp.where(key_BS == prefix_BS, next_end(prefix_BS), next_end(key_BS))
     offset = key_BS.shape[1] - mask.query_segments.shape[1]
     return jnp.where(key_BS > 0, last_BS - offset, -1).astype(jnp.int32)
 
@@ -375,5 +392,5 @@ def pallas_gpu(
             f"dtypes {sorted(dtypes)} of queries, keys and values: packed attention "
             "kernel='pallas_gpu' expected one of 'float32', 'bfloat16' and 'float16' for all"
         )
-    first_BT, last_BS = first_keys(mask), last_queries(mask)
-    return _attend(query_BTNH, key_BKSH, value_BKSH, first_BT, last_BS, interpret)
+    seen_B3T, last_BS = seen_keys(mask), last_queries(mask)
+    return _attend(query_BTNH, key_BKSH, value_BKSH, seen_B3T, last_BS, interpret)

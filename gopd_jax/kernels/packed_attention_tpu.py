@@ -24,8 +24,9 @@ from gopd_jax.kernels.block_pairs import (
     BlockPairs,
     block_pairs,
     block_size,
-    first_keys,
     pad,
+    seen_keys,
+    sees,
 )
 from gopd_jax.kernels.packed_attention import SAVED, SegmentMask
 from gopd_jax.runtime.mesh import RULES
@@ -50,17 +51,17 @@ def _at_ends(outer_ref) -> tuple[jax.Array, jax.Array]:
     return (step == 0) | (before != outer_ref[step]), outer_ref[step + 1] != outer_ref[step]
 
 
-def _attends(first_ref, query_block: jax.Array, key_block: jax.Array, size_s: int, offset: int):
+def _attends(seen_ref, query_block: jax.Array, key_block: jax.Array, size_s: int, offset: int):
     """Which query attends to which key, bool [keys, queries]."""
-    first_1t = first_ref[0]
-    size_t = first_1t.shape[1]
+    seen_31t = [seen_ref[0, pl.ds(i, 1)] for i in range(3)]
+    size_t = seen_ref.shape[2]
     key_st = jax.lax.broadcasted_iota(jnp.int32, (size_s, size_t), 0) + key_block * size_s
     query_st = jax.lax.broadcasted_iota(jnp.int32, (size_s, size_t), 1) + query_block * size_t
-    return (key_st >= first_1t) & (key_st <= query_st + offset)
+    return sees(seen_31t, query_st + offset, key_st)
 
 
 def _forward_kernel(
-    outer_ref, inner_ref, first_ref, query_ref, key_ref, value_ref, out_ref, lse_ref, *scratch,
+    outer_ref, inner_ref, seen_ref, query_ref, key_ref, value_ref, out_ref, lse_ref, *scratch,
     blocks: int, offset: int,
 ):  # fmt: skip
     out_acc, total_acc, largest_acc = scratch  # [G, H, t], [G, 1, t], [G, 1, t]
@@ -77,7 +78,7 @@ def _forward_kernel(
     @pl.when(key_block >= 0)
     def _():
         key_sH, value_sH = key_ref[0, 0], value_ref[0, 0]
-        sees_st = _attends(first_ref, outer_ref[step] % blocks, key_block, key_sH.shape[0], offset)
+        sees_st = _attends(seen_ref, outer_ref[step] % blocks, key_block, key_sH.shape[0], offset)
         for head in range(query_ref.shape[2]):
             query_tH = query_ref[0, 0, head]
             scores_st = _dot(key_sH, query_tH, 1, 1) * query_tH.shape[1] ** -0.5
@@ -114,7 +115,7 @@ def _score_gradients(head: int, sees_st: jax.Array, query_tH, key_sH, value_sH, 
 
 
 def _query_kernel(
-    outer_ref, inner_ref, first_ref, query_ref, key_ref, value_ref, *refs, blocks: int, offset: int
+    outer_ref, inner_ref, seen_ref, query_ref, key_ref, value_ref, *refs, blocks: int, offset: int
 ):
     *refs, out_ref, acc = refs  # acc: [G, H, t]
     step = pl.program_id(1)
@@ -128,7 +129,7 @@ def _query_kernel(
     @pl.when(key_block >= 0)
     def _():
         key_sH, value_sH = key_ref[0, 0], value_ref[0, 0]
-        sees_st = _attends(first_ref, outer_ref[step] % blocks, key_block, key_sH.shape[0], offset)
+        sees_st = _attends(seen_ref, outer_ref[step] % blocks, key_block, key_sH.shape[0], offset)
         for head in range(query_ref.shape[2]):
             query_tH = query_ref[0, 0, head]
             _, grad_scores_st = _score_gradients(head, sees_st, query_tH, key_sH, value_sH, refs)
@@ -141,7 +142,7 @@ def _query_kernel(
 
 
 def _key_value_kernel(
-    outer_ref, inner_ref, first_ref, query_ref, key_ref, value_ref, *refs, blocks: int, offset: int
+    outer_ref, inner_ref, seen_ref, query_ref, key_ref, value_ref, *refs, blocks: int, offset: int
 ):
     *refs, key_out_ref, value_out_ref, key_acc, value_acc = refs  # [s, H] each
     step = pl.program_id(1)
@@ -156,9 +157,7 @@ def _key_value_kernel(
     @pl.when(query_block >= 0)
     def _():
         key_sH, value_sH = key_ref[0, 0], value_ref[0, 0]
-        sees_st = _attends(
-            first_ref, query_block, outer_ref[step] % blocks, key_sH.shape[0], offset
-        )
+        sees_st = _attends(seen_ref, query_block, outer_ref[step] % blocks, key_sH.shape[0], offset)
         for head in range(query_ref.shape[2]):
             query_tH = query_ref[0, 0, head]
             shares_st, grad_scores_st = _score_gradients(
@@ -180,13 +179,13 @@ def _key_value_kernel(
 class _Blocks:
     """What the three calls share.
 
-    first: int32 [B, 1, T], first key of each query.
+    seen: int32 [B, 3, T], see `seen_keys`.
     offset: index of the first query among the keys.
     """
 
     by_query: BlockPairs
     by_key: BlockPairs
-    first: jax.Array
+    seen: jax.Array
     offset: int = struct.field(pytree_node=False)
     interpret: bool = struct.field(pytree_node=False)
 
@@ -196,7 +195,7 @@ def _specs(
 ) -> dict[str, pl.BlockSpec]:
     """The blocks of arrays by what they hold, for queries of this shape [B, K, G, T, H].
 
-    query: [B, K, G, T, H]. number: [B, K, G, T], one per query. first: [B, 1, T]. key: of keys or
+    query: [B, K, G, T, H]. number: [B, K, G, T], one per query. seen: [B, 3, T]. key: of keys or
     values, [B, K, S, H].
     """
     _, _, G, T, H = shape
@@ -215,7 +214,7 @@ def _specs(
     def number(head, step, outer, inner):
         return query(head, step, outer, inner)[:4]
 
-    def first(head, step, outer, inner):
+    def seen(head, step, outer, inner):
         row, query_block, _ = place(step, outer, inner)
         return row, 0, query_block
 
@@ -226,7 +225,7 @@ def _specs(
     return {
         "query": pl.BlockSpec((1, 1, G, size_t, H), query),
         "number": pl.BlockSpec((1, 1, G, size_t), number),
-        "first": pl.BlockSpec((1, 1, size_t), first),
+        "seen": pl.BlockSpec((1, 3, size_t), seen),
         "key": pl.BlockSpec((1, 1, size_s, H), key),
     }
 
@@ -254,14 +253,14 @@ def _call(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(key_BKSH.shape[1], pairs.count),
-            in_specs=[specs["first"], *(specs[kind] for kind, _ in inputs)],
+            in_specs=[specs["seen"], *(specs[kind] for kind, _ in inputs)],
             out_specs=[specs[kind] for kind, _ in outputs],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
         ),
         out_shape=[shape for _, shape in outputs],
         interpret=blocks.interpret,
         name=name,
-    )(pairs.outer, pairs.inner, blocks.first, *(x for _, x in inputs))
+    )(pairs.outer, pairs.inner, blocks.seen, *(x for _, x in inputs))
 
 
 def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -350,8 +349,8 @@ def _on_device(
         pad(jnp.where(live_B1S1, x, 0), size_s, axis=2) for x in (key_BKSH, value_BKSH)
     )
     query_BKGTH = query_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    first_BT = pad(first_keys(mask), size_t, 1, NOBODY)
-    blocks = _Blocks(*block_pairs(mask), first_BT[:, None], S - T, interpret)
+    seen_B3T = pad(seen_keys(mask), size_t, 2, NOBODY)
+    blocks = _Blocks(*block_pairs(mask), seen_B3T, S - T, interpret)
     out_BKGTH = _attention(pad(query_BKGTH, size_t, axis=3), key_BKSH, value_BKSH, blocks)
     out_BTNH = out_BKGTH[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
     return jnp.where(live_BT11, out_BTNH, 0)

@@ -18,7 +18,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from gopd_jax.kernels.packed_attention import NEVER, SAVED, SegmentMask, plain
+from gopd_jax.kernels.packed_attention import NEVER, SAVED, SegmentMask, plain, prefix_of
 from gopd_jax.runtime.mesh import on_each_device
 
 # Logical axes of the arrays. Query heads are split as their key heads are.
@@ -106,14 +106,18 @@ class Items:
 
 def blocks_needed(
     query_segments_RT: jax.Array, key_segments_RS: jax.Array, block: int
-) -> jax.Array:
-    """How many key blocks, its own and earlier ones, each block of queries has to see.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The key blocks that each block of queries has to see: two ranges.
 
     Segments ascend along a row, so that the blocks that hold some of the segments of a query block
-    are neighbours. T and S are multiples of `block`, and the queries are the last T of S tokens.
+    are neighbours, and so are those with the prefix of its first segment. Other prefixes are not
+    earlier than its first segment. T and S are multiples of `block`, and the queries are the last T
+    of S tokens.
 
     Returns:
-        int32 [R, T / block]; 0 for a block of padding.
+        int32 [R, T / block] each: the number of blocks of its own segments up to its own block, 0
+        for a block of padding; the first block of the prefix; and the number of blocks of the
+        prefix before those of its own segments.
     """
     R = query_segments_RT.shape[0]
 
@@ -129,23 +133,43 @@ def blocks_needed(
     shares_RQK = (low_RQ[:, :, None] <= high_RK[:, None]) & (low_RK[:, None] <= high_RQ[:, :, None])
     shares_RQK &= jnp.arange(K) <= own_Q[:, None]
     first_RQ = jnp.argmax(shares_RQK, axis=-1).astype(jnp.int32)
-    return jnp.where(jnp.any(shares_RQK, axis=-1), own_Q - first_RQ + 1, 0)
+    needed_RQ = jnp.where(jnp.any(shares_RQK, axis=-1), own_Q - first_RQ + 1, 0)
+    prefix_RQ1 = prefix_of(low_RQ)[:, :, None]
+    has_RQK = (low_RK[:, None] <= prefix_RQ1) & (prefix_RQ1 <= high_RK[:, None])
+    has_RQK &= (jnp.arange(K) < first_RQ[:, :, None]) & (needed_RQ > 0)[:, :, None]
+    first_prefix_RQ = jnp.argmax(has_RQK, axis=-1).astype(jnp.int32)
+    return needed_RQ, first_prefix_RQ, jnp.sum(has_RQK, axis=-1, dtype=jnp.int32)
 
 
-def _plan(needed_RQ: jax.Array, key_blocks: int, widths: tuple[int, ...]) -> Items:
-    """Cuts the key blocks of each block of queries into strips, the widest first."""
-    R, Q = needed_RQ.shape
-    start = jnp.arange(Q, dtype=jnp.int32) + (key_blocks - Q) - needed_RQ + 1
-    left = needed_RQ
-    starts, indices, exist = [], [], []
+def _strips(
+    start: jax.Array, left: jax.Array, key_blocks: int, widths: tuple[int, ...]
+) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Cuts a range of key blocks of each block of queries into strips, the widest first.
+
+    Returns:
+        For each strip that there may be, its first block, the index of its width, and whether it
+        exists.
+    """
+    strips = []
     for index, width in enumerate(widths):
         most = key_blocks // widths[0] if index == 0 else widths[index - 1] // width
         for _ in range(most):
             fits = left >= width
-            starts.append(start)
-            indices.append(jnp.full_like(left, index))
-            exist.append(fits)
+            strips.append((start, jnp.full_like(left, index), fits))
             start, left = start + width * fits, left - width * fits
+    return strips
+
+
+def _plan(
+    query_segments_RT: jax.Array, key_segments_RS: jax.Array, block: int, widths: tuple[int, ...]
+) -> Items:
+    """The strips of all blocks of queries, those of the prefix first."""
+    needed_RQ, prefix_RQ, of_prefix_RQ = blocks_needed(query_segments_RT, key_segments_RS, block)
+    (R, Q), key_blocks = needed_RQ.shape, key_segments_RS.shape[1] // block
+    start = jnp.arange(Q, dtype=jnp.int32) + (key_blocks - Q) - needed_RQ + 1
+    strips = _strips(prefix_RQ, of_prefix_RQ, key_blocks, widths)
+    strips += _strips(start, needed_RQ, key_blocks, widths)
+    starts, indices, exist = zip(*strips, strict=True)
     exist_RQP = jnp.stack(exist, axis=-1)
     P = exist_RQP.shape[-1]
     opens_RQP = exist_RQP & (jnp.cumsum(exist_RQP, axis=-1) == 1)
@@ -220,7 +244,8 @@ def _bias(a: _Arrays, row, query_block, first_key, block: int, columns: int) -> 
     ours_b = jax.lax.dynamic_slice(a.query_segments, (row, query), (1, block))[0]
     theirs_c = jax.lax.dynamic_slice(a.key_segments, (row, first_key), (1, columns))[0]
     causal = first_key + jnp.arange(columns) <= before + query + jnp.arange(block)[:, None]
-    return jnp.where((ours_b[:, None] == theirs_c) & causal, 0.0, NEVER)
+    seen = (ours_b[:, None] == theirs_c) | (prefix_of(ours_b)[:, None] == theirs_c)
+    return jnp.where(seen & causal, 0.0, NEVER)
 
 
 def _scores(query_KgH: jax.Array, keys_KcH: jax.Array, bias_bc: jax.Array) -> jax.Array:
@@ -257,8 +282,7 @@ def _forward(query, key, value, query_segments, key_segments, *, sizes: Xla):
     a = _arrays(query, key, value, query_segments, key_segments, block)
     R, Q, K, Gb, H = a.query.shape
     widths = tuple(w for w in sizes.widths if w * block <= a.key.shape[2])
-    needed = blocks_needed(a.query_segments, a.key_segments, block)
-    items = _plan(needed, a.key.shape[2] // block, widths)
+    items = _plan(a.query_segments, a.key_segments, block, widths)
 
     def strip(columns, item, largest, total, summed):
         row, index, first_key = item
@@ -303,8 +327,7 @@ def _backward(query, key, value, query_segments, key_segments, out, norm, grad_o
     a = _arrays(query, key, value, query_segments, key_segments, block)
     R, Q, K, Gb, H = a.query.shape
     widths = tuple(w for w in sizes.widths if w * block <= a.key.shape[2])
-    needed = blocks_needed(a.query_segments, a.key_segments, block)
-    items = _plan(needed, a.key.shape[2] // block, widths)
+    items = _plan(a.query_segments, a.key_segments, block, widths)
     grad = _to_blocks(grad_out, K, block)
     # sum_s p_s dp_s, which softmax takes from every dp
     mean = jnp.sum(grad_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)

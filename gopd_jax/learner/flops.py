@@ -3,8 +3,9 @@
 In: an architecture, and counts of what it is run on. Out: numbers of operations. Only matrix
 products count, 2abc for [a, b] times [b, c]; norms, softmax and the optimizer do not. Runs nothing.
 
-    useful    every real token once, attention from each token to itself and the earlier ones of its
-              own example, the head where a response is predicted, no product twice
+    useful    every real token once, and a prompt once for all of its samples; attention from each
+              token to itself and the earlier ones of its own example, the head where a response is
+              predicted, no product twice
     executed  what the program does: padding, masked scores and recomputation included
 """
 
@@ -13,6 +14,7 @@ import dataclasses
 
 import numpy as np
 
+from gopd_jax.kernels.packed_attention import prefix_of
 from gopd_jax.models.config import ModelConfig
 
 
@@ -127,14 +129,23 @@ def training_passes(
     )
 
 
-def useful_work(prompts: Sequence[int], responses: Sequence[int]) -> Work:
+def useful_work(
+    prompts: Sequence[int], responses: Sequence[int], again: Sequence[bool] | None = None
+) -> Work:
     """The work of examples of these many prompt and response tokens.
 
     Attention is causal: an example of n tokens has n (n + 1) / 2 pairs.
+
+    Args:
+        prompts, responses: tokens of each example.
+        again: which examples have the prompt of another one, whose work counts there.
     """
-    lengths = np.asarray(prompts, np.int64) + np.asarray(responses, np.int64)
-    pairs = lengths * (lengths + 1) // 2
-    return Work(int(lengths.sum()), int(pairs.sum()), int(np.sum(responses, dtype=np.int64)))
+    read = np.asarray(prompts, np.int64)
+    lengths = read + np.asarray(responses, np.int64)
+    known = read * (False if again is None else np.asarray(again, bool))
+    pairs = (lengths * (lengths + 1) - known * (known + 1)) // 2
+    tokens = int((lengths - known).sum())
+    return Work(tokens, int(pairs.sum()), int(np.sum(responses, dtype=np.int64)))
 
 
 def dense_pairs(rows: int, length: int, chunk: int) -> int:
@@ -153,7 +164,8 @@ def block_pairs(segments_RS: np.ndarray, block: int) -> int:
     """Pairs where only blocks are run that causality and segments leave.
 
     Queries and keys are cut into blocks, of which the first one is padded. A block of keys is run
-    for a block of queries if it is not later and both have a token of the same segment.
+    for a block of queries if it is not later and both have a token of the same segment, or it has
+    one of the prefix of the first segment of the queries.
 
     Args:
         segments_RS: int, not falling within a row but for the padding at its end, which is 0.
@@ -165,5 +177,7 @@ def block_pairs(segments_RS: np.ndarray, block: int) -> int:
     last_RB = blocks_RBb.max(axis=2)
     first_RB = np.where(blocks_RBb > 0, blocks_RBb, np.iinfo(np.int32).max).min(axis=2)
     meets_RBB = first_RB[:, :, None] <= last_RB[:, None, :]  # of a key block that is not later
+    prefix_RB = prefix_of(first_RB)[:, :, None]
+    meets_RBB |= (first_RB[:, None, :] <= prefix_RB) & (prefix_RB <= last_RB[:, None, :])
     run = np.tril(meets_RBB & (last_RB > 0)[:, :, None])
     return int(run.sum()) * block * block

@@ -18,7 +18,7 @@ import optax
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
 from gopd_jax.learner.distance import distance, reading
-from gopd_jax.learner.operations import Cost, update_cost
+from gopd_jax.learner.operations import Cost, sharing_of, update_cost
 from gopd_jax.learner.optimizer import (
     make_optimizer,
     make_schedule,
@@ -135,6 +135,8 @@ class Learner:
         self.attention = attention.kernel
         self.kernels = {"packed attention": str(attention)}
         self._trained = self.decoder(student, settings.remat)
+        shares = settings.share_prompts and shape.samples > 1
+        self.sharing = sharing_of(self._trained, self.buckets) if shares else None
         self._ruled = 1 / RULED if rule != PLAIN else 0.0
         self._step = functools.partial(
             train_step,
@@ -181,7 +183,7 @@ class Learner:
 
     def pack(self, examples: Sequence[Example], logprobs: Collection[str] | None = None) -> Packed:
         """Packs the examples of one update and puts them on the mesh; see `packing.pack`."""
-        batches, slices = pack(examples, self.buckets, logprobs)
+        batches, slices = pack(examples, self.buckets, logprobs, self.sharing)
         return Packed(
             tuple(jax.tree.map(self.put, batch) for batch in batches),
             {e.key: e for e in examples},

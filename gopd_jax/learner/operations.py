@@ -22,34 +22,43 @@ from gopd_jax.learner.flops import (
     Flops,
     Passes,
     Work,
+    block_elements,
     block_pairs,
     flops,
     training_passes,
     useful_work,
 )
-from gopd_jax.learner.packing import Example
+from gopd_jax.learner.groups import Sharing, prompt_of
+from gopd_jax.learner.packing import Bucket, Example
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.logprobs import LOGIT_ELEMENTS, chunk_tokens
 from gopd_jax.types import PackedBatch
+
+Prompts = set[tuple[str, bytes]]  # see `prompt_of`
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What some passes are for, and what they run.
 
-    needed, done: what goes through the model, without and with padding and masked scores.
+    A prompt is needed once for all of its samples.
+
+    needed, done: what goes through the model, without and with padding, prompts that are computed
+        again, and masked scores.
     useful, executed: their operations, without and with recomputation.
+    tokens: those in `done` that are not padding.
     """
 
     needed: Work
     done: Work
     useful: Flops
     executed: Flops
+    tokens: int
 
     @property
     def filled(self) -> float:
         """Share of the tokens that are not padding."""
-        return self.needed.tokens / max(1, self.done.tokens)
+        return self.tokens / max(1, self.done.tokens)
 
     @property
     def attention_useful(self) -> float:
@@ -67,11 +76,12 @@ class Cost:
             self.done + other.done,
             self.useful + other.useful,
             self.executed + other.executed,
+            self.tokens + other.tokens,
         )
 
 
 NOTHING, NO_FLOPS = Work(0, 0, 0), Flops(0, 0, 0)
-NO_COST = Cost(NOTHING, NOTHING, NO_FLOPS, NO_FLOPS)
+NO_COST = Cost(NOTHING, NOTHING, NO_FLOPS, NO_FLOPS, 0)
 
 
 def score_cost(
@@ -80,6 +90,7 @@ def score_cost(
     segments_RS: np.ndarray,
     wanted_RS: np.ndarray,
     devices: int,
+    counted: Prompts | None = None,
 ) -> Cost:
     """The cost of the log-probs that one model gives one micro-batch.
 
@@ -89,10 +100,12 @@ def score_cost(
         segments_RS: of its rows.
         wanted_RS: bool, where the log-prob of a target is wanted.
         devices: that the rows are spread over.
+        counted: the prompts that are needed by examples of other micro-batches, too, and were
+            counted with them; those of this one are added.
     """
-    model, needed = decoder.config, _needed(examples)
-    done = _work(decoder, segments_RS[None], wanted_RS[None], devices)
-    return Cost(needed, done, flops(model, needed, FORWARD), flops(model, done, FORWARD))
+    model, needed = decoder.config, _needed(examples, set() if counted is None else counted)
+    done, tokens = _work(decoder, segments_RS[None], wanted_RS[None], devices), _real(segments_RS)
+    return Cost(needed, done, flops(model, needed, FORWARD), flops(model, done, FORWARD), tokens)
 
 
 def update_cost(
@@ -111,20 +124,37 @@ def update_cost(
         devices: that the rows of a micro-batch are spread over.
         ruled: share of the tokens whose log-prob under the sampling rule is computed as well.
     """
-    model, needed = decoder.config, _needed(examples)
-    done, executed = NOTHING, NO_FLOPS
+    model, needed = decoder.config, _needed(examples, set())
+    done, executed, tokens = NOTHING, NO_FLOPS, 0
     for batch in batches:
         if used := int(batch.used):
             segments_MRS, weights_MRS = batch.segments[:used], batch.weights[:used]
             work = _work(decoder, segments_MRS, weights_MRS > 0, devices)
             passes = _training_passes(decoder, segments_MRS.shape[2], ruled)
             done, executed = done + work, executed + flops(model, work, passes)
-    return Cost(needed, done, flops(model, needed, TRAINING), executed)
+            tokens += _real(segments_MRS)
+    return Cost(needed, done, flops(model, needed, TRAINING), executed, tokens)
 
 
-def _needed(examples: Iterable[Example]) -> Work:
-    lengths = [(len(e.prompt), len(e.response)) for e in examples]
-    return useful_work(*zip(*lengths, strict=True)) if lengths else NOTHING
+def sharing_of(decoder: Decoder, buckets: Sequence[Bucket]) -> Sharing:
+    """What tells whether it pays that samples share their prompt."""
+    config = decoder.config
+    score = 2 * config.heads * config.head_size / block_elements(config)
+    return Sharing(score, tuple(_ways(decoder.attention, b.length).block for b in buckets))
+
+
+def _needed(examples: Iterable[Example], counted: Prompts) -> Work:
+    """What the examples need besides the prompts that were counted; it adds theirs."""
+    rows = []
+    for e in examples:
+        name = prompt_of(e)
+        rows.append((len(e.prompt), len(e.response), name in counted))
+        counted.add(name)
+    return useful_work(*zip(*rows, strict=True)) if rows else NOTHING
+
+
+def _real(segments: np.ndarray) -> int:
+    return int(np.count_nonzero(segments))
 
 
 def _work(decoder: Decoder, segments_MRS: np.ndarray, wanted_MRS: np.ndarray, devices: int) -> Work:
@@ -138,7 +168,7 @@ def _training_passes(decoder: Decoder, length: int, ruled: float) -> Passes:
     return training_passes(
         decoder.config,
         block_again=remat != "none",
-        attention_again=remat == "block" or (remat == "attention" and not ways.keeps),
+        attention_again=remat in ("block", "offload") or (remat == "attention" and not ways.keeps),
         products_again=ways.products_again,
         head_again=True,
         ruled=ruled,

@@ -5,20 +5,23 @@ for each length of rows, and where each example went.
 
 Rows have one of a few lengths, each of which is compiled once: long ones, and shorter ones for what
 is left over in the end. The plan is a function of the examples alone, so that every host makes the
-same one.
+same one. Samples of one prompt may share it; see `groups`.
 """
 
 import bisect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 import dataclasses
 import itertools
 
 import numpy as np
 
+from gopd_jax.kernels.packed_attention import MEMBERS
+from gopd_jax.learner.groups import Group, Sharing, alone, by_prompt, cost, filled, pieces
 from gopd_jax.types import PackedBatch, SampleKey
 
 # Tokens of a micro-batch on one device, and of a row, if no example is longer. On CPU more make
-# nothing faster, and they need memory for activations.
+# nothing faster, and they need memory for activations. Where samples share a prompt, one row has
+# them all, so that fewer prompts are cut.
 TOKENS = 2048
 ROW = 1024
 # Rows of the second length are so many times shorter: fewer lengths leave more padding, and each
@@ -36,13 +39,16 @@ class BatchShape:
 
     examples: of one update. longest: tokens of the longest possible example.
     rows: of a micro-batch; 0 takes those that hold `TOKENS` on each device.
-    row_length: tokens of a row; 0 takes `ROW`, or more or fewer where the examples need them.
+    row_length: tokens of a row; 0 takes `ROW`, or `TOKENS` for several samples of a prompt and
+        `rows` 0, or more or fewer where the examples need them.
+    samples: of one prompt, at most; with 1, no prompt is shared.
     """
 
     examples: int
     longest: int
     rows: int = 0
     row_length: int = 0
+    samples: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +100,11 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class RowSlice:
-    """Where an example went: bucket, micro-batch and row in it, and column of its first token."""
+    """Where an example went: bucket, micro-batch and row in it, and column of its first token.
+
+    Where its prompt is shared, that is the column in which it would begin without the other
+    samples: its response, and the last token of its prompt, count from there.
+    """
 
     bucket: int
     micro: int
@@ -107,7 +117,7 @@ class RowSlice:
         return self.micro, self.row, slice(begin, begin + response_tokens)
 
 
-Row = list[Example]
+Row = list[Group[Example]]
 
 
 # ---- The shapes.
@@ -136,7 +146,8 @@ def make_buckets(shape: BatchShape, domains: int, devices: int) -> tuple[Bucket,
             f"{devices}, the devices on the data and fsdp axes"
         )
     all_tokens = shape.examples * shape.longest
-    length = shape.row_length or max(shape.longest, min(ROW, -(-all_tokens // devices)))
+    usual = TOKENS if shape.samples > 1 and not shape.rows else ROW
+    length = shape.row_length or max(shape.longest, min(usual, -(-all_tokens // devices)))
     rows = shape.rows or devices * max(1, min(TOKENS // length, all_tokens // (length * devices)))
     in_micro_batch = rows * (length // shape.longest)
     # Best fit opens a row only when every other row of the domain holds at least
@@ -168,13 +179,23 @@ def padding_hint(filled: float, buckets: Sequence[Bucket]) -> str:
 # ---- The plan.
 
 
-def plan(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Row]]:
+def plan(
+    examples: Sequence[Example], buckets: Sequence[Bucket], sharing: Sharing | None = None
+) -> list[list[Row]]:
     """The rows of each bucket, whole micro-batches of them; the last ones may be empty.
 
     Domain by domain, for a micro-batch holds one domain only: best fit, the longest example first,
     into as few long rows as possible; then the last micro-batch of long rows is replaced by the
     fewest micro-batches of short rows that hold what remains. The rows of a micro-batch run side by
     side, so rows whose attention costs about the same stand together.
+
+    Samples of one prompt share it where that makes the rows cheaper: in groups that are cut to fit
+    into a row, or to fill it.
+
+    Args:
+        examples: of one update.
+        buckets: the rows that there are.
+        sharing: what tells whether sharing pays; None shares nothing.
 
     Raises:
         ValueError: an example is longer than a row.
@@ -184,19 +205,45 @@ def plan(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Ro
         members = sorted(
             (e for e in examples if e.domain == domain), key=lambda e: (-len(e), e.key)
         )
-        for rows, found in zip(planned, _plan_domain(members, buckets), strict=True):
+        for rows, found in zip(planned, _plan_domain(members, buckets, sharing), strict=True):
             rows += found
     return planned
 
 
-def _plan_domain(members: Sequence[Example], buckets: Sequence[Bucket]) -> list[list[Row]]:
-    long = buckets[0]
-    if len(members[0]) > long.length:
+def check_fits(example: Example, bucket: Bucket) -> None:
+    """Raises a ValueError if an example is longer than a row."""
+    if len(example) > bucket.length:
         raise ValueError(
-            f"the example of sample {tuple(members[0].key)} has {len(members[0])} tokens: expected "
-            f"at most row_length={long.length}"
+            f"the example of sample {tuple(example.key)} has {len(example)} tokens: expected at "
+            f"most row_length={bucket.length}"
         )
-    # Of any two rows that best fit opens, the examples would not fit into one.
+
+
+def _plan_domain(
+    members: Sequence[Example], buckets: Sequence[Bucket], sharing: Sharing | None
+) -> list[list[Row]]:
+    long = buckets[0]
+    check_fits(members[0], long)
+    plans = [_plan_groups(alone(members), buckets)]
+    groups = by_prompt(members, sharing)
+    if len(groups) == len(members):
+        return plans[0]
+    plans += [_plan_groups(cut(groups, long.length), buckets) for cut in (pieces, filled)]
+    # The step is compiled for as many micro-batches as examples without company need.
+    most = len(plans[0][0]) + long.rows * any(map(bool, plans[0][1:]))
+    plans = [rows for rows in plans if len(rows[0]) <= most]
+
+    def cost_of(planned: list[list[Row]]) -> float:
+        of_buckets = zip(planned, buckets, sharing.blocks, strict=True)
+        return sum(cost(rows, b.length, sharing, block) for rows, b, block in of_buckets)
+
+    return min(plans, key=cost_of)
+
+
+def _plan_groups(members: Sequence[Group[Example]], buckets: Sequence[Bucket]) -> list[list[Row]]:
+    """The rows of groups that each fit into a long one, the longest first."""
+    long = buckets[0]
+    # Of any two rows that best fit opens, the groups would not fit into one.
     most = min(len(members), 2 * -(-sum(map(len, members)) // long.length))
     opened = sum(map(bool, best_fit(members, [long.length] * most)))
     needed = -(-opened // long.rows)
@@ -212,30 +259,30 @@ def _plan_domain(members: Sequence[Example], buckets: Sequence[Bucket]) -> list[
     return [sorted(rows[a:b], key=_attention, reverse=True) for a, b in bounds]
 
 
-def best_fit(members: Iterable[Example], lengths: Sequence[int]) -> list[Row] | None:
-    """Puts each example into the row with the least space that is left for it.
+def best_fit(members: Iterable[Group[Example]], lengths: Sequence[int]) -> list[Row] | None:
+    """Puts each group into the row with the least space that is left for it.
 
     Args:
         members: in the order in which they are placed.
         lengths: tokens of each row.
 
     Returns:
-        The examples of each row; None if there is no place for one.
+        The groups of each row; None if there is no place for one.
     """
     rows: list[Row] = [[] for _ in lengths]
     space = sorted((length, row) for row, length in enumerate(lengths))  # that is left, and where
-    for example in members:
-        if (at := bisect.bisect_left(space, (len(example), 0))) == len(space):
+    for group in members:
+        if (at := bisect.bisect_left(space, (len(group), 0))) == len(space):
             return None
         free, row = space.pop(at)
-        rows[row].append(example)
-        bisect.insort(space, (free - len(example), row))
+        rows[row].append(group)
+        bisect.insort(space, (free - len(group), row))
     return rows
 
 
 def _attention(row: Row) -> int:
     """What attention costs in a row, up to a factor."""
-    return sum(len(e) ** 2 for e in row)
+    return sum(group.attention() for group in row)
 
 
 # ---- The arrays.
@@ -245,6 +292,7 @@ def pack(
     examples: Sequence[Example],
     buckets: Sequence[Bucket],
     logprobs: Collection[str] | None = None,
+    sharing: Sharing | None = None,
 ) -> tuple[tuple[PackedBatch, ...], dict[SampleKey, RowSlice]]:
     """Packs the examples of one update.
 
@@ -253,6 +301,7 @@ def pack(
         buckets: the rows that there are.
         logprobs: which of `LOGPROBS` the batches have, 0 where an example has none; None takes
             those that some example has.
+        sharing: see `plan`.
 
     Returns:
         A batch for each bucket, as numpy arrays, and where each example went.
@@ -264,7 +313,8 @@ def pack(
         logprobs = [n for n in LOGPROBS if any(getattr(e, n) is not None for e in examples)]
     batches: list[PackedBatch] = []
     slices: dict[SampleKey, RowSlice] = {}
-    for index, (bucket, rows) in enumerate(zip(buckets, plan(examples, buckets), strict=True)):
+    planned = plan(examples, buckets, sharing)
+    for index, (bucket, rows) in enumerate(zip(buckets, planned, strict=True)):
         M, R, S = bucket.micro_batches, bucket.rows, bucket.length
         if (used := len(rows) // R) > M:
             raise ValueError(
@@ -276,10 +326,15 @@ def pack(
             slices[key] = RowSlice(index, row // R, row % R, start)
         domains_MR = np.zeros((M, R), np.int32)
         for micro in range(used):
-            domains_MR[micro] = next((e.domain for row in rows[micro * R :] for e in row), 0)
+            domains_MR[micro] = next((e.domain for e in members_of(rows[micro * R :])), 0)
         stacked = {name: x.reshape(M, R, S) for name, x in arrays.items()}
         batches.append(PackedBatch(used=np.int32(used), domains=domains_MR, **stacked))
     return tuple(batches), slices
+
+
+def members_of(rows: Iterable[Row]) -> Iterator[Example]:
+    """The examples of some rows, in order."""
+    return (e for row in rows for group in row for e in group.members)
 
 
 def fill(
@@ -293,20 +348,39 @@ def fill(
     starts: dict[SampleKey, tuple[int, int]] = {}
     for index, row in enumerate(rows):
         start = 0
-        for segment, example in enumerate(row, start=1):
-            whole = index, slice(start, start + len(example))
-            arrays["tokens"][whole] = np.concatenate([example.prompt, example.response])
-            arrays["positions"][whole] = np.arange(len(example))
-            arrays["segments"][whole] = segment
-            first = start + len(example.prompt) - 1
-            response = index, slice(first, first + len(example.response))
-            arrays["targets"][response] = example.response
-            arrays["weights"][response] = example.weight
-            arrays["reward_scale"][response] = example.reward_scale
-            arrays["advantages"][response] = example.advantage
-            for name in logprobs:
-                if (values := getattr(example, name)) is not None:
-                    arrays[name][response] = values
-            starts[example.key] = index, start
-            start += len(example)
+        for number, group in enumerate(row, start=1):
+            prefix = group.prefix
+            shared = index, slice(start, start + prefix)
+            arrays["tokens"][shared] = group.members[0].prompt[:prefix]
+            arrays["positions"][shared] = np.arange(prefix)
+            arrays["segments"][shared] = number * MEMBERS
+            for member, example in enumerate(group.members, start=1):
+                own = index, slice(start + prefix, start + len(example))
+                whole = np.concatenate([example.prompt, example.response])
+                arrays["tokens"][own] = whole[prefix:]
+                arrays["positions"][own] = np.arange(prefix, len(example))
+                arrays["segments"][own] = number * MEMBERS + (member if prefix else 0)
+                _fill_response(arrays, index, start, example, logprobs)
+                starts[example.key] = index, start
+                start += len(example) - prefix
+            start += prefix
     return arrays, starts
+
+
+def _fill_response(
+    arrays: dict[str, np.ndarray],
+    row: int,
+    start: int,
+    example: Example,
+    logprobs: Collection[str],
+) -> None:
+    """The numbers of an example's response tokens; see `RowSlice` for where they stand."""
+    first = start + len(example.prompt) - 1
+    response = row, slice(first, first + len(example.response))
+    arrays["targets"][response] = example.response
+    arrays["weights"][response] = example.weight
+    arrays["reward_scale"][response] = example.reward_scale
+    arrays["advantages"][response] = example.advantage
+    for name in logprobs:
+        if (values := getattr(example, name)) is not None:
+            arrays[name][response] = values

@@ -5,6 +5,7 @@ scored at once, while other rollouts are still drawn; what is left waits for com
 read the same prompt share the packing. Each model scores only what it is needed for.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
@@ -13,9 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from gopd_jax.learner.groups import Group, ready
 from gopd_jax.learner.learner import FrozenModel, Learner, put
-from gopd_jax.learner.operations import NO_COST, score_cost
-from gopd_jax.learner.packing import Bucket, Example, Row, best_fit, fill, plan
+from gopd_jax.learner.operations import NO_COST, Prompts, score_cost
+from gopd_jax.learner.packing import (
+    Bucket,
+    Example,
+    Row,
+    best_fit,
+    check_fits,
+    fill,
+    members_of,
+    plan,
+)
 from gopd_jax.learner.step import score
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
@@ -93,13 +104,18 @@ class Scoring:
         self._domains, self._scales = list(learner.reward_scales), learner.reward_scales
         self._waiting: dict[tuple[int, bool, tuple[str, ...]], tuple[_Reads, list[Example]]] = {}
         self._scored: dict[SampleKey, dict[str, np.ndarray]] = {}
+        self._counted: dict[str, Prompts] = collections.defaultdict(set)  # by field
         self._running: list[tuple[str, jax.Array, list[tuple[Example, int, int]]]] = []
 
     def add(self, examples: Sequence[Example]) -> None:
         """Takes examples, and begins to score the rows that they fill.
 
         What is scored together follows from the order of the examples alone.
+
+        Raises:
+            ValueError: an example is longer than a row.
         """
+        bucket = self._learner.buckets[0]
         for example in examples:
             self._scored[example.key] = {}
             for reads in self._models_of(example):
@@ -107,11 +123,12 @@ class Scoring:
                 as_read = example
                 if reads.as_teacher:
                     as_read = dataclasses.replace(example, prompt=example.teacher_prompt)
+                check_fits(as_read, bucket)
                 self._waiting.setdefault(name, (reads, []))[1].append(as_read)
-        bucket = self._learner.buckets[0]
         for reads, waiting in self._waiting.values():
-            if sum(map(len, waiting)) >= bucket.rows * bucket.length:
-                self._score_full_rows(reads, waiting, bucket)
+            groups = self._ready(waiting, bucket)
+            if sum(map(len, groups)) >= bucket.rows * bucket.length:
+                self._score_full_rows(reads, waiting, groups, bucket)
 
     def finish(self) -> dict[SampleKey, dict[str, np.ndarray]]:
         """Scores what is waiting.
@@ -121,7 +138,8 @@ class Scoring:
         """
         buckets = self._learner.buckets
         for reads, waiting in self._waiting.values():
-            for bucket, rows in zip(buckets, plan(waiting, buckets), strict=True):
+            planned = plan(waiting, buckets, self._learner.sharing)
+            for bucket, rows in zip(buckets, planned, strict=True):
                 for start in range(0, len(rows), bucket.rows):
                     stop_point()
                     self._score(reads, rows[start : start + bucket.rows], bucket)
@@ -143,15 +161,30 @@ class Scoring:
         both = (False, tuple(ours)), (True, tuple(theirs))
         return [_Reads(example.domain, *reads) for reads in both if reads[1]]
 
-    def _score_full_rows(self, reads: _Reads, waiting: list[Example], bucket: Bucket) -> None:
+    def _ready(self, waiting: Sequence[Example], bucket: Bucket) -> list[Group[Example]]:
+        """The groups that lose nothing if they are scored before the rest is there."""
+        return ready(
+            sorted(waiting, key=lambda e: (-len(e), e.key)),
+            self._learner.sharing,
+            samples=self._learner.shape.samples,
+            room=bucket.length,
+            full=FULL * bucket.length,
+        )
+
+    def _score_full_rows(
+        self,
+        reads: _Reads,
+        waiting: list[Example],
+        groups: Sequence[Group[Example]],
+        bucket: Bucket,
+    ) -> None:
         """Scores whole micro-batches of full rows; the other examples stay."""
-        members = sorted(waiting, key=lambda e: (-len(e), e.key))
-        rows = best_fit(members, [bucket.length] * len(members))
+        rows = best_fit(groups, [bucket.length] * len(groups))
         full = [row for row in rows if sum(map(len, row)) >= FULL * bucket.length]
         full = full[: len(full) // bucket.rows * bucket.rows]
         for start in range(0, len(full), bucket.rows):
             self._score(reads, full[start : start + bucket.rows], bucket)
-        gone = {e.key for row in full for e in row}
+        gone = {e.key for e in members_of(full)}
         waiting[:] = [e for e in waiting if e.key not in gone]
 
     def _score(self, reads: _Reads, rows: Sequence[Row], bucket: Bucket) -> None:
@@ -160,7 +193,7 @@ class Scoring:
         learner = self._learner
         arrays, starts = fill(rows, bucket.rows, bucket.length, ())
         wanted_RS = arrays["weights"] > 0
-        examples = [e for row in rows for e in row]
+        examples = list(members_of(rows))
         where = batch_sharding(learner.mesh)
         given = [put(x, where) for x in (*(arrays[name] for name in READ), wanted_RS)]
         for field, model in reads.models:
@@ -170,7 +203,12 @@ class Scoring:
             self._running.append((field, run(model.params, *given), places))
             decoder = learner.decoder(model.config)
             self.cost += score_cost(
-                decoder, examples, arrays["segments"], wanted_RS, learner.devices
+                decoder,
+                examples,
+                arrays["segments"],
+                wanted_RS,
+                learner.devices,
+                self._counted[field],
             )
 
     def _collect(self) -> None:

@@ -51,20 +51,25 @@ class PackingSettings:
     """The fixed shape that the responses of a step are packed into."""
 
     row_length: Count = 0
-    """Tokens in a packed row; 0 takes 1,024, or prompt limit + response limit if that is more.
-    Longer rows pack more densely and need more memory. What is left over in the end goes into rows
-    of a quarter of this length."""
+    """Tokens in a packed row; 0 takes 1,024, or 2,048 if prompts have several samples and
+    rows_per_micro_batch is 0, or prompt limit + response limit if that is more. Longer rows pack
+    more densely and need more memory. What is left over in the end goes into rows of a quarter of
+    this length."""
     rows_per_micro_batch: Count = 0
     """Packed rows in one forward and backward pass; 0 takes those that hold 2,048 tokens on each
     device. Larger values need more memory for activations; the result does not depend on it."""
     score_early: bool = True
     """Teachers and reference score finished responses while others are still drawn. false waits
     for all of them, which needs less memory: cache and activations are not in use together."""
+    share_prompts: bool = True
+    """Samples of one prompt that stand in the same row compute it once, where that pays. Longer
+    rows hold more of them. false packs every sample with a prompt of its own."""
     attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
     """Attention kernel of scoring and updates. --verbose tells which one "auto" chose, and why."""
     remat: Remat = "attention"
     """What the backward pass computes again to save memory: "none" keeps all activations, "block"
-    keeps the input of each layer alone, and "attention" the output of attention besides."""
+    keeps the input of each layer alone, and "attention" the output of attention besides. "offload"
+    is "block" with these inputs in the memory of the host, on accelerators."""
 
 
 @settings

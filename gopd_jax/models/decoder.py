@@ -9,12 +9,13 @@ costs about three times the bytes. The layout decides what a token attends to an
 it: `attention.Layout` for packed rows, the layouts of the sampler with a cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, Protocol
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
@@ -24,6 +25,7 @@ from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
 from gopd_jax.models.attention import Layout
 from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
@@ -51,6 +53,8 @@ class AnyLayout(Protocol):
 
 
 _normal = nn.initializers.normal(0.02)
+# What a rematerialised block begins with, by `checkpoint_name`.
+LAYER_INPUT = "layer input"
 
 
 def _matrix(
@@ -147,6 +151,7 @@ class Block(nn.Module):
         self, x_BTD: jax.Array, layout: AnyLayout, cache: Cache = None
     ) -> tuple[jax.Array, Cache]:
         eps = self.config.norm_eps
+        x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
         attended, cache = Attention(self.config, name="attention")(
             RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache
         )
@@ -183,8 +188,9 @@ class Decoder(nn.Module):
 
         Args:
             tokens_RS: int32 ids.
-            positions_RS: int32, from 0 within each segment.
-            segments_RS: int32; a token attends to itself and to earlier tokens of its segment.
+            positions_RS: int32, from 0 within each sequence.
+            segments_RS: int32; a token attends to itself and to earlier tokens of its segment, and
+                to those of its prefix; see `SegmentMask`.
 
         Returns:
             [R, S, D] in `dtype`, after the final norm.
@@ -199,13 +205,10 @@ class Decoder(nn.Module):
         layout = Layout(
             *rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S, self.attention
         )
-        x_RSD = jnp.take(embedding_VD, tokens_RS, axis=0).astype(self.dtype)
-        x_RSD = constrain(x_RSD, ("batch", None, None))
+        x_RSD = constrain(embed(embedding_VD, tokens_RS, self.dtype), ("batch", None, None))
         block = Block
         if self.remat != "none":
-            kept = jax.checkpoint_policies.save_only_these_names(SAVED)
-            policy = kept if self.remat == "attention" else None
-            block = nn.remat(Block, prevent_cse=False, policy=policy)
+            block = nn.remat(Block, prevent_cse=False, policy=_kept(self.remat))
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -216,6 +219,21 @@ class Decoder(nn.Module):
         )
         x_RSD, _ = layers(c, self.matmul, name="layers")(x_RSD, layout)
         return RMSNorm(c.norm_eps, name="final_norm")(x_RSD)
+
+
+def _kept(remat: Remat) -> Callable[..., Any] | None:
+    """What the backward pass finds of a block, as a policy; None keeps its input alone."""
+    policies = jax.checkpoint_policies
+    if remat == "attention":
+        return policies.save_only_these_names(SAVED)
+    if remat == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[LAYER_INPUT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    return None
 
 
 def output_head(params: Params) -> jax.Array:

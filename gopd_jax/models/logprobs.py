@@ -5,9 +5,11 @@ wanted id and the entropy of each prediction. The wanted hidden states are gathe
 head is applied to these alone, in chunks of tokens and blocks of the vocabulary; the logits of a
 chunk are computed again in the backward pass.
 
-The loops run on each device for its own rows and its own part of the vocabulary, without
-communication: what the parts of the vocabulary found is joined once after the loop, and the
-gradient of the head is summed over the devices once.
+The loops run on each device for its own rows and its own part of the vocabulary. What the parts of
+the vocabulary found is joined once after the loop. Where the width of the head is split over
+devices it stays so: a block of the vocabulary is gathered when its turn comes, and its gradient is
+summed over the devices and split again before the next block, so that no device holds the whole
+head or its whole gradient.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from jax.typing import ArrayLike
 
 from gopd_jax.models.heads import has_padded_rows, log_distribution
 from gopd_jax.models.settings import PLAIN, SamplingRule
-from gopd_jax.runtime.mesh import on_each_device
+from gopd_jax.runtime.mesh import WidthSplit, on_each_device, width_split
 
 # Tokens of a chunk at most, and logits of a chunk that exist at once on one device: 2^24 float32
 # are 67 MB, or 1,024 tokens with 16,384 ids.
@@ -28,6 +30,7 @@ CHUNK_TOKENS = 1024
 LOGIT_ELEMENTS = 2**24
 # A chunk is at most this share of the tokens, so that the last one, partly empty, costs little.
 CHUNK_SHARE = 8
+NO_ID = 2**31 - 1  # more than any id
 
 
 def token_logprobs(
@@ -78,7 +81,7 @@ def token_logprobs(
 
 # Logical axes. The first axis of a partial result counts the parts that are still to be joined.
 ROWS, TOKENS = ("batch", None, None), ("batch", None)
-HEAD, WHOLE_HEAD, IDS = ("vocab", None), (None, None), ("vocab",)
+HEAD, SPLIT_HEAD, WHOLE_HEAD, IDS = ("vocab", None), ("vocab", "embed"), (None, None), ("vocab",)
 OF_VOCABULARY = ("vocab", "batch", None)
 
 
@@ -88,38 +91,50 @@ def _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
 
 
 def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
+    split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
+    function = functools.partial(_forward_split, split=split) if split else _forward
     run = on_each_device(
-        functools.partial(_forward, num_ids=num_ids),
-        (ROWS, HEAD, IDS, TOKENS, TOKENS),
+        functools.partial(function, num_ids=num_ids),
+        (ROWS, SPLIT_HEAD if split else HEAD, IDS, TOKENS, TOKENS),
         (OF_VOCABULARY,) * 4,
     )
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
-    largest, total, weighted, target = run(hidden_RSD, head, ids_V, targets_RS, wanted_RS)
-    overall = jnp.max(largest, axis=0)
-    shrink = jnp.exp(largest - overall)
-    total = jnp.sum(total * shrink, axis=0)
-    norm_RS = overall + jnp.log(total)
-    logprobs_RS = jnp.sum(target, axis=0) - norm_RS
-    entropy_RS = norm_RS - jnp.sum(weighted * shrink, axis=0) / total
-    results = jnp.where(wanted_RS, logprobs_RS, 0.0), jnp.where(wanted_RS, entropy_RS, 0.0)
+    parts = run(hidden_RSD, head, ids_V, targets_RS, wanted_RS)
+    largest, total, weighted, target = _joined(parts)
+    norm_RS = largest + jnp.log(total)
+    entropy_RS = norm_RS - weighted / total
+    results = jnp.where(wanted_RS, target - norm_RS, 0.0), jnp.where(wanted_RS, entropy_RS, 0.0)
     return results, (hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS)
 
 
 def _logprobs_backward(num_ids, kept, gradients):
     hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS = kept
+    split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
+    function = functools.partial(_backward_split, split=split) if split else _backward
+    axes = SPLIT_HEAD if split else HEAD
     run = on_each_device(
-        functools.partial(_backward, num_ids=num_ids),
-        (ROWS, HEAD, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
-        (("vocab", *ROWS), ("batch", *HEAD)),
+        functools.partial(function, num_ids=num_ids),
+        (ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
+        (("vocab", *ROWS), axes if split else ("batch", *axes)),
     )
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
     args = hidden_RSD, head, ids_V, targets_RS, wanted_RS, norm_RS, gradients[0]
     grad_hidden, grad_head = run(*args)
     grad_hidden = jnp.sum(grad_hidden, axis=0).astype(hidden_RSD.dtype)
-    return grad_hidden, jnp.sum(grad_head, axis=0).astype(head_VD.dtype), None, None
+    grad_head = grad_head if split else jnp.sum(grad_head, axis=0)
+    return grad_hidden, grad_head.astype(head_VD.dtype), None, None
 
 
 _logprobs.defvjp(_logprobs_forward, _logprobs_backward)
+
+
+def _joined(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """What parts of the vocabulary found, see `_forward`, [parts, ...] each, as that of one."""
+    largest, total, weighted, target = parts
+    overall = jnp.max(largest, axis=0)
+    shrink = jnp.exp(largest - overall)
+    added = (jnp.sum(x * shrink, axis=0) for x in (total, weighted))
+    return overall, *added, jnp.sum(target, axis=0)
 
 
 # ---- One device: its rows, its part of the vocabulary.
@@ -295,6 +310,71 @@ def _backward(
     zeros = jnp.zeros((chunks.padded, D)), jnp.zeros((V, D))
     gathered, grad_head = jax.lax.fori_loop(0, chunks.count, chunk, zeros)
     return chunks.spread(gathered)[None], grad_head[None]
+
+
+# ---- One device with a part of the width of the head.
+
+
+class _Gathered:
+    """The blocks of the vocabulary of a head that is split by width, each with its whole width.
+
+    Args:
+        part_Vd, ids_V: what this device has of the head, and its ids.
+        tokens: those that the head is applied to.
+        split: how the width is split.
+    """
+
+    def __init__(self, part_Vd, ids_V, tokens: int, split: WidthSplit):
+        self.part, self.ids, self.split = part_Vd, ids_V, split
+        self.count = _blocks(chunk_tokens(tokens), len(ids_V))[1]
+        self.size = -(-len(ids_V) // self.count)
+
+    def start(self, number: jax.Array) -> jax.Array:
+        """The first row of a block. The last block begins early enough to be whole."""
+        return jnp.minimum(number * self.size, len(self.ids) - self.size)
+
+    def block(self, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A block and its ids, [v, D] and [v]; what an earlier one had gets the id NO_ID."""
+        start = self.start(number)
+        part_vd = jax.lax.dynamic_slice_in_dim(self.part, start, self.size)
+        ids = jax.lax.dynamic_slice_in_dim(self.ids, start, self.size)
+        is_new = start + jnp.arange(self.size) >= number * self.size
+        return self.split.gather(part_vd), jnp.where(is_new, ids, NO_ID)
+
+
+def _forward_split(hidden_RSD, part_Vd, ids_V, targets_RS, wanted_RS, *, num_ids, split):
+    """`_forward`, one gathered block after the other."""
+    head = _Gathered(part_Vd, ids_V, wanted_RS.size, split)
+    num_ids = NO_ID if num_ids is None else num_ids
+
+    def found_in(number):
+        of_head = head.block(number)
+        return _forward(hidden_RSD, *of_head, targets_RS, wanted_RS, num_ids=num_ids)
+
+    return _joined(jax.lax.map(found_in, jnp.arange(head.count)))
+
+
+def _backward_split(hidden_RSD, part_Vd, ids_V, *of_tokens, num_ids, split):
+    """`_backward`, one gathered block after the other.
+
+    Returns:
+        float32 [1, R, S, D] as there, and the gradient of the part of the head, [V, d], of all
+        devices' rows.
+    """
+    head = _Gathered(part_Vd, ids_V, of_tokens[0].size, split)
+    num_ids = NO_ID if num_ids is None else num_ids
+
+    def add(number, so_far):
+        grad_hidden, grad_part = so_far
+        of_head = head.block(number)
+        more, grad_rows = _backward(hidden_RSD, *of_head, *of_tokens, num_ids=num_ids)
+        added, start = split.add_up(grad_rows[0]), head.start(number)
+        added += jax.lax.dynamic_slice_in_dim(grad_part, start, head.size)
+        grad_part = jax.lax.dynamic_update_slice(grad_part, added, (start, 0))
+        return grad_hidden + more, grad_part
+
+    zeros = jnp.zeros((1, *hidden_RSD.shape)), jnp.zeros(part_Vd.shape)
+    return jax.lax.fori_loop(0, head.count, add, zeros)
 
 
 def _ruled(hidden_RSD, head_VD, targets_RS, wanted_RS, *, rule: SamplingRule, num_ids: int | None):

@@ -4,8 +4,9 @@ from typing import Literal
 
 from gopd_jax.runtime.schema import Count, NonNegative, Probability, settings
 
-# What the backward pass computes again: nothing; each block but its attention; each block.
-Remat = Literal["none", "attention", "block"]
+# What the backward pass computes again: nothing; each block but its attention; each block; each
+# block, from inputs that the host keeps.
+Remat = Literal["none", "attention", "block", "offload"]
 
 
 @settings

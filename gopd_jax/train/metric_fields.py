@@ -231,21 +231,25 @@ OPTIMIZER = (
         "attention_useful",
         "share",
         "Attention scores of updates that are needed: of a token with itself and the earlier ones "
-        "of its own example; the others fill up blocks",
+        "of its own example, within a prompt once for all of its samples; the others fill up "
+        "blocks, or are those of a prompt that is computed again",
         healthy="near 1 when examples have hundreds of tokens; with short ones attention is cheap",
     ),
     Field(
         "useful_flops",
         "operations",
-        "Matrix products of scoring and updates, counted once for each real token: forward passes, "
-        "two more for a gradient, causal attention, the head where a response is predicted",
+        "Matrix products of scoring and updates, counted once for each real token, and once for a "
+        "prompt with several samples: forward passes, two more for a gradient, causal attention, "
+        "the head where a response is predicted",
     ),
     Field(
         "flops_useful",
         "share",
-        "`useful_flops` / operations that are run, with padding, masked scores and recomputation",
+        "`useful_flops` / operations that are run, with padding, masked scores, recomputation, and "
+        "prompts that are computed again",
         healthy="0.86 in the run of `make train`, 0.8 with rematerialisation",
-        otherwise="see `packing_filled` and `learner.remat`",
+        otherwise="see `packing_filled` and `learner.remat`; with several samples of a prompt, "
+        "`learner.share_prompts` and a longer `learner.row_length`",
     ),
 )
 

@@ -23,5 +23,6 @@ def test_a_record_for_each_program_and_nothing_runs(tmp_path, capsys, monkeypatc
         assert record["record"] == "compiled" and record["devices"] == 1
         assert record["attention"].startswith("xla on cpu")
         assert 0 < record["temporary_bytes"] < record["peak_bytes"]
-        assert record["arguments_bytes"] < record["peak_bytes"]
+        assert record["arguments_bytes"] < record["at_once_bytes"] <= record["peak_bytes"]
+        assert record["host_bytes"] == 0
     assert len(jax.live_arrays()) == before

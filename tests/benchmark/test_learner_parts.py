@@ -107,7 +107,9 @@ def test_remat_is_counted(records):
     options = ("--count-only", "--row-length=160")
     (none,) = records("update", *options, "--remat=none")
     (attention,) = records("update", *options, "--remat=attention")
-    (block,) = records("update", *options, "--remat=block")
+    block, offload = (
+        records("update", *options, f"--remat={remat}")[0] for remat in ("block", "offload")
+    )
     names = ("useful_flops", "executed_flops_score", "executed_flops_head")
     assert len({tuple(record[n] for n in names) for record in (none, attention, block)}) == 1
     assert none["executed_flops_blocks"] < attention["executed_flops_blocks"]
@@ -116,12 +118,17 @@ def test_remat_is_counted(records):
     assert none["executed_flops_attention"] == attention["executed_flops_attention"]
     one = none["executed_flops_attention"] / 5.5
     assert block["executed_flops_attention"] == pytest.approx(6.5 * one, rel=1e-4)
+    assert offload["executed_flops"] == block["executed_flops"]
 
 
 def test_several_answers_share_a_prompt_in_the_random_workload(records):
     options = ("--workload=random", "--samples-per-prompt=3", "--count-only")
     (counted,) = records("score", *options)
     assert counted["rollouts"] == 18
+    (without,) = records("score", *options, "--no-share-prompts")
+    assert counted["useful_flops"] == without["useful_flops"]
+    assert counted["executed_flops"] <= without["executed_flops"]
+    assert counted["attention_useful"] >= without["attention_useful"]
 
 
 def test_the_workload_is_that_of_other_trainers():
@@ -139,6 +146,11 @@ def test_the_workload_is_that_of_other_trainers():
 def test_examples_take_turns_among_teachers():
     examples = to_examples(step_pairs(5, 2, 3, 4, 64), 2, 64)
     assert [e.domain for e in examples] == [0, 1, 0, 1, 0]
+    several = to_examples(step_pairs(5, 2, 3, 4, 64), 2, 64, samples=2)
+    assert [e.domain for e in several] == [0, 0, 1, 1, 0]
+    assert [e.key.prompt_id == several[0].key.prompt_id for e in several] == [True] * 2 + [
+        False
+    ] * 3
     assert domain_names(2) == ["domain 0", "domain 1"]
     assert sum(e.weight * len(e.response) for e in examples) == pytest.approx(1)
     assert examples[0].behaviour_logprobs == pytest.approx(-np.log(64))

@@ -9,7 +9,7 @@ from gopd_jax.generate import job
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, shared_compilations):
+def whole(tmp_path_factory):
     """A folder with the files of a command that was not interrupted.
 
     It holds sums.jsonl (math, one prompt too long) and lines.jsonl (code).

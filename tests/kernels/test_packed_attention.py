@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gopd_jax.kernels.packed_attention import SegmentMask, plain
+from gopd_jax.kernels.packed_attention import MEMBERS, SegmentMask, plain, prefix_of
 from gopd_jax.kernels.packed_attention_xla import Xla, blocks_needed
 
 B, N, K, H = 2, 4, 2, 8
@@ -30,11 +30,18 @@ def mask_of(segments, queries):
     return SegmentMask(segments[:, keys - queries :], segments, index[keys - queries :], index)
 
 
+def grouped(*lengths):
+    """A prefix of some tokens, and the segments that share it."""
+    return [MEMBERS + member for member, n in enumerate(lengths) for _ in range(n)]
+
+
 def expected(query, key, value, mask):
     out = np.zeros(query.shape, np.float64)
     for b, t, n in np.ndindex(query.shape[:3]):
         k = n // (N // K)
-        sees = mask.key_segments[b] == mask.query_segments[b, t]
+        mine = mask.query_segments[b, t]
+        prefix = mine // MEMBERS * MEMBERS or mine
+        sees = (mask.key_segments[b] == mine) | (mask.key_segments[b] == prefix)
         sees &= mask.key_index <= mask.query_index[t]
         scores = key[b, k, sees].astype(np.float64) @ query[b, t, n] * query.shape[-1] ** -0.5
         shares = np.exp(scores - scores.max())
@@ -47,6 +54,18 @@ def expected(query, key, value, mask):
 def test_each_query_attends_to_earlier_keys_of_its_segment(kernel, queries, keys):
     case = make_case(queries, keys)
     np.testing.assert_allclose(jax.jit(kernel)(*case), expected(*case), atol=2e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("queries", [22, 9])
+def test_samples_see_their_prefix_and_not_each_other(kernel, queries):
+    *arrays, _ = make_case(queries, 22)
+    mask = mask_of([[1] * 4 + grouped(7, 4, 7), grouped(1, 9, 9, 3)], queries)
+    # Token 15 is the first of a sample: of 15 keys before it, it sees the 7 of its prefix.
+    np.testing.assert_array_equal(
+        prefix_of(mask.key_segments[0, [3, 4, 15]]), [1, MEMBERS, MEMBERS]
+    )
+    np.testing.assert_allclose(jax.jit(kernel)(*arrays, mask), expected(*arrays, mask), atol=2e-6)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -64,6 +83,10 @@ ROWS = {
     "an empty row": [0] * 21,
     "padding at the end": [1] * 5 + [2] * 4 + [0] * 12,
     "one segment and padding": [1] * 14 + [0] * 7,
+    "a prefix of two blocks": grouped(8, 6, 7),
+    "a short prefix": [1] * 2 + grouped(2, 9, 5) + [0] * 3,
+    "samples shorter than a block": grouped(5, 2, 2, 3, 2) + [0] * 7,
+    "two prefixes": grouped(3, 4, 4) + [MEMBERS + i for i in grouped(6, 3)] + [0],
 }
 
 
@@ -93,11 +116,21 @@ def test_values_and_gradients_are_those_of_plain_attention(kernel, head_size):
 
 def test_only_blocks_that_share_a_segment_are_needed():
     segments = np.array([[1] * 6 + [2] * 2 + [3] * 12 + [0] * 4])
-    needed = blocks_needed(jnp.asarray(segments), jnp.asarray(segments), 4)
+    needed, _, of_prefix = blocks_needed(jnp.asarray(segments), jnp.asarray(segments), 4)
     np.testing.assert_array_equal(needed, [[1, 2, 1, 2, 3, 0]])
+    assert not of_prefix.any()
     # The last eight tokens as queries: the same blocks of keys.
-    needed = blocks_needed(jnp.asarray(segments[:, -8:]), jnp.asarray(segments), 4)
+    needed, *_ = blocks_needed(jnp.asarray(segments[:, -8:]), jnp.asarray(segments), 4)
     np.testing.assert_array_equal(needed, [[3, 0]])
+
+
+def test_blocks_of_a_prefix_are_needed_where_they_are_not_its_own_anyway():
+    # In blocks of 4: 1111 ppaa|aabb|bbbb|cccc
+    segments = np.array([[1] * 4 + grouped(2, 4, 6, 4)])
+    needed, first, count = blocks_needed(jnp.asarray(segments), jnp.asarray(segments), 4)
+    np.testing.assert_array_equal(needed, [[1, 1, 2, 2, 1]])
+    np.testing.assert_array_equal(count, [[0, 0, 0, 1, 1]])
+    np.testing.assert_array_equal(first[count > 0], [1, 1])
 
 
 def test_what_is_not_needed_is_not_run():
@@ -119,9 +152,9 @@ sys.path.insert(0, "tests/kernels")
 import jax, jax.numpy as jnp, numpy as np
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.runtime.mesh import make_mesh
-from test_packed_attention import make_case
+from test_packed_attention import grouped, make_case, mask_of
 
-case = make_case(24, 24)
+case = (*make_case(24, 24)[:3], mask_of([grouped(9, 6, 9), [1] * 5 + grouped(2, 8, 9)], 24))
 kernel = Xla(4, (4, 2, 1))
 
 def gradients(*arrays):

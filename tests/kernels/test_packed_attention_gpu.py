@@ -1,18 +1,19 @@
 """The GPU kernels of packed attention: in the Pallas interpreter, against plain attention, and
 lowered for CUDA.
 
-The cases are those of the TPU kernels, with blocks of 16 tokens.
+Blocks have 16 tokens.
 """
 
 import functools
 import re
 
+import attention_cases as cases
+from attention_cases import KEYS, ROWS, SHARED, make_case, make_mask, plain, run
 import jax
 from jax.ad_checkpoint import checkpoint_policies
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_packed_attention_tpu import KEYS, ROWS, make_case, make_mask, plain, run
 
 from gopd_jax.kernels import packed_attention_gpu
 from gopd_jax.kernels.packed_attention import SAVED
@@ -26,20 +27,24 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(packed_attention_gpu, "BLOCK", 16)
 
 
-def check(case, rtol=1e-5, atol=5e-6):
-    actual, expected = (run(kernel, *case) for kernel in (interpreted, plain))
-    for name, x in expected.items():
-        assert np.abs(x).max() > 0.5
-        np.testing.assert_allclose(actual[name], x, rtol=rtol, atol=atol, err_msg=name)
+check = functools.partial(cases.check, interpreted)
 
 
 # Head sizes of 8 and 24 are padded to 16 and 32.
 @pytest.mark.parametrize(
-    "heads, kv_heads, size, queries",
-    [(6, 2, 8, KEYS), (3, 3, 64, KEYS), (2, 1, 128, KEYS), (4, 2, 24, 9), (4, 1, 16, 37)],
+    "heads, kv_heads, size, queries, rows",
+    [
+        (6, 2, 8, KEYS, ROWS),
+        (6, 2, 8, KEYS, SHARED),
+        (3, 3, 64, KEYS, ROWS),
+        (2, 1, 128, KEYS, ROWS),
+        (4, 2, 24, 9, ROWS),
+        (4, 1, 16, 37, ROWS),
+        (4, 1, 16, 37, SHARED),
+    ],
 )
-def test_values_and_gradients_are_those_of_plain_attention(heads, kv_heads, size, queries):
-    check(make_case(heads, kv_heads, size, queries))
+def test_values_and_gradients_are_those_of_plain_attention(heads, kv_heads, size, queries, rows):
+    check(make_case(heads, kv_heads, size, queries, rows))
 
 
 def test_padding_may_precede_the_segments():
@@ -98,8 +103,15 @@ def test_nothing_crosses_a_segment_and_blocks_of_other_segments_are_not_read():
         np.testing.assert_array_equal(ours[1:], theirs[1:], err_msg=name)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4, 16])
-def test_loops_grow_with_the_squares_of_the_segments(parts, monkeypatch):
+@pytest.mark.parametrize(
+    "row, pairs",
+    [
+        *(([256 // n] * n, n * (16 // n) * (16 // n + 1) // 2) for n in (1, 2, 4, 16)),
+        # A prefix of 2 blocks, a sample in one block and one in 13, which do not see each other.
+        ([(32, 16, 208)], 3 + (2 + 1) + (13 * 2 + 13 * 14 // 2)),
+    ],
+)
+def test_loops_grow_with_the_squares_of_the_segments(row, pairs, monkeypatch):
     """16 blocks in segments of n blocks each: n (n + 1) / 2 pairs per segment, in all kernels."""
     loops, loop = [], jax.lax.fori_loop
 
@@ -108,10 +120,9 @@ def test_loops_grow_with_the_squares_of_the_segments(parts, monkeypatch):
         return loop(low, high, body, start)
 
     monkeypatch.setattr(jax.lax, "fori_loop", counted)
-    *arrays, mask, _ = make_case(1, 1, 16, None, ([256 // parts] * parts, [24, 24], []), 256)
-    n = 16 // parts
+    *arrays, mask, _ = make_case(1, 1, 16, None, (row, [24, 24], []), 256)
     # Blocks 0 and 1 of the second row hold segment 1, and blocks 1 and 2 segment 2.
-    pairs = parts * n * (n + 1) // 2 + 1 + 2 + 2
+    pairs += 1 + 2 + 2
     jax.jit(lambda *a: interpreted(*a, mask))(*arrays)
     jax.effects_barrier()
     assert sum(loops) == pairs
@@ -127,6 +138,9 @@ def test_the_last_query_of_each_key():
     mask = make_mask(([6], [6]), keys=6)
     mask = mask.replace(query_segments=segments, key_segments=segments)
     np.testing.assert_array_equal(last_queries(mask), [[1, 1, 4, 4, 4, -1], [-1, 3, 3, 3, 5, 5]])
+    # A prefix of three, and two samples of two.
+    (shared,) = np.asarray(last_queries(make_mask(([1, (3, 2, 2), 1],), keys=10)))
+    np.testing.assert_array_equal(shared, [0, 7, 7, 7, 5, 5, 7, 7, 8, -1])
     # The last two tokens as queries.
     mask = mask.replace(query_segments=segments[:, 4:], query_index=mask.query_index[4:])
     last = np.asarray(last_queries(mask))
@@ -208,10 +222,10 @@ sys.path.insert(0, "tests/kernels")
 import jax, jax.numpy as jnp, numpy as np
 from gopd_jax.kernels import packed_attention_gpu
 from gopd_jax.runtime.mesh import make_mesh
-from test_packed_attention_gpu import interpreted, make_case
+from test_packed_attention_gpu import SHARED, interpreted, make_case
 
 packed_attention_gpu.BLOCK = 16
-query, key, value, mask, direction = make_case()
+query, key, value, mask, direction = make_case(rows=SHARED)
 
 def gradients(*arrays):
     return jax.grad(lambda *a: jnp.sum(interpreted(*a, mask) * direction), (0, 1, 2))(*arrays)

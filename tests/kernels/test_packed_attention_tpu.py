@@ -2,19 +2,14 @@
 
 import functools
 
-import jax
+import attention_cases as cases
+from attention_cases import KEYS, ROWS, SHARED, make_case, make_mask, plain, run, sees
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gopd_jax.kernels import block_pairs
-from gopd_jax.kernels.packed_attention import SegmentMask
 from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
-
-# Lengths of the segments of each row: one that fills the row, several, none, and short ones. What
-# is left of the 45 keys is padding, and blocks of 16 do not divide them.
-ROWS = ([45], [20, 17], [], [3, 3, 30, 8])
-KEYS = 45
 
 
 @pytest.fixture(autouse=True)
@@ -23,78 +18,26 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(block_pairs, "LANES", 8)
 
 
-def make_mask(rows=ROWS, keys=KEYS, queries=None):
-    segments = np.zeros((len(rows), keys), np.int32)
-    for row, lengths in zip(segments, rows, strict=True):
-        ids = np.repeat(1 + np.arange(len(lengths)), lengths)
-        row[: len(ids)] = ids
-    start, index = keys - (queries or keys), np.arange(keys, dtype=np.int32)
-    return SegmentMask(segments[:, start:], segments, index[start:], index)
-
-
-def make_case(heads=4, kv_heads=2, size=8, queries=None, rows=ROWS, keys=KEYS):
-    """Query, key, value, mask, and the direction in which gradients are taken."""
-    rng = np.random.default_rng(0)
-    mask = make_mask(rows, keys, queries)
-    shape = (*mask.query_segments.shape, heads, size)
-    query, direction = rng.normal(size=(2, *shape)).astype(np.float32)
-    key, value = rng.normal(size=(2, len(rows), kv_heads, keys, size)).astype(np.float32)
-    return query, key, value, mask, direction
-
-
-def plain(query, key, value, mask):
-    """Softmax over all keys at once; zeros for padding."""
-    groups = query.shape[2] // key.shape[1]
-    key, value = (jnp.repeat(x, groups, axis=1) for x in (key, value))
-    sees = mask.query_segments[:, :, None] == mask.key_segments[:, None]
-    sees &= (mask.query_segments > 0)[:, :, None]
-    sees &= mask.key_index <= mask.query_index[:, None]
-    scores = jnp.einsum("btnh,bnsh->bnts", query, key) * query.shape[-1] ** -0.5
-    weights = jax.nn.softmax(jnp.where(sees[:, None], scores, -1e30), axis=-1)
-    out = jnp.einsum("bnts,bnsh->btnh", weights, value)
-    return jnp.where((mask.query_segments > 0)[..., None, None], out, 0)
-
-
-@functools.cache
-def compiled(kernel):
-    def run(query, key, value, mask, direction):
-        def total(query, key, value):
-            out = kernel(query, key, value, mask)
-            return jnp.sum(out.astype(jnp.float32) * direction), out
-
-        gradients, out = jax.grad(total, (0, 1, 2), has_aux=True)(query, key, value)
-        return {"out": out, **dict(zip(("query", "key", "value"), gradients, strict=True))}
-
-    return jax.jit(run)
-
-
 interpreted = functools.partial(pallas_tpu, interpret=True)
 
 
-def run(kernel, *case):
-    """The output, and the gradients of query, key and value."""
-    return compiled(kernel)(*case)
-
-
-def check(case, rtol=1e-5, atol=5e-6):
-    actual, expected = (run(kernel, *case) for kernel in (interpreted, plain))
-    for name, x in expected.items():
-        assert np.abs(x).max() > 0.5
-        np.testing.assert_allclose(actual[name], x, rtol=rtol, atol=atol, err_msg=name)
+check = functools.partial(cases.check, interpreted)
 
 
 @pytest.mark.parametrize(
-    "heads, kv_heads, size, queries",
+    "heads, kv_heads, size, queries, rows",
     [
-        (4, 2, 8, KEYS),
-        (3, 3, 64, KEYS),
-        (2, 1, 128, KEYS),
-        (4, 2, 8, 9),
-        (4, 1, 8, 37),
+        (4, 2, 8, KEYS, ROWS),
+        (4, 2, 8, KEYS, SHARED),
+        (3, 3, 64, KEYS, ROWS),
+        (2, 1, 128, KEYS, ROWS),
+        (4, 2, 8, 9, ROWS),
+        (4, 1, 8, 37, ROWS),
+        (4, 1, 8, 37, SHARED),
     ],
 )
-def test_values_and_gradients_are_those_of_plain_attention(heads, kv_heads, size, queries):
-    check(make_case(heads, kv_heads, size, queries))
+def test_values_and_gradients_are_those_of_plain_attention(heads, kv_heads, size, queries, rows):
+    check(make_case(heads, kv_heads, size, queries, rows))
 
 
 @pytest.mark.slow
@@ -182,15 +125,19 @@ def test_an_empty_row_has_one_step_per_block_that_computes_nothing():
         assert len(inner) == 16 + 16 * 17 // 2
 
 
-def test_every_pair_of_blocks_with_a_key_to_attend_to_is_listed():
-    mask = make_mask(queries=37)
+def test_samples_visit_their_prefix_and_not_each_other():
+    """Blocks of queries: a prefix of 2, a sample in one block and in three, a single segment."""
+    count = 3 + (2 + 1) + (3 * 2 + 6) + 1
+    assert visited([(32, 16, 48), 16], 112) == (count, count)
+
+
+@pytest.mark.parametrize("rows", [ROWS, SHARED])
+def test_every_pair_of_blocks_with_a_key_to_attend_to_is_listed(rows):
+    mask = make_mask(rows, queries=37)
     by_query, by_key = block_pairs.block_pairs(mask)
-    sees = mask.query_segments[:, :, None] == mask.key_segments[:, None]
-    sees &= (mask.query_segments > 0)[:, :, None]
-    sees &= mask.key_index <= mask.query_index[:, None]
     size = block_pairs.block_size(KEYS)
     assert size == block_pairs.block_size(37) == 16
-    row, query, key = np.nonzero(sees)
+    row, query, key = np.nonzero(sees(mask))
     needed = {(r, q // size, k // size) for r, q, k in zip(row, query, key, strict=True)}
     per_row = -(-37 // size), -(-KEYS // size)
     for pairs, transposed in ((by_query, False), (by_key, True)):
@@ -217,7 +164,7 @@ import functools
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from gopd_jax.kernels import block_pairs
-from gopd_jax.kernels.packed_attention import SegmentMask
+from gopd_jax.kernels.packed_attention import MEMBERS, SegmentMask
 from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
 from gopd_jax.runtime.mesh import make_mesh
 
@@ -225,7 +172,7 @@ block_pairs.BLOCK, block_pairs.LANES = 16, 8
 rng = np.random.default_rng(0)
 query, direction = rng.normal(size=(2, 4, 24, 4, 8)).astype(np.float32)
 key, value = rng.normal(size=(2, 4, 2, 24, 8)).astype(np.float32)
-segments = np.sort(rng.integers(1, 4, (4, 24)), axis=1).astype(np.int32)
+segments = MEMBERS + np.sort(rng.integers(0, 3, (4, 24)), axis=1).astype(np.int32)
 segments[:, 20:] = 0
 index = np.arange(24, dtype=np.int32)
 mask = SegmentMask(segments, segments, index, index)

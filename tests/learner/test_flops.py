@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gopd_jax.kernels.packed_attention import MEMBERS
 from gopd_jax.learner.flops import (
     FORWARD,
     TRAINING,
@@ -47,9 +48,20 @@ def test_useful_work_by_hand():
     assert useful_work([2, 1], [1, 4]) == Work(tokens=8, pairs=6 + 15, predictions=5)
 
 
+def test_a_prompt_is_needed_once():
+    # The 3 tokens of the prompt attend to 6 tokens; 2 more to 4 and 5, 1 more to 4.
+    found = useful_work([3, 3], [2, 1], [False, True])
+    assert found == Work(tokens=6, pairs=6 + 4 + 5 + 4, predictions=3)
+
+
 def test_dense_pairs_pad_queries_to_chunks():
     assert dense_pairs(rows=2, length=8, chunk=8) == 2 * 64
     assert dense_pairs(rows=2, length=9, chunk=8) == 2 * 16 * 9
+
+
+def shared(*lengths):
+    """A prefix, and the segments that share it."""
+    return [MEMBERS + member for member, n in enumerate(lengths) for _ in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +75,10 @@ def test_dense_pairs_pad_queries_to_chunks():
         ([1, 2, 3, 3, 0, 0], 2),
         ([1, 1, 1], 3),  # the first block is padded
         ([0, 0, 0, 0, 0, 0], 0),
+        (shared(2, 2, 2), 5),  # the third block sees the first, and not the second
+        (shared(2, 4, 2), 8),  # two and one, two and three of one sample, and two of the other
+        ([1, 1, *shared(1, 1, 2, 2)], 6),  # the others see the second block
+        (shared(1, 2, 3), 6),
     ],
 )
 def test_block_pairs_by_hand(row, blocks):

@@ -112,19 +112,29 @@ def test_rows_of_both_lengths_learn_what_rows_of_one_do(learner):
 ON_EIGHT = """
 import jax, numpy as np
 from model_cases import random_params
-from step_cases import TINY, make_config, make_examples, make_learner, of_tokens, trees_close
+from step_cases import TINY, make_config, make_learner, make_samples, of_tokens, trees_close
+from gopd_jax.kernels.packed_attention import MEMBERS
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.learner.scoring import with_scores
 from gopd_jax.runtime.mesh import make_mesh
 
 domains = ("code", "math")
-config = make_config(domains, scales={"code": 1.0}, reward_scale=1.25, rows_per_micro_batch=4)
+config = make_config(
+    domains,
+    scales={"code": 1.0},
+    reward_scale=1.25,
+    rows_per_micro_batch=4,
+    row_length=40,
+    samples_per_prompt=6,
+)
 roles = (*domains, "reference")
 params = {role: random_params(TINY, i) for i, role in enumerate(roles, start=1)}
-examples = make_examples(8, 2)
+examples = make_samples(4, 6, (4, 9), (1, 12), domains=2)
 results = []
 for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2}):
     learner = make_learner(config, make_mesh(**sizes))
+    if learner.devices == 1:
+        learner.sharing = None
     place = lambda p: jax.device_put(p, learner.param_shardings)
     frozen = {role: FrozenModel(role, TINY, place(p)) for role, p in params.items()}
     teachers = {name: frozen[name] for name in domains}
@@ -132,6 +142,8 @@ for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2
     for _ in range(2):
         packed = learner.pack(with_scores(learner, examples, teachers, frozen["reference"]))
         state, metrics, tokens = learner.update(state, packed)
+    shared = any((np.asarray(batch.segments) % MEMBERS).any() for batch in packed.batches)
+    assert shared == (learner.devices > 1)
     logprobs = [of_tokens([t.logprobs for t in tokens], packed, e) for e in examples]
     values = metrics.diagnostics.finish(domains)
     values |= {"loss": metrics.loss, "grad_norm": metrics.grad_norm}
@@ -151,5 +163,8 @@ assert moved > 1e-3, moved
 
 
 def test_eight_devices_learn_what_one_does(run_on_fake_devices):
-    """Two steps on data 2 x fsdp 2 x tensor 2; a query kernel lies in quarters."""
+    """Two steps on data 2 x fsdp 2 x tensor 2; a query kernel lies in quarters.
+
+    On eight devices samples share their prompts, on one they do not.
+    """
     assert run_on_fake_devices(ON_EIGHT).split() == ["1", "1.0", "8", "0.25"]

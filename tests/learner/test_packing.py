@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from step_cases import make_examples, pack_one, predictions, trees_equal
 
+from gopd_jax.kernels.packed_attention import MEMBERS
 from gopd_jax.learner.packing import (
     LEAST,
     LOGPROBS,
@@ -56,7 +57,7 @@ def check(examples, batch, slices, row_length):
     assert seen.max() == 1
     np.testing.assert_array_equal(batch.segments > 0, seen > 0)
     for row, count in np.ndenumerate(examples_in_row):
-        assert set(batch.segments[row]) - {0} == set(range(1, count + 1))
+        assert set(batch.segments[row]) - {0} == set(MEMBERS * np.arange(1, count + 1))
     trees_equal(batch.replace(used=0, domains=0), expected.replace(used=0, domains=0))
     assert batch.used == 1 + max(where.micro for where in slices.values())
     for m in range(batch.used):  # the rest of a micro-batch may be padding rows
@@ -193,6 +194,8 @@ def test_every_example_is_in_one_of_the_buckets():
         (BatchShape(8, 100), 1, (1, 800), None),  # no more than eight of the longest
         (BatchShape(8, 100), 4, (4, 200), None),  # a quarter is not worth a compilation
         (BatchShape(64, 608, rows=6, row_length=1100), 2, (6, 1100), (6, 275)),
+        (BatchShape(64, 608, samples=8), 1, (1, 2048), (1, 512)),  # of shared prompts
+        (BatchShape(64, 608, rows=2, samples=8), 1, (2, 1024), (2, 256)),
     ],
 )
 def test_the_lengths_of_rows(shape, devices, long, short):

@@ -112,7 +112,7 @@ def _jaxpr(config, remat, kernel):
 def test_remat_changes_nothing():
     config, kernel = CASES["qwen3_tied"], Xla(8, (2, 1))
     expected = _hidden_and_gradient(config, "none", kernel)
-    for remat in ("attention", "block"):
+    for remat in ("attention", "block", "offload"):
         _same_hidden_and_gradient(_hidden_and_gradient(config, remat, kernel), expected)
 
 
@@ -120,12 +120,15 @@ def test_remat_runs_again_what_it_does_not_keep():
     """The exponential of the scores stands in the loops forward, backward, and once more."""
     config, kernel = CASES["qwen3_tied"], Xla(8, (1,))
     counts = {}
-    for remat in ("none", "attention", "block"):
+    for remat in ("none", "attention", "block", "offload"):
         jaxpr = _jaxpr(config, remat, kernel)
         # The name of the primitive differs between versions of JAX.
         assert ("remat" in jaxpr or "checkpoint" in jaxpr) == (remat != "none")
         counts[remat] = jaxpr.count(" exp ")
-    assert counts["none"] == counts["attention"] < counts["block"]
+        inputs = f"[{config.layers},1,22,{config.width}]"
+        kept = [kind for kind in ("f32", "f32<host>") if f"{kind}{inputs}" in jaxpr]
+        assert kept == ["f32<host>" if remat == "offload" else "f32"]
+    assert counts["none"] == counts["attention"] < counts["block"] == counts["offload"]
 
 
 @pytest.mark.parametrize("remat", ["none", "block"])

@@ -13,7 +13,7 @@ SMALL = ["--seeds=2", "--steps=2", "--samples-per-step=8", "--prompts=8", "--job
 
 
 @pytest.mark.slow
-def test_a_run_and_a_second_one_that_has_nothing_left_to_do(tmp_path, capsys, shared_compilations):
+def test_a_run_and_a_second_one_that_has_nothing_left_to_do(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [*SMALL, f"--out={out}", "--only=table3"]
     assert command.main(arguments) == 0

@@ -8,7 +8,7 @@ from gopd_jax.reproduce import arms, work
 
 
 @pytest.mark.slow
-def test_an_arm_is_made_and_scored_once(tmp_path, shared_compilations):
+def test_an_arm_is_made_and_scored_once(tmp_path):
     size = arms.Size(2, 8, (8, 2), (4, 2))
 
     def run():

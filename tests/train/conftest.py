@@ -6,11 +6,6 @@ import pytest
 CLOCK = ("seconds", "tokens_per_second", "compilations", "cached")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_work(shared_compilations):
-    """Most of the time of these tests is compilation."""
-
-
 @pytest.fixture
 def lines():
     """Reads a JSON-lines file of a run without the clock times and counts of the process."""
