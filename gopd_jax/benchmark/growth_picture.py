@@ -24,7 +24,7 @@ LABELS = {
 def draw(points: Sequence[Mapping[str, Any]], fits: Sequence[Mapping[str, Any]], path: str) -> None:
     """Draws what each cost is relative to the smallest value of its variable."""
     rows = -(-len(fits) // 2)
-    size = (9.5, 0.6 + 3.2 * rows)
+    size = (7.5, 0.5 + 2.6 * rows)
     title = "cost relative to the first point; length: cost of one answer"
     figure, axes = figures.panels(rows, min(2, len(fits)), size, title)
     for axis in axes[len(fits) :]:

@@ -90,12 +90,12 @@ def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
     assert several["useful_flops"] == one["useful_flops"]
     assert several["micro_batches"] == 2 and several["rows_empty"] > 0
     assert several["peak_is"] == "measured" and 0 < several["mfu"]
-    # Four rows of 16 tokens (4 + 8 fit), 3 passes over 3 matrices; one layer.
+    # 3 passes over 3 matrices of one layer, 4 passes over one chunk of 128 positions.
     peak, (length,) = several["peak_flops"], several["rows"]
     mlp = several["mlp_of_peak"] * several["mlp_seconds"] * peak
     assert mlp == pytest.approx(3 * 2 * 4 * int(length) * 3 * 16 * 32, rel=1e-4)
     head = several["head_of_peak"] * several["head_seconds"] * peak
-    assert head == pytest.approx(4 * 2 * 64 * 16 * 4 * int(length), rel=1e-4)
+    assert head == pytest.approx(4 * 2 * 64 * 16 * 128, rel=1e-4)
     assert 0 < several["head_useful_of_peak"] < several["head_of_peak"]
     seconds = several["mlp_seconds"] + several["head_seconds"]
     both = several["mlp_and_head_of_peak"] * seconds * peak
