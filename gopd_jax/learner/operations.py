@@ -31,7 +31,7 @@ from gopd_jax.learner.flops import (
 from gopd_jax.learner.groups import Sharing, prompt_of
 from gopd_jax.learner.packing import Bucket, Example
 from gopd_jax.models.decoder import Decoder
-from gopd_jax.models.logprobs import chunk_tokens, vocabulary_blocks
+from gopd_jax.models.head_blocks import chunk_tokens, vocabulary_blocks
 from gopd_jax.types import PackedBatch
 
 Prompts = set[tuple[str, bytes]]  # see `prompt_of`
