@@ -188,9 +188,10 @@ def chunk_tokens(tokens: int) -> int:
     return max(1, min(CHUNK_TOKENS, max(128, tokens // CHUNK_SHARE), tokens))
 
 
-def _blocks(tokens: int, vocabulary: int) -> tuple[int, int]:
-    """Ids of a block of the vocabulary, and the number of blocks."""
-    size = max(1, min(vocabulary, LOGIT_ELEMENTS // tokens))
+def vocabulary_blocks(tokens: int, vocabulary: int) -> tuple[int, int]:
+    """Ids of a block of the vocabulary, and the number of blocks, which are as equal as can be."""
+    most = max(1, min(vocabulary, LOGIT_ELEMENTS // tokens))
+    size = -(-vocabulary // -(-vocabulary // most))
     return size, -(-vocabulary // size)
 
 
@@ -229,7 +230,7 @@ def _forward(hidden_RSD, head_VD, ids_V, targets_RS, wanted_RS, *, num_ids: int 
     R, S, _ = hidden_RSD.shape
     V = head_VD.shape[0]
     chunks = _Chunks(wanted_RS, chunk_tokens(R * S))
-    size, blocks = _blocks(chunks.size, V)
+    size, blocks = vocabulary_blocks(chunks.size, V)
     whole = num_ids is None and V % size == 0
 
     def block(number, running, hidden_CD, targets_C):
@@ -279,7 +280,7 @@ def _backward(
     R, S, D = hidden_RSD.shape
     V = head_VD.shape[0]
     chunks = _Chunks(wanted_RS, chunk_tokens(R * S))
-    size, blocks = _blocks(chunks.size, V)
+    size, blocks = vocabulary_blocks(chunks.size, V)
     whole = num_ids is None and V % size == 0
 
     def block(number, carry, hidden_CD, targets_C, norm_C, grad_C):
@@ -326,8 +327,7 @@ class _Gathered:
 
     def __init__(self, part_Vd, ids_V, tokens: int, split: WidthSplit):
         self.part, self.ids, self.split = part_Vd, ids_V, split
-        self.count = _blocks(chunk_tokens(tokens), len(ids_V))[1]
-        self.size = -(-len(ids_V) // self.count)
+        self.size, self.count = vocabulary_blocks(chunk_tokens(tokens), len(ids_V))
 
     def start(self, number: jax.Array) -> jax.Array:
         """The first row of a block. The last block begins early enough to be whole."""
