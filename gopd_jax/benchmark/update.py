@@ -106,7 +106,7 @@ def make_learner(
             longest=args.max_prompt_tokens + args.max_response_tokens,
             rows=settings.rows_per_micro_batch,
             row_length=settings.row_length,
-            samples=args.samples_per_prompt,
+            samples=args.samples_per_prompt if settings.share_prompts else 1,
         ),
         updates=args.runs + MAX_WARM_UPS,
         dtype=compute_dtype(args.compute_dtype),
