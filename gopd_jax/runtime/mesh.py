@@ -235,7 +235,7 @@ def width_split(rows: int, width: int) -> WidthSplit | None:
 
 
 def platform_in_use() -> str:
-    """ "cpu", "gpu" or "tpu": of the mesh in use (`jax.set_mesh`), or else of the default devices."""
+    """What the mesh in use (`jax.set_mesh`) runs on, "cpu" for example; or the default devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
