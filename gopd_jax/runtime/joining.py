@@ -4,12 +4,15 @@ In: --coordinator, --processes and --process, or the environment. Out: a `Place`
 work. Does not import JAX.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
+import json
 import os
 import socket
 import sys
 import time
+from typing import Any
 
 from gopd_jax.runtime.progress import say
 
@@ -122,54 +125,149 @@ def join_seconds() -> int:
     return int(value)
 
 
-def meet(place: Place, seconds: float) -> None:
-    """Waits until process 0 answers; in process 0, checks that its port can be had.
+def meet(place: Place, seconds: float, port: int = 0) -> int:
+    """Waits until all processes have met at the coordinator; JAX would end them with pages of C++.
 
-    JAX would end the process with pages of C++.
+    Args:
+        place: of this process.
+        seconds: to wait at most.
+        port: in process 0, what the others are told.
+
+    Returns:
+        The port, in every process.
 
     Raises:
-        ValueError: nobody answers within `seconds`, or another program has the port.
+        ValueError: nobody answers or some do not come within `seconds`, another program has the
+            port, or two processes contradict each other.
     """
-    host, port = place.address
     if place.process == 0:
+        return _await_others(place, seconds, port)
+    end, said, reason = time.monotonic() + seconds, False, "nothing"
+    while (left := end - time.monotonic()) > 0:
         try:
-            with socket.create_server(("", port)):
-                return
+            with socket.create_connection(place.address, timeout=min(5, left)) as connection:
+                _send(connection, process=place.process, processes=place.processes)
+                reason = f"process 0 is there, but not all of {place.processes}"
+                answer = _receive(connection, max(0.1, end - time.monotonic()))
+            if "error" in answer:
+                raise ValueError(f"--coordinator={place.coordinator}: {answer['error']}")
+            return answer["port"]
         except OSError as e:
-            raise ValueError(
-                f"--coordinator={place.coordinator}: process 0 cannot listen at port {port} "
-                f"({e.strerror or e}); expected a free port"
-            ) from e
-    end, waited = time.monotonic() + seconds, False
-    while True:
-        try:
-            with socket.create_connection((host, port), timeout=5):
-                return
-        except OSError as e:
-            if time.monotonic() > end:
-                raise ValueError(
-                    f"--coordinator={place.coordinator}: nobody answers there after "
-                    f"{seconds:g} s ({e.strerror or e}); expected process 0 of "
-                    f"{place.processes}, started with the same command and --process=0"
-                ) from e
-        if not waited:
+            reason = reason if isinstance(e, TimeoutError) else e.strerror or str(e)
+        if not said:
             say(f"waiting up to {seconds:g} s for process 0 at {place.coordinator}")
-            waited = True
-        time.sleep(0.5)
+            said = True
+        time.sleep(min(0.5, max(0.0, end - time.monotonic())))
+    raise ValueError(
+        f"--coordinator={place.coordinator}: the processes have not met there within {seconds:g} s "
+        f"({reason}); expected {place.processes}, each started with its own --process, from 0"
+    )
 
 
-class _Run:
-    failed = False  # this process, in a run of several
+def _await_others(place: Place, seconds: float, port: int) -> int:
+    """`meet` of process 0."""
+    end, come = time.monotonic() + seconds, {}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(_listen(place))
+        while missing := sorted(set(range(1, place.processes)) - set(come)):
+            server.settimeout(max(0.01, end - time.monotonic()))
+            try:
+                connection = stack.enter_context(server.accept()[0])
+            except TimeoutError as e:
+                raise ValueError(
+                    f"--coordinator={place.coordinator}: process {missing[0]} of "
+                    f"{place.processes} has not come within {seconds:g} s; expected each to be "
+                    "started, with its own --process"
+                ) from e
+            with contextlib.suppress(OSError):  # whoever else tries the port
+                hello = _receive(connection, 5)
+                process, error = hello.get("process"), ""
+                if hello.get("processes") != place.processes:
+                    error = f"--processes={hello.get('processes')}, but process 0 has "
+                    error += f"--processes={place.processes}: expected the same for all"
+                elif process not in missing and not _is_closed(come.get(process)):
+                    error = f"two processes have --process={process}: expected each number once"
+                if error:
+                    _send(connection, error=error)
+                else:
+                    come[process] = connection
+        for connection in come.values():
+            with contextlib.suppress(OSError):
+                _send(connection, port=port)
+    return port
 
 
-def fails() -> None:
-    """Notes that this process of several ends with an error, which the others have been told."""
-    _Run.failed = True
+def _listen(place: Place) -> socket.socket:
+    """The server of process 0, at its port."""
+    port, both = place.address[1], socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        return socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as e:
+        raise ValueError(
+            f"--coordinator={place.coordinator}: process 0 cannot listen at port {port} "
+            f"({os.strerror(e.errno)}); expected a free port"
+        ) from e
+
+
+def _send(connection: socket.socket, **message: int | str) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(connection: socket.socket, seconds: float) -> dict[str, Any]:
+    """The next message; OSError if there is none in time, or the other side speaks otherwise."""
+    connection.settimeout(seconds)
+    with connection.makefile() as lines:
+        line = lines.readline(1000)
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError) as e:
+        raise OSError("it does not answer as process 0 of a run does") from e
+
+
+def _is_closed(connection: socket.socket | None) -> bool:
+    """Whether the other side is gone; it says nothing more while it waits."""
+    if connection is None:
+        return False
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+class _Others:
+    """What to do for the other processes when this one fails; set by `watch`."""
+
+    tell: Callable[[BaseException], None] | None = None
+    told = False
+
+
+def when_failing(tell: Callable[[BaseException], None]) -> None:
+    """Notes that there are other processes, and how they are told why this one ends."""
+    _Others.tell = tell
+
+
+@contextlib.contextmanager
+def telling_the_others() -> Iterator[None]:
+    """Within this context, an error of this process is told to the others, which then end too."""
+    try:
+        yield
+    except BaseException as error:
+        if _Others.tell is not None:
+            _Others.tell(error)
+            _Others.told = True
+        raise
 
 
 def leave(status: int) -> int:
-    """Returns the exit status of a command, or ends the process: after `fails`, JAX would wait."""
-    if _Run.failed:
+    """Returns the exit status; if the others were told of an error, ends the process with it.
+
+    JAX would wait for them.
+    """
+    if _Others.told:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

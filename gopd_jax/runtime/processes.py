@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import json
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -12,6 +13,7 @@ from gopd_jax.runtime import watch
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.joining import (
+    DETECT,
     EXPECTED,
     Place,
     find_place,
@@ -20,8 +22,9 @@ from gopd_jax.runtime.joining import (
     meet,
 )
 from gopd_jax.runtime.progress import speak_as
+from gopd_jax.runtime.store import Store
 
-# JAX watches too, more slowly: what `watch` says comes first.
+# JAX watches too, but more slowly: what `watch` says comes first.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 60, 60
 
 
@@ -40,37 +43,50 @@ def start_processes(place: Place | None = None) -> None:
         return
     # JAX would take SIGTERM for itself; `stopping` answers it.
     jax.config.update("jax_enable_preemption_service", False)
-    options = {}
-    if place is not None:
-        meet(place, seconds)
-        options = {
-            "coordinator_address": place.coordinator,
-            "num_processes": place.processes,
-            "process_id": place.process,
-            "cluster_detection_method": "deactivate",
-        }
-    try:
-        with watch.silent_partner():
-            jax.distributed.initialize(
-                **options,
-                initialization_timeout=seconds,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            )
-    except (RuntimeError, ValueError) as e:
-        if place is None:
-            raise ValueError(
-                f"GOPD_DISTRIBUTED=1: the other processes are not found ({brief(e)}); expected a "
-                f"TPU slice, Slurm or Open MPI, which say where they are. Elsewhere: {EXPECTED}"
-            ) from e
-        raise ValueError(
-            f"--coordinator={place.coordinator}: not all of {place.processes} processes met there "
-            f"within {seconds} s ({brief(e)}); expected each --process once, with the same "
-            "--processes"
-        ) from e
+    if place is None:
+        cluster = "a TPU slice, Slurm or Open MPI, which say where they are"
+        _initialize(f"{DETECT}=1", f"{cluster}. Elsewhere: {EXPECTED}", seconds)
+    else:
+        _initialize_at(place, seconds)
     speak_as(jax.process_index(), jax.process_count())
     if jax.process_count() > 1:
         watch.start(jax.process_index(), jax.process_count())
+
+
+def _initialize_at(place: Place, seconds: int) -> None:
+    store = None
+    if place.process == 0:
+        store = Store(place.processes, HEARTBEAT_SECONDS, SHUTDOWN_SECONDS)
+    try:
+        port = meet(place, seconds, store.port if store else 0)
+        with watch.service_of(store):
+            _initialize(
+                f"--coordinator={place.coordinator}",
+                "all ports between the hosts to be open",
+                seconds,
+                coordinator_address=f"{place.coordinator.rpartition(':')[0]}:{port}",
+                num_processes=place.processes,
+                process_id=place.process,
+                cluster_detection_method="deactivate",
+            )
+    except BaseException:
+        if store is not None:
+            store.shutdown()
+        raise
+
+
+def _initialize(said: str, expected: str, seconds: int, **options: Any) -> None:
+    try:
+        jax.distributed.initialize(
+            **options,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError) as e:
+        raise ValueError(
+            f"{said}: JAX cannot join the processes ({brief(e)}); expected {expected}"
+        ) from e
 
 
 def agree(value: ArrayLike) -> ArrayLike:

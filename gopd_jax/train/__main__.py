@@ -38,7 +38,7 @@ from ml_collections import ConfigDict, config_flags
 from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
 from gopd_jax.runtime.errors import brief
-from gopd_jax.runtime.joining import find_place, leave, split_options
+from gopd_jax.runtime.joining import find_place, split_options
 from gopd_jax.runtime.progress import tell
 from gopd_jax.runtime.schema import unknown_field
 from gopd_jax.train import config_files
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--help" in arguments or "-h" in arguments:
         return cli.run(_print_help, arguments)
-    return leave(cli.run(_train, arguments, stopped=STOPPED))
+    return cli.run(_train, arguments, stopped=STOPPED)
 
 
 def _train(arguments: list[str]) -> None:
@@ -76,13 +76,11 @@ def _train(arguments: list[str]) -> None:
     with cli.importing(STOPPED):
         from gopd_jax.runtime.compilation_cache import use_compilation_cache
         from gopd_jax.runtime.processes import start_processes
-        from gopd_jax.runtime.watch import telling_the_others
         from gopd_jax.train.run import run
 
     start_processes(place)
-    with telling_the_others():
-        use_compilation_cache(config.compilation_cache)
-        run(config, workdir or os.path.join("runs", config.name))
+    use_compilation_cache(config.compilation_cache)
+    run(config, workdir or os.path.join("runs", config.name))
 
 
 def parse(arguments: Sequence[str]) -> tuple[Config, str]:

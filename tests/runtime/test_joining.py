@@ -1,5 +1,6 @@
 """Where a process finds the others: options, the environment, and what is wrong with them."""
 
+import concurrent.futures
 import socket
 
 import pytest
@@ -72,11 +73,60 @@ def test_an_error_names_the_variable_that_is_wrong(monkeypatch):
         joining.join_seconds()
 
 
-def test_processes_meet_at_the_port_of_the_first():
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def outcomes(*places: Place, seconds: float = 10) -> list[int | str]:
+    """What `meet` returns or raises in processes that start in this order; process 0 tells 77."""
+
+    def one(place: Place) -> int | str:
+        try:
+            return meet(place, seconds, 77 if place.process == 0 else 0)
+        except ValueError as e:
+            return str(e)
+
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as threads:
+        return list(threads.map(one, places))
+
+
+def test_processes_meet_in_any_order():
+    at = f"127.0.0.1:{free_port()}"
+    assert outcomes(Place(at, 3, 2), Place(at, 3, 0), Place(at, 3, 1)) == [77, 77, 77]
+
+
+def test_processes_that_contradict_each_other_are_told():
+    at = f"127.0.0.1:{free_port()}"
+
+    def one(*place: int) -> int | str:
+        return outcomes(Place(at, *place))[0]
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        zero = threads.submit(one, 3, 0)
+        twice = [threads.submit(one, 3, 1) for _ in range(2)]
+        assert "--processes=4, but process 0 has --processes=3: expected the" in one(4, 2)
+        concurrent.futures.wait(twice, return_when=concurrent.futures.FIRST_COMPLETED)
+        assert one(3, 2) == zero.result() == 77
+        found = [future.result() for future in twice]
+    (said,) = [x for x in found if x != 77]
+    assert "two processes have --process=1: expected each number once" in said
+
+
+def test_whoever_does_not_come_is_named():
+    at = f"127.0.0.1:{free_port()}"
+    (said,) = outcomes(Place(at, 3, 0), seconds=0.1)
+    assert "process 1 of 3 has not come within 0.1 s; expected each to be started" in said
+    (said,) = outcomes(Place(at, 3, 1), seconds=0.1)
+    assert "have not met there within 0.1 s (Connection refused); expected 3" in said
+    zero, one = outcomes(Place(at, 3, 0), Place(at, 3, 1), seconds=1)
+    assert "process 2 of 3 has not come" in zero
+    assert "have not met there within 1 s" in one
+
+
+def test_a_port_that_another_program_has():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        meet(Place(f"127.0.0.1:{port}", 2, 1), 1)
-        with pytest.raises(ValueError, match=f"process 0 cannot listen at port {port}"):
-            meet(Place(f"127.0.0.1:{port}", 2, 0), 1)
-    with pytest.raises(ValueError, match="nobody answers there after 0 s .*process=0"):
-        meet(Place(f"127.0.0.1:{port}", 2, 1), 0)
+        (said,) = outcomes(Place(f"127.0.0.1:{port}", 2, 0))
+    assert f"process 0 cannot listen at port {port} (Address already in use); expected" in said

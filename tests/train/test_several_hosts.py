@@ -110,7 +110,7 @@ def test_another_command_for_one_process_is_refused(tmp_path):
 
 
 def test_nobody_at_the_coordinator_is_one_sentence(tmp_path):
-    for process, other in ((1, "nobody answers there"), (0, "not all of 2 processes met")):
+    for process, other in ((1, "the processes have not met"), (0, "process 1 of 2 has not come")):
         at = f"127.0.0.1:{free_port()}"
         options = [f"--coordinator={at}", "--processes=2", f"--process={process}"]
         command = [*TRAIN, "--config=math", f"--workdir={tmp_path}", *options]
