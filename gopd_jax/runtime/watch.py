@@ -100,9 +100,9 @@ class Watch:
         host = self._known.get(gone, {}).get("host")
         where = f" on host {host}" if host else ""
         sentence = (
-            f"process {gone} of {self._processes}{where} is gone: {why}; expected all to go on. "
-            "Its own output says more; the same command for all, started again, resumes from the "
-            "last checkpoint"
+            f"process {gone} of {self._processes}{where} is gone ({why}; its own output may say "
+            "more): expected all to stay. Start the same command again for all of them, it resumes "
+            "from the last checkpoint"
         )
         # Not through `progress`: the main thread may hold its lock.
         os.write(2, f"\nprocess {self._process}: error: {sentence}\n".encode())

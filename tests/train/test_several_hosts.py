@@ -90,7 +90,7 @@ def test_the_others_end_when_one_is_killed_and_the_restart_goes_on(two_processes
     said, _ = other.communicate(timeout=30)
     assert other.returncode == 4, said
     (sentence,) = re.findall(f"^process {1 - killed}: error: .*", said, re.MULTILINE)
-    assert f"process {killed} of 2 on host " in sentence and "resumes from the last" in sentence
+    assert f"process {killed} of 2 on host " in sentence and "is gone" in sentence
     assert "Traceback" not in said and "absl::Status" not in said, said
     processes[killed].communicate()
     finish(start_two(workdir))
