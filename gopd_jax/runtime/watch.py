@@ -66,12 +66,14 @@ class Watch:
         self._client.key_value_set(key, json.dumps(entry), allow_overwrite=True)
 
     def _talk(self) -> None:
-        while not self._stopped.wait(BEAT):
+        waiting = True
+        while waiting:
             with contextlib.suppress(Exception):  # no answer is for `_watch` to see
                 self._write()
                 found = self._client.key_value_dir_get(KEYS)
                 by_number = {int(k.rpartition("/")[2]): json.loads(v) for k, v in found}
                 self._known, self._answered = by_number, time.monotonic()
+            waiting = not self._stopped.wait(BEAT)
 
     def _watch(self) -> None:
         others = [i for i in range(self._processes) if i != self._process]
