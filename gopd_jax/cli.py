@@ -105,6 +105,24 @@ def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
+def rising(least: int) -> Callable[[str], list[int]]:
+    """The argparse type of rising integers with commas between them, two or more, from `least`."""
+
+    def parse(text: str) -> list[int]:
+        try:
+            values = [int(part) for part in text.split(",")]
+        except ValueError:
+            values = []
+        if len(values) < 2 or values[0] < least or sorted(set(values)) != values:
+            expected = (
+                f"expected two or more rising integers >= {least}, such as {least},{2 * least}"
+            )
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {expected}")
+        return values
+
+    return parse
+
+
 def number(least: float = -math.inf) -> Callable[[str], float]:
     """The argparse type of a finite number >= `least`."""
 

@@ -30,12 +30,13 @@ examples:
   python -m gopd_jax.benchmark score --model=FOLDER --prompts=1024 --max-prompt-tokens=2048 \\
       --mean-response-tokens=4096 --max-response-tokens=16384 --count-only
   python -m gopd_jax.benchmark loop --config=math --steps=30 --config.rollout.slots=32
+  python -m gopd_jax.benchmark growth --picture=growth.png
 
 With --json, a line has a "record": "warm-up", "run", "program", "median", "compiled" or "counted",
-and for loop "step", "whole run" or "split". The first run is a warm-up and is not counted, and
-neither is any run or step that compiles. In rollout with random weights, answers have geometric
-lengths: V / MEAN token ids, drawn at random, are stop ids, so that one token in MEAN
-(--mean-response-tokens) ends an answer on average.
+for loop "step", "whole run" or "split", and for growth "point" or "growth". The first run is a
+warm-up and is not counted, and neither is any run or step that compiles. In rollout with random
+weights, answers have geometric lengths: V / MEAN token ids, drawn at random, are stop ids, so that
+one token in MEAN (--mean-response-tokens) ends an answer on average.
 
 decode_ms_per_step is the milliseconds of a decode step, over the dispatches that begin with an idle
 device, after no prefill; a run without any leaves it out.
@@ -44,7 +45,17 @@ update and score count operations of matrix products: the useful ones (real toke
 attention, the head where a response is predicted, nothing twice) and those that are run. mfu is the
 useful ones per second over the peak.
 
+--parts adds mlp_of_peak and head_of_peak, what MLP and head run per second over the peak, forward
+and backward; head_useful_of_peak counts no logits twice and no chunk filled up.
+
 Exit status: 0 done, 2 for a wrong option, model or file, 130 after Ctrl-C.
+"""
+
+GROWTH = """\
+The base has 8,192 ids, one teacher and 48 answers of 256 tokens (12 where the vocabulary grows). A
+record "point" has what one value costs, a record "growth" the slopes of log cost against log value:
+of seconds, seconds without the share that attention has in the executed operations, operations and
+memory; for length, of one answer. at_most_linear allows 1.05 without attention.
 """
 
 
@@ -92,7 +103,43 @@ def make_parser() -> cli.Parser:
     )
     part.add_argument("--config", default="math", help="config file, as of the train command")
     part.add_argument("--steps", type=cli.integer(2), default=20, help="steps of the run")
+    what = "growth: seconds and memory while one thing grows at a time"
+    part = parts.add_parser(
+        "growth",
+        help=what,
+        description=f"Measure {what}; each point by benchmark update, in a process of its own.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=GROWTH,
+    )
+    _add_growth(part)
     return parser
+
+
+def _add_growth(part: argparse.ArgumentParser) -> None:
+    """Adds what grows, and the values that it takes."""
+    add = part.add_argument
+    values = {
+        "vocabulary": (16, "32768,65536,151936", "ids of the vocabulary"),
+        "length": (1, "256,512,1024,2048,4096", "tokens of a response, as many in all"),
+        "rollouts": (1, "12,24,48,96", "answers"),
+        "teachers": (1, "1,2,3,4", "teachers that share the answers"),
+    }
+    for name, (least, default, text) in values.items():
+        help_ = f"{text}; two rising integers at least"
+        add(f"--{name}", type=cli.rising(least), default=default, metavar="N,N,...", help=help_)
+    names = {"choices": list(values), "default": list(values), "metavar": "NAME"}
+    add("--vary", nargs="+", **names, help=f"what grows: {', '.join(values)}")
+    add("--model", default="", help="folder of a config.json; else Qwen3, 4 layers, width 128")
+    add("--max-prompt-tokens", type=cli.integer(1), default=64, help="length of every prompt")
+    add("--runs", type=cli.integer(1), default=2, help="runs of a point, after its warm-up")
+    add("--picture", default="", metavar="FILE.png", help="draw the points there")
+    add(
+        "--read",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="take the points that --json printed to these files, and measure none",
+    )
 
 
 def _add_examples(part: argparse.ArgumentParser) -> None:
@@ -174,6 +221,11 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         "matrix product are measured",
     )
     add("--count-only", action="store_true", help="pack and count operations, and run nothing")
+    add(
+        "--parts",
+        action="store_true",
+        help="time MLP and head alone, too, forward and backward, as shares of the peak",
+    )
     add(
         "--attention",
         choices=choices(PackingSettings, "attention"),
@@ -290,6 +342,8 @@ def main(argv: list[str] | None = None) -> int:
         from gopd_jax.benchmark.rollout import benchmark
     elif args.part == "loop":
         from gopd_jax.benchmark.loop import benchmark
+    elif args.part == "growth":
+        from gopd_jax.benchmark.growth import benchmark
     elif args.topology:
         from gopd_jax.benchmark.compiled_learner import benchmark
     else:

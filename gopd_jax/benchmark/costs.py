@@ -54,6 +54,8 @@ def figures(costs: Mapping[str, Cost]) -> Figures:
             out[f"{kind}_flops_{name}"] = getattr(getattr(whole, kind), name)
     out["executed_over_useful"] = out["executed_flops"] / out["useful_flops"]
     out["attention_useful"] = whole.attention_useful
+    for part, cost in costs.items():
+        out[f"attention_share_{part}"] = cost.executed.attention / cost.executed.total
     return out
 
 

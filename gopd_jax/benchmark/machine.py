@@ -1,5 +1,6 @@
 """What the machine is able to do, and how much memory this process took of it."""
 
+from collections.abc import Callable
 import resource
 import sys
 import time
@@ -22,14 +23,20 @@ def matmul_peak(dtype: DTypeLike) -> float:
     n = SIZES.get(jax.default_backend(), ACCELERATOR_SIZE)
     a = jax.random.normal(jax.random.key(0), (n, n), dtype)
     product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(a, a))
+    seconds = best_seconds(lambda: [product(a, a) for _ in range(PRODUCTS)])
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    return 2 * n**3 * PRODUCTS / seconds * devices
+
+
+def best_seconds(run: Callable[[], object]) -> float:
+    """The least time that a computation takes of several tries, after one that compiles it."""
+    jax.block_until_ready(run())
     best = float("inf")
     for _ in range(TRIES):
         start = time.perf_counter()
-        jax.block_until_ready([product(a, a) for _ in range(PRODUCTS)])
+        jax.block_until_ready(run())
         best = min(best, time.perf_counter() - start)
-    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
-    return 2 * n**3 * PRODUCTS / best * devices
+    return best
 
 
 def peak_bytes() -> int:

@@ -11,11 +11,15 @@ NOT_SHOWN = ("record", "settings")  # left out of the text of a median
 
 def show(record: dict[str, Any]) -> None:
     """Prints a record, floats to six digits."""
-    rounded = {
+    shown = rounded(record)
+    result(_text(shown), shown)
+
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    return {
         name: float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
         for name, value in record.items()
     }
-    result(_text(rounded), rounded)
 
 
 def _text(record: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from gopd_jax.benchmark.costs import count, figures, rows_of, speeds
 from gopd_jax.benchmark.examples import REWARD_SCALE, domain_names, make_examples
 from gopd_jax.benchmark.machine import matmul_peak, peak_bytes
+from gopd_jax.benchmark.parts import parts
 from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.workload import settings_in_effect
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner, Packed
@@ -49,14 +50,16 @@ def benchmark(args: argparse.Namespace) -> None:
         counts |= {"rollouts": len(examples), "settings": settings_in_effect(args)}
         show({"record": "counted"} | counts)
         return
-    params = _params(args, model, learner)
+    params, updates = _params(args, model, learner), args.part == "update"
+    several = len(learner.reward_scales) + 2 * updates  # models, each with weights of its own
+    weights = [params, *(jax.tree.map(jnp.copy, params) for _ in range(several - 1))]
+    del params
+    state = learner.start(weights.pop()) if updates else None
+    reference = FrozenModel("reference", model, weights.pop()) if updates else None
     teachers = {
-        name: FrozenModel(f"teacher of {name}", model, params) for name in learner.reward_scales
+        name: FrozenModel(f"teacher of {name}", model, own)
+        for name, own in zip(learner.reward_scales, weights, strict=True)
     }
-    reference = state = None
-    if args.part == "update":
-        reference = FrozenModel("reference", model, jax.tree.map(jnp.copy, params))
-        state = learner.start(jax.tree.map(jnp.copy, params))
 
     runs: list[Figures] = []
     peak = args.peak_flops
@@ -75,6 +78,7 @@ def benchmark(args: argparse.Namespace) -> None:
     summary |= rows_of(packed) | figures(costs)
     summary |= {"peak_flops": peak, "peak_is": "given" if args.peak_flops else "measured"}
     summary |= _learner_figures(learner) | {"peak_gib": memory / 2**30}
+    summary |= parts(learner, packed, peak) if args.parts else {}
     summary["settings"] = settings_in_effect(args)
     for program in learner.programs.programs:
         show({"record": "program"} | dataclasses.asdict(program))
@@ -102,7 +106,7 @@ def make_learner(
             longest=args.max_prompt_tokens + args.max_response_tokens,
             rows=settings.rows_per_micro_batch,
             row_length=settings.row_length,
-            samples=args.samples_per_prompt,
+            samples=args.samples_per_prompt if settings.share_prompts else 1,
         ),
         updates=args.runs + MAX_WARM_UPS,
         dtype=compute_dtype(args.compute_dtype),

@@ -31,7 +31,7 @@ from gopd_jax.learner.flops import (
 from gopd_jax.learner.groups import Sharing, prompt_of
 from gopd_jax.learner.packing import Bucket, Example
 from gopd_jax.models.decoder import Decoder
-from gopd_jax.models.logprobs import LOGIT_ELEMENTS, chunk_tokens
+from gopd_jax.models.head_blocks import chunk_tokens, vocabulary_blocks
 from gopd_jax.types import PackedBatch
 
 Prompts = set[tuple[str, bytes]]  # see `prompt_of`
@@ -231,6 +231,5 @@ def _predictions(wanted: np.ndarray, vocab_size: int) -> int:
     """
     chunk = chunk_tokens(wanted.shape[1])
     positions = int((-(-wanted.sum(axis=1) // chunk) * chunk).sum())
-    block = min(vocab_size, LOGIT_ELEMENTS // chunk)
-    ids = -(-vocab_size // block) * block
-    return round(positions * ids / vocab_size)
+    size, blocks = vocabulary_blocks(chunk, vocab_size)
+    return round(positions * size * blocks / vocab_size)

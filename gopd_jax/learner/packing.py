@@ -41,7 +41,7 @@ class BatchShape:
     rows: of a micro-batch; 0 takes those that hold `TOKENS` on each device.
     row_length: tokens of a row; 0 takes `ROW`, or `TOKENS` for several samples of a prompt and
         `rows` 0, or more or fewer where the examples need them.
-    samples: of one prompt, at most; with 1, no prompt is shared.
+    samples: of one prompt that may share it, at most; with 1, no prompt is shared.
     """
 
     examples: int

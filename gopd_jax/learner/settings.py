@@ -51,7 +51,7 @@ class PackingSettings:
     """The fixed shape that the responses of a step are packed into."""
 
     row_length: Count = 0
-    """Tokens in a packed row; 0 takes 1,024, or 2,048 if prompts have several samples and
+    """Tokens in a packed row; 0 takes 1,024, or 2,048 if samples share prompts and
     rows_per_micro_batch is 0, or prompt limit + response limit if that is more. Longer rows pack
     more densely and need more memory. What is left over in the end goes into rows of a quarter of
     this length."""

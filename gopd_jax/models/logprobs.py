@@ -20,16 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gopd_jax.models import head_blocks
 from gopd_jax.models.heads import has_padded_rows, log_distribution
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.runtime.mesh import WidthSplit, on_each_device, width_split
 
-# Tokens of a chunk at most, and logits of a chunk that exist at once on one device: 2^24 float32
-# are 67 MB, or 1,024 tokens with 16,384 ids.
-CHUNK_TOKENS = 1024
-LOGIT_ELEMENTS = 2**24
-# A chunk is at most this share of the tokens, so that the last one, partly empty, costs little.
-CHUNK_SHARE = 8
 NO_ID = 2**31 - 1  # more than any id
 
 
@@ -183,17 +178,6 @@ class _Chunks:
         return jnp.where(wanted, found, 0).reshape(*self.shape, *tail)
 
 
-def chunk_tokens(tokens: int) -> int:
-    """Tokens of a chunk, of `tokens` on one device."""
-    return max(1, min(CHUNK_TOKENS, max(128, tokens // CHUNK_SHARE), tokens))
-
-
-def _blocks(tokens: int, vocabulary: int) -> tuple[int, int]:
-    """Ids of a block of the vocabulary, and the number of blocks."""
-    size = max(1, min(vocabulary, LOGIT_ELEMENTS // tokens))
-    return size, -(-vocabulary // size)
-
-
 def _over_blocks(blocks: int, body: Callable[[ArrayLike, Any], Any], start: Any) -> Any:
     """`fori_loop` over the blocks of the vocabulary; without a loop where there is one."""
     return body(0, start) if blocks == 1 else jax.lax.fori_loop(0, blocks, body, start)
@@ -228,8 +212,8 @@ def _forward(hidden_RSD, head_VD, ids_V, targets_RS, wanted_RS, *, num_ids: int 
     """
     R, S, _ = hidden_RSD.shape
     V = head_VD.shape[0]
-    chunks = _Chunks(wanted_RS, chunk_tokens(R * S))
-    size, blocks = _blocks(chunks.size, V)
+    chunks = _Chunks(wanted_RS, head_blocks.chunk_tokens(R * S))
+    size, blocks = head_blocks.vocabulary_blocks(chunks.size, V)
     whole = num_ids is None and V % size == 0
 
     def block(number, running, hidden_CD, targets_C):
@@ -278,8 +262,8 @@ def _backward(
     """
     R, S, D = hidden_RSD.shape
     V = head_VD.shape[0]
-    chunks = _Chunks(wanted_RS, chunk_tokens(R * S))
-    size, blocks = _blocks(chunks.size, V)
+    chunks = _Chunks(wanted_RS, head_blocks.chunk_tokens(R * S))
+    size, blocks = head_blocks.vocabulary_blocks(chunks.size, V)
     whole = num_ids is None and V % size == 0
 
     def block(number, carry, hidden_CD, targets_C, norm_C, grad_C):
@@ -326,8 +310,8 @@ class _Gathered:
 
     def __init__(self, part_Vd, ids_V, tokens: int, split: WidthSplit):
         self.part, self.ids, self.split = part_Vd, ids_V, split
-        self.count = _blocks(chunk_tokens(tokens), len(ids_V))[1]
-        self.size = -(-len(ids_V) // self.count)
+        chunk = head_blocks.chunk_tokens(tokens)
+        self.size, self.count = head_blocks.vocabulary_blocks(chunk, len(ids_V))
 
     def start(self, number: jax.Array) -> jax.Array:
         """The first row of a block. The last block begins early enough to be whole."""
@@ -384,7 +368,7 @@ def _ruled(hidden_RSD, head_VD, targets_RS, wanted_RS, *, rule: SamplingRule, nu
     """
     R, S, _ = hidden_RSD.shape
     V = head_VD.shape[0]
-    chunks = _Chunks(wanted_RS, max(1, min(chunk_tokens(R * S), LOGIT_ELEMENTS // V)))
+    chunks = _Chunks(wanted_RS, head_blocks.whole_chunk(R * S, V))
 
     def chunk(index, gathered):
         _, rows, ids, counts = _block(head_VD, jnp.arange(V), 0, V, num_ids)

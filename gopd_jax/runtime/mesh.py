@@ -234,6 +234,12 @@ def width_split(rows: int, width: int) -> WidthSplit | None:
     return WidthSplit((embed,), tuple(a for a in over if a != embed))
 
 
+def platform_in_use() -> str:
+    """What the mesh in use (`jax.set_mesh`) runs on, "cpu" for example; or the default devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 def rows_multiple(mesh: Mesh) -> int:
     """Devices on the data and fsdp axes: row counts must be a multiple of this number."""
     return int(np.prod([mesh.shape[a] for a in RULES["batch"]]))

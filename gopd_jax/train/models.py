@@ -50,7 +50,7 @@ def batch_shape(config: Config) -> BatchShape:
         longest=config.longest,
         rows=config.learner.rows_per_micro_batch,
         row_length=config.learner.row_length,
-        samples=config.rollout.samples_per_prompt,
+        samples=config.rollout.samples_per_prompt if config.learner.share_prompts else 1,
     )
 
 

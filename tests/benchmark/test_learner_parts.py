@@ -86,10 +86,20 @@ def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
     assert one["record"] == "counted" and "useful_flops_update" not in one
     assert whole["useful_flops_score"] == 2 * one["useful_flops_score"]
     assert whole["useful_flops"] == pytest.approx(5 * one["useful_flops"])
-    several = records("score", "--runs=1", "--teachers=2")[-1]
+    several = records("score", "--runs=1", "--teachers=2", "--parts")[-1]
     assert several["useful_flops"] == one["useful_flops"]
     assert several["micro_batches"] == 2 and several["rows_empty"] > 0
     assert several["peak_is"] == "measured" and 0 < several["mfu"]
+    # 3 passes over 3 matrices of one layer, 4 passes over one chunk of 128 positions.
+    peak, (length,) = several["peak_flops"], several["rows"]
+    mlp = several["mlp_of_peak"] * several["mlp_seconds"] * peak
+    assert mlp == pytest.approx(3 * 2 * 4 * int(length) * 3 * 16 * 32, rel=1e-4)
+    head = several["head_of_peak"] * several["head_seconds"] * peak
+    assert head == pytest.approx(4 * 2 * 64 * 16 * 128, rel=1e-4)
+    assert 0 < several["head_useful_of_peak"] < several["head_of_peak"]
+    seconds = several["mlp_seconds"] + several["head_seconds"]
+    both = several["mlp_and_head_of_peak"] * seconds * peak
+    assert both == pytest.approx(mlp + head, rel=1e-4)
 
 
 def test_remat_is_counted(records):

@@ -184,3 +184,10 @@ def test_groups_that_are_ready_miss_no_company():
     assert lengths(found) == [(40, [30, 30]), (40, [10] * 3), (0, [6])]
     assert {e.key.prompt_id for g in found for e in g.members} == {"p", "r", "s"}
     assert len(groups.ready(whole, None, **given)) == 3
+
+
+def test_a_plan_that_the_step_has_no_room_for_is_not_taken():
+    """Whole groups would cost less where scores are dear, and need a third row."""
+    examples = [e for name in "pqr" for e in of_sizes(16, 17, 17, name=name)]
+    assert check(examples, [Bucket(2, 1, 100)], Sharing(score=2.0, blocks=(1,))) == 200
+    assert lengths(pieces(by_prompt(examples, SHARING), 100)) == [(15, [18, 18])] * 3

@@ -77,7 +77,10 @@ def test_an_update_is_that_without_sharing(learner, monkeypatch, names):
     without_sharing(learner, monkeypatch)
     other, other_state, other_metrics, other_tokens = updated()
     assert packed.cost.done.tokens < 0.8 * other.cost.done.tokens
-    assert packed.cost.needed == other.cost.needed and packed.cost.tokens < other.cost.tokens
+    prompts = {e.key.prompt_id: len(e.prompt) for e in examples}
+    needed = sum(prompts.values()) + sum(len(e.response) for e in examples)
+    assert packed.cost.needed.tokens == other.cost.needed.tokens == needed
+    assert needed < packed.cost.tokens < other.cost.tokens
     assert all(packed.used) and len(packed.used) == 2
     # Some prompts have all their samples in a row, and some are split over rows.
     rows = collections.defaultdict(set)

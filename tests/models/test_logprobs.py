@@ -10,7 +10,7 @@ import pytest
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule
 from gopd_jax.learner.settings import OptimizerSettings
 from gopd_jax.learner.step import train_step
-from gopd_jax.models import heads, logprobs
+from gopd_jax.models import head_blocks, heads
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params
 from gopd_jax.models.heads import chunk_length, log_distribution
@@ -43,8 +43,8 @@ def _inputs():
 def logits_at_once(request, monkeypatch):
     """Chunks of so many tokens, blocks of so many ids; the last of each may be partly empty."""
     tokens, ids = request.param
-    monkeypatch.setattr(logprobs, "chunk_tokens", lambda _: tokens)
-    monkeypatch.setattr(logprobs, "LOGIT_ELEMENTS", tokens * ids)
+    monkeypatch.setattr(head_blocks, "chunk_tokens", lambda _: tokens)
+    monkeypatch.setattr(head_blocks, "CPU_LOGIT_ELEMENTS", tokens * ids)
 
 
 @pytest.mark.parametrize("wanted", ["all", "some", "none"])
@@ -87,7 +87,7 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_logprobs_under_a_sampling_rule(monkeypatch, rule):
-    monkeypatch.setattr(logprobs, "LOGIT_ELEMENTS", V * 4)
+    monkeypatch.setattr(head_blocks, "LOGIT_ELEMENTS", V * 4)
     hidden, head, targets, _ = _inputs()
     values, entropy = token_logprobs(hidden, head, targets, rule=rule)
     everything = log_distribution((hidden @ head.T).reshape(-1, V), rule)
@@ -156,7 +156,7 @@ def _gradient_bytes(function, rows, length):
 
 # The backward pass of one chunk holds its logits, their exponentials and the cotangent; the rest is
 # the gradient of the head, once as it grows and once as a block of it.
-CHUNK_BYTES = 4 * 4 * logprobs.LOGIT_ELEMENTS + 3 * 4 * 32 * QWEN_VOCABULARY
+CHUNK_BYTES = 4 * 4 * head_blocks.CPU_LOGIT_ELEMENTS + 3 * 4 * 32 * QWEN_VOCABULARY
 ROWS, LENGTH = 8, 1024
 ALL_LOGITS = ROWS * LENGTH * QWEN_VOCABULARY * 4  # 5.0 GB
 

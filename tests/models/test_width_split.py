@@ -3,13 +3,13 @@
 ON_EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec
-from gopd_jax.models import logprobs
+from gopd_jax.models import head_blocks
 from gopd_jax.models.embedding import embed
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.runtime.mesh import RULES, make_mesh
 
-logprobs.chunk_tokens = lambda _: 7
-logprobs.LOGIT_ELEMENTS = 7 * 20  # blocks of 20 ids
+head_blocks.chunk_tokens = lambda _: 7
+head_blocks.CPU_LOGIT_ELEMENTS = 7 * 20  # blocks of 20 ids
 S, D, V = 10, 16, 62
 rng = np.random.default_rng(0)
 
