@@ -48,7 +48,8 @@ def test_two_processes_are_the_run_of_one(two_processes, tmp_path):
     assert [m["step"] for m in metrics[1]] == [1, 2, 3]
     for a, b in zip(*metrics, strict=True):
         for name in RESULTS:
-            np.testing.assert_allclose(b[name], a[name], rtol=1e-6, err_msg=name)
+            tolerance = 1e-6 if name == "loss" else 1e-5
+            np.testing.assert_allclose(b[name], a[name], rtol=tolerance, err_msg=name)
     evaluations = [read(folder / "evaluations.jsonl") for folder in (one, two)]
     keys = [[(e["model"], e["step"], e["mean"]) for e in lines] for lines in evaluations]
     assert keys[0] == keys[1]
