@@ -17,7 +17,7 @@ from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params
 from gopd_jax.runtime.checkpoint import restore_params
 
-WAITING = re.compile("waiting up to .*")
+QUIET = re.compile(r"\[Gloo\] |waiting up to .* for process 0")  # what process 1 may say
 RESULTS = ("loss", "grad_norm", "reward", "reverse_kl_teacher", "response_length")
 
 
@@ -36,8 +36,8 @@ def test_two_processes_are_the_run_of_one(two_processes, tmp_path):
     two, (said_by_0, said_by_1) = two_processes
     one = tmp_path / "one"
     finish([start(train(one), 4)])
-    assert "fsdp=4" in said_by_0 or "4 device" in said_by_0, said_by_0
-    assert said_by_1.strip().splitlines() in ([], WAITING.findall(said_by_1)), said_by_1
+    assert "4 cpu, mesh data 1 x fsdp 4" in said_by_0
+    assert [line for line in said_by_1.splitlines() if not QUIET.match(line)] == []
 
     samples = [read(folder / "samples.jsonl") for folder in (one, two)]
     assert len(samples[0]) == len(samples[1]) > 0
@@ -98,6 +98,7 @@ def test_the_others_end_when_one_is_killed_and_the_restart_goes_on(two_processes
     assert differences(workdir, two_processes[0], {3}) == []
 
 
+@pytest.mark.slow
 def test_another_command_for_one_process_is_refused(tmp_path):
     at = f"127.0.0.1:{free_port()}"
     meet = [f"--coordinator={at}", "--processes=2"]
