@@ -107,7 +107,7 @@ def one_line(error: pydantic.ValidationError, cls: type | None = None, where: st
 
 def unknown_field(name: str, known: list[str]) -> str:
     """Says that there is no field `name`, which known one is nearest, and which there are."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     fields = f" Known fields: {', '.join(known)}" if known else ""
     return f"no such field{hint}{fields}"

@@ -20,7 +20,8 @@ def bench_nothing(folder):
 @case(
     "benchmark",
     "an unknown part",
-    "argument PART: invalid choice: 'training' (choose from 'rollout', 'update', 'score', 'loop')",
+    "argument PART: invalid choice: 'training' (choose from 'rollout', 'update', 'score', "
+    "'loop', 'growth')",
 )
 def bench_part(folder):
     return ["training"]

@@ -47,7 +47,7 @@ def learner():
     return make_learner(make_config())
 
 
-@pytest.mark.parametrize("shown_more", [False, True])
+@pytest.mark.parametrize("shown_more", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_against_all_logits(learner, shown_more):
     student, teacher = random_params(TINY, 0), random_params(TINY, 1)
     rollouts = make_rollouts(shown_more)

@@ -110,9 +110,10 @@ def test_rows_without_an_id_do_not_count_in_scores(case, rule):
     assert np.abs(others - expected)[batch().weights > 0].min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case, rule",
-    [("qwen3_tied", RULES[0]), pytest.param("qwen3_untied", RULES[1], marks=pytest.mark.slow)],
+    [("qwen3_tied", RULES[0]), ("qwen3_untied", RULES[1])],
 )
 def test_a_student_of_40_rows_learns_from_a_teacher_of_48(case, rule):
     """Its gradient is that of the 36 rows alone."""

@@ -65,7 +65,9 @@ def without_sharing(learner, monkeypatch):
 GOPD = ("behaviour_logprobs", "teacher_logprobs", "reference_logprobs")
 
 
-@pytest.mark.parametrize("names", [GOPD, GOPD[:1]], ids=["gopd", "grpo"])
+@pytest.mark.parametrize(
+    "names", [GOPD, pytest.param(GOPD[:1], marks=pytest.mark.slow)], ids=["gopd", "grpo"]
+)
 def test_an_update_is_that_without_sharing(learner, monkeypatch, names):
     examples = examples_of(learner, names=names)
 

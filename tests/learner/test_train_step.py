@@ -136,7 +136,7 @@ def test_grpo_gradient():
     "micro_batches, rows, row_length",
     [
         pytest.param(1, 8, 24, id="one", marks=pytest.mark.slow),
-        pytest.param(8, 1, 24, id="eight"),
+        pytest.param(8, 1, 24, id="eight", marks=pytest.mark.slow),
         pytest.param(3, 3, 41, id="longer rows, padding rows"),
     ],
 )

@@ -97,6 +97,7 @@ def _same_hidden_and_gradient(actual, expected):
     jax.tree.map(close, actual[1], expected[1])
 
 
+@pytest.mark.slow
 def test_blocks_of_attention_change_nothing():
     config = CASES["qwen3_tied"]
     blocks = _hidden_and_gradient(config, "block", Xla(8, (2, 1)))

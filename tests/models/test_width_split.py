@@ -45,7 +45,7 @@ for rows, num_ids in ((8, None), (8, 60), (3, 60)):
         rng.bit_generator.state = state
         many, text = run(make_mesh(*sizes), rows, num_ids)
         for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
-            assert np.linalg.norm(a - b) < 1e-6 * np.linalg.norm(b)
+            assert np.linalg.norm(a - b) < 5e-6 * np.linalg.norm(b)
         if sizes == (1, 8, 1):
             print(f"f32[{V},{D}]" in text)
 """

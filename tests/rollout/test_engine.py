@@ -98,6 +98,7 @@ np.savez(__import__("sys").argv[1], **{f"{p} {s}": r.tokens for (p, s), r in eig
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_draw_what_one_does(run_on_fake_devices, tmp_path):
     """data 2 x fsdp 2 x tensor 2: weights are whole on each fsdp rank, in halves over tensor.
 

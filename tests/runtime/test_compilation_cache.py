@@ -46,6 +46,7 @@ def finish(process):
     return (folder, int(made), int(cached), result), said
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_programs_and_a_damaged_one_is_replaced(tmp_path):
     # Two that write at the same time do not disturb one another.
     (first, said), (other, also) = map(finish, [start(tmp_path) for _ in range(2)])

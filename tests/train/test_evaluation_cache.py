@@ -192,6 +192,7 @@ def test_a_second_run_takes_what_does_not_change_from_the_cache(
     assert not found["student", 0] and found["teacher", 0]  # its weights are those of a checkpoint
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_teachers_out_says_so(tmp_path, lines, monkeypatch, capsys):
     monkeypatch.setattr(curves, "draw", lambda *_: None)
     domain = run(small(**QUICK, **{"eval.teachers": False}), str(tmp_path))["domains"]["math"]

@@ -25,6 +25,7 @@ def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_multi_teacher_run_and_export(tmp_path):
     """The reference is not run on the rows of code, where lambda is 1."""
     changes = {"domains.code.reward_scale": 1.0, "log.samples": 64}
@@ -51,7 +52,8 @@ def test_multi_teacher_run_and_export(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, exported, trained)
 
 
-@pytest.mark.parametrize("truncation", ["mask", pytest.param("drop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("truncation", ["mask", "drop"])
 def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation):
     limit = {"rollout.max_response_tokens": 15, "learner.row_length": 0}
     config = small(**QUICK, **limit, **{"learner.truncation": truncation})

@@ -115,6 +115,7 @@ def test_a_student_that_overflows_in_the_dtype_of_the_sampler(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_teacher_that_overflows_as_it_answers(tmp_path, capsys):
     """Its logit of one id is infinite, so that the log-probs of all others are -inf."""
     teacher = spoiled(tmp_path / "model", "math_teacher", EMBEDDING, OVERFLOW / 2, TILDE)
@@ -122,6 +123,7 @@ def test_a_teacher_that_overflows_as_it_answers(tmp_path, capsys):
     ends(tmp_path / "run", capsys, words, domains__math__teacher=teacher)
 
 
+@pytest.mark.slow
 def test_advantages_that_overflow(tmp_path, capsys):
     words = "the advantages are not finite, prompts 'math"
     ends(tmp_path / "run", capsys, words, learner__reward_scale=1e38)

@@ -62,7 +62,7 @@ def parts(state):
     return [np.asarray(x) for x in leaves if not of_schedule(x)], int(schedule.count)
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_parameters_moments_and_their_count_are_taken(other, tmp_path, step):
     config = from_run(f"{other}@{step}")
     programs, dtype = devices_for(config, str(tmp_path / "run"))

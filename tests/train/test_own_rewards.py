@@ -39,6 +39,7 @@ def own(tmp_path, monkeypatch):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_with_graded_rewards_and_its_fingerprint(own, tmp_path):
     config, workdir = own(GRADED), tmp_path / "run"
     result = run(config, str(workdir))

@@ -212,6 +212,7 @@ def test_no_intact_checkpoint_ends_the_run_and_keeps_its_logs(unfinished):
     assert logs(unfinished) == before and len(before) == 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_costs_no_bit(
     unfinished, uninterrupted, lines, monkeypatch, full_disk
 ):
