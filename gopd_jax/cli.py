@@ -22,6 +22,7 @@ import pydantic
 
 from gopd_jax.rewards.own import SPELLING
 from gopd_jax.runtime.errors import NonFiniteError, Stopped
+from gopd_jax.runtime.joining import leave, telling_the_others
 from gopd_jax.runtime.progress import fitted, say, say_error, tell
 from gopd_jax.runtime.schema import one_line
 
@@ -193,8 +194,17 @@ def run(
         0 when the work is done, 2 for bad input, 3 for numbers that are not finite, 130 after
         Ctrl-C, 143 after SIGTERM.
     """
+    return leave(_status(command, args, stopped, bad_input))
+
+
+def _status(
+    command: Callable[..., object],
+    args: Sequence[Any],
+    stopped: str,
+    bad_input: tuple[type[Exception], ...],
+) -> int:
     try:
-        with _raising_on_sigterm():
+        with _raising_on_sigterm(), telling_the_others():
             command(*args)
     except bad_input as error:
         say_error(_one_line(error))

@@ -8,6 +8,10 @@
   --config=FILE[:PRESET]      what is run: a name of the list below, or a .py file of yours
   --config.PART.FIELD=VALUE   one setting; all of them are listed at the end
   --workdir=FOLDER            folder of the run, local or gs:// (default: runs/NAME)
+  --coordinator=HOST:PORT     several processes, mostly one per host: where process 0 is met,
+  --processes=N --process=I   how many there are, and which this one is, from 0; the environment
+                              may say it: GOPD_COORDINATOR, GOPD_PROCESSES, GOPD_PROCESS. With
+                              GOPD_DISTRIBUTED=1, a TPU slice, Slurm or Open MPI does
   --json                      print summary.json on stdout at the end; the rest goes to stderr
   --verbose                   say which kernels are chosen and what is compiled
   --help                      this text; with --config, what that file is and sets
@@ -17,7 +21,7 @@ checkpoints/ and, at the end, summary.json and curves.png. --config.log.trackers
 shows the run there. The same command again resumes the run,
 or says that it is complete. Ctrl-C and SIGTERM end it during rollouts, scoring or an evaluation,
 with the last finished step saved. Exit status: 0 done, 2 bad input, 3 numbers that are not finite,
-130 stopped by Ctrl-C, 143 by SIGTERM.
+4 another process is gone, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from collections.abc import Sequence
@@ -34,6 +38,7 @@ from ml_collections import ConfigDict, config_flags
 from gopd_jax import cli
 from gopd_jax.config import Config, from_config_dict, reference
 from gopd_jax.runtime.errors import brief
+from gopd_jax.runtime.joining import find_place, split_options
 from gopd_jax.runtime.progress import tell
 from gopd_jax.runtime.schema import unknown_field
 from gopd_jax.train import config_files
@@ -62,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # what ml_collections warns of is an error here
     given = set(arguments)
+    options, arguments = split_options(arguments)
     config, workdir = parse([a for a in arguments if a not in ("--json", "--verbose")])
+    place = find_place(options)
     tell(details="--verbose" in given, as_json="--json" in given)
     logging.set_verbosity(logging.WARNING)  # absl starts at INFO, and Orbax would fill the screen
     # JAX and transformers take seconds to import; a mistyped field is answered before.
@@ -71,7 +78,7 @@ def _train(arguments: list[str]) -> None:
         from gopd_jax.runtime.processes import start_processes
         from gopd_jax.train.run import run
 
-    start_processes()
+    start_processes(place)
     use_compilation_cache(config.compilation_cache)
     run(config, workdir or os.path.join("runs", config.name))
 

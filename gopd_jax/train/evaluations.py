@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 
 from etils import epath
-import jax
 
 from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, evaluate
@@ -23,6 +22,7 @@ from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import naming
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.metrics import JsonLines
+from gopd_jax.runtime.processes import of_first
 from gopd_jax.runtime.progress import say
 from gopd_jax.train import evaluation_cache
 from gopd_jax.train.keys import evaluation_key
@@ -34,9 +34,14 @@ class Evaluations:
     """The results of a run, kept in evaluations.jsonl: one line per model, domain and step."""
 
     def __init__(self, workdir: str, last_step: int):
-        self._file = JsonLines(epath.Path(workdir) / "evaluations.jsonl", last_step)
+        self._file: JsonLines | None = None  # of the first host, which alone writes
         self._results: dict[tuple[str, str, int], Evaluation | Unverified] = {}
-        for record in self._file.records():
+
+        def opened() -> JsonObject:
+            self._file = JsonLines(epath.Path(workdir) / "evaluations.jsonl", last_step)
+            return {"records": self._file.records()}
+
+        for record in of_first(opened)["records"]:
             kind = Evaluation if "by_prompt" in record else Unverified
             values = {f.name: record[f.name] for f in dataclasses.fields(kind)}
             for name in {"by_prompt", "kl_by_prompt"} & values.keys():
@@ -82,7 +87,7 @@ class Evaluations:
     ) -> None:
         """Adds a result; `cached` says that another run has made it."""
         self._results[model, domain, step] = result
-        if jax.process_index() == 0:
+        if self._file is not None:
             record = {"step": step, "model": model, "domain": domain}
             record |= result.figures | dataclasses.asdict(result) | {"cached": cached}
             self._file.write(record)

@@ -54,8 +54,7 @@ def steps_before(workdir: str) -> int | None:
 
 def set_summary_aside(workdir: str) -> None:
     """Renames the summary of an earlier end to summary_step_N.json, if there is one."""
-    done = read_summary(workdir)
-    if done and jax.process_index() == 0:
+    if jax.process_index() == 0 and (done := read_summary(workdir)):
         folder = epath.Path(workdir)
         (folder / "summary.json").rename(folder / f"summary_step_{done['steps']}.json")
 

@@ -3,6 +3,7 @@
 A run folder that holds another run than the one a command asks for is refused.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import fnmatch
 import json
@@ -13,6 +14,7 @@ from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.runtime.checkpoint import saved_steps
 from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.processes import of_first, which_hosts
 from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 
 # Fields that may differ when a run is resumed: they change what is shown or kept, or how the work
@@ -32,6 +34,18 @@ FREE_FIELDS = (
     "rollout.slots",
     "rollout.steps_per_dispatch",
     "rollout.prefill_tokens",
+    "student",
+    "reference",
+    "domains.*.teacher",
+    "domains.*.train",
+    "domains.*.test",
+)
+# Fields that the hosts of one run may be given differently: paths, of which the content is
+# compared, and what the first host's alone decides.
+OF_A_HOST = (
+    "compilation_cache",
+    "data.cache_dir",
+    "verifier.workers",
     "student",
     "reference",
     "domains.*.teacher",
@@ -102,6 +116,30 @@ def start_or_resume(
     return resumed
 
 
+def check_same_command(identity: JsonObject) -> None:
+    """Checks that the hosts of a run are given the same one; waits for all of them.
+
+    Raises:
+        ValueError: config or fingerprints of some host are not those of the first; on that host
+            it says what differs.
+    """
+    first = of_first(lambda: identity)
+    lines = differing_fields(first["config"], identity["config"], free=OF_A_HOST)
+    content = first["fingerprints"], identity["fingerprints"]
+    lines += differing_fields(*content, "fingerprint of ")
+    others = which_hosts(bool(lines))
+    if lines:
+        raise ValueError(
+            "this process is given another run than process 0 (process 0 -> this one): "
+            f"{'; '.join(lines)}; expected the same command, models and data for all"
+        )
+    if others:
+        raise ValueError(
+            f"process {others[0]} is given another run than the others; its own output says how: "
+            "expected the same command, models and data for all"
+        )
+
+
 def check_same_run(workdir: str, identity: JsonObject) -> JsonObject | None:
     """The content of run.json, or None for a new run; writes nothing.
 
@@ -140,16 +178,18 @@ def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:
         )
 
 
-def differing_fields(old: JsonObject, new: JsonObject, prefix: str = "") -> list[str]:
-    """Lines "field: old -> new" for two nested dicts, `FREE_FIELDS` left out."""
+def differing_fields(
+    old: JsonObject, new: JsonObject, prefix: str = "", free: Sequence[str] = FREE_FIELDS
+) -> list[str]:
+    """Lines "field: old -> new" for two nested dicts; `free`, with wildcards, is left out."""
     lines = []
     for key in sorted(set(old) | set(new)):
         field = f"{prefix}{key}"
-        if any(fnmatch.fnmatchcase(field, free) for free in FREE_FIELDS):
+        if any(fnmatch.fnmatchcase(field, name) for name in free):
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            lines += differing_fields(a, b, f"{field}.")
+            lines += differing_fields(a, b, f"{field}.", free)
         elif a != b:
             lines.append(f"{field}: {a!r} -> {b!r}")
     return lines

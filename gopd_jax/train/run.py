@@ -16,6 +16,7 @@ from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.processes import agree, of_first
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, result, result_width, say
 from gopd_jax.runtime.run_folder import one_process, read_summary
@@ -27,7 +28,12 @@ from gopd_jax.train.clock import Clock
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
-from gopd_jax.train.identity import HostState, run_identity, start_or_resume
+from gopd_jax.train.identity import (
+    HostState,
+    check_same_command,
+    run_identity,
+    start_or_resume,
+)
 from gopd_jax.train.memory import devices_for
 from gopd_jax.train.models import (
     compile_learner_ahead,
@@ -75,8 +81,10 @@ def _run(
     sampler = samplers[inputs.models[config.student]]
     kernels = learner.kernels | {"decode attention": str(sampler.kernel)}
     start = _this_start(config, workdir, inputs, kernels)
-    resumed = start_or_resume(workdir, host.identity, start, inputs.origin)
-    if (finished := read_summary(workdir, config.steps)) is not None:
+    finished = read_summary(workdir, config.steps)
+    check_same_command(host.identity)  # and no host writes before all have read
+    resumed = bool(agree(start_or_resume(workdir, host.identity, start, inputs.origin)))
+    if finished is not None:
         result(summary.table(finished, result_width()), finished)
         say(summary.complete(workdir))
         return finished
@@ -111,11 +119,18 @@ def _run(
             _train(trainer, evaluator, state, first, host, checkpoints, log)
 
     # ---- What came of it.
-    written = summary.write(workdir, config, inputs, evaluations, host.seconds)
-    curves.draw(workdir, config)
+    written = of_first(lambda: _write_end(workdir, config, inputs, evaluations, host.seconds))
     result(summary.table(written, result_width()), written)
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
+    return written
+
+
+def _write_end(
+    workdir: str, config: Config, inputs: RunInputs, evaluations: Evaluations, seconds: float
+) -> summary.Summary:
+    written = summary.write(workdir, config, inputs, evaluations, seconds)
+    curves.draw(workdir, config)
     return written
 
 

@@ -42,8 +42,7 @@ def write(
         "training_seconds": round(seconds, 1),
         "fingerprints": inputs.fingerprints,
     }
-    if jax.process_index() == 0:
-        replace_json(epath.Path(workdir) / "summary.json", result)
+    replace_json(epath.Path(workdir) / "summary.json", result)
     return result
 
 

@@ -158,7 +158,8 @@ def test_only_the_first_process_speaks_and_each_says_its_errors(
     log, clock, capsys, speaking_as, monkeypatch
 ):
     monkeypatch.setenv("GOPD_DISTRIBUTED", "1")
-    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda: None)
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda **_: None)
+    monkeypatch.setattr(processes.watch, "start", lambda *_: None)
     monkeypatch.setattr(processes.jax, "process_index", lambda: 3)
     monkeypatch.setattr(processes.jax, "process_count", lambda: 8)
     processes.start_processes()
