@@ -32,6 +32,7 @@ def read(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_are_the_run_of_one(two_processes, tmp_path):
     two, (said_by_0, said_by_1) = two_processes
     one = tmp_path / "one"
@@ -111,6 +112,7 @@ def test_another_command_for_one_process_is_refused(tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_nobody_at_the_coordinator_is_one_sentence(tmp_path):
     for process, other in ((1, "the processes have not met"), (0, "process 1 of 2 has not come")):
         at = f"127.0.0.1:{free_port()}"
