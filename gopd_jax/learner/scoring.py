@@ -125,9 +125,12 @@ class Scoring:
                     as_read = dataclasses.replace(example, prompt=example.teacher_prompt)
                 check_fits(as_read, bucket)
                 self._waiting.setdefault(name, (reads, []))[1].append(as_read)
+        room = bucket.rows * bucket.length
         for reads, waiting in self._waiting.values():
+            if sum(map(len, waiting)) < room:
+                continue
             groups = self._ready(waiting, bucket)
-            if sum(map(len, groups)) >= bucket.rows * bucket.length:
+            if sum(map(len, groups)) >= room:
                 self._score_full_rows(reads, waiting, groups, bucket)
 
     def finish(self) -> dict[SampleKey, dict[str, np.ndarray]]:
