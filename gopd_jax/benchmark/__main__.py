@@ -6,6 +6,7 @@ python -m gopd_jax.benchmark update --model=FOLDER
 
 import argparse
 import sys
+from typing import Any
 
 from gopd_jax import cli
 from gopd_jax.generate.options import RENAMED
@@ -67,14 +68,21 @@ def make_parser() -> cli.Parser:
         epilog=EPILOG,
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    what = "sampling: tokens per second, slot utilisation, bytes, compilations"
-    part = parts.add_parser(
+
+    def add(name: str, what: str, how: str = "", **options: Any) -> argparse.ArgumentParser:
+        return parts.add_parser(
+            name,
+            help=what,
+            description=f"Measure {what}{how}.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **options,
+        )
+
+    by_model = {"renamed": RENAMED | OLD_NAMES, "details": True}
+    part = add(
         "rollout",
-        help=what,
-        description=f"Measure {what}.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        renamed=RENAMED | OLD_NAMES,
-        details=True,
+        "sampling: tokens per second, slot utilisation, bytes, compilations",
+        **by_model,
     )
     _add_work(part)
     _add_engine(part)
@@ -83,32 +91,21 @@ def make_parser() -> cli.Parser:
         "score": "scoring by one frozen model",
     }
     for name, what in learner_parts.items():
-        part = parts.add_parser(
-            name,
-            help=what,
-            description=f"Measure {what}.",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            renamed=RENAMED | OLD_NAMES,
-            details=True,
-        )
+        part = add(name, what, **by_model)
         _add_examples(part)
         _add_learner(part)
-    what = "training: seconds of each phase of whole steps"
-    part = parts.add_parser(
+    part = add(
         "loop",
-        help=what,
-        description=f"Measure {what}, in a run of the train command in a temporary folder.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "training: seconds of each phase of whole steps",
+        ", in a run of the train command in a temporary folder",
         epilog="Any --config.FIELD=VALUE of the train command may follow.",
     )
     part.add_argument("--config", default="math", help="config file, as of the train command")
     part.add_argument("--steps", type=cli.integer(2), default=20, help="steps of the run")
-    what = "growth: seconds and memory while one thing grows at a time"
-    part = parts.add_parser(
+    part = add(
         "growth",
-        help=what,
-        description=f"Measure {what}; each point by benchmark update, in a process of its own.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "growth: seconds and memory while one thing grows at a time",
+        "; each point by benchmark update, in a process of its own",
         epilog=GROWTH,
     )
     _add_growth(part)
