@@ -166,10 +166,12 @@ def read(files: Sequence[str]) -> list[Record]:
     """The points in JSON lines that this command printed.
 
     Raises:
-        ValueError: a line is no JSON object, or there is no point.
+        ValueError: there is no such file, a line is no JSON object, or there is no point.
     """
     found = []
     for file in files:
+        if not Path(file).exists() or Path(file).is_dir():
+            raise ValueError(f"--read={file}: no such file, expected JSON lines of growth --json")
         for number, line in enumerate(Path(file).read_text().splitlines(), start=1):
             try:
                 found += [r for r in [json.loads(line)] if r["record"] == "point"]

@@ -95,7 +95,9 @@ def test_points_are_measured_read_and_drawn(tmp_path, monkeypatch, capsys):
         (["--teachers=4"], "argument --teachers: invalid value '4': expected two or more rising"),
         (["--length=8,4"], "argument --length: invalid value '8,4': expected two or more rising"),
         (["--picture=growth.jpg"], "--picture=growth.jpg: expected FILE.png in a folder"),
+        (["--read", "no.jsonl"], "--read=no.jsonl: no such file, expected JSON lines of growth"),
         (["--read", "/dev/null"], "--read=/dev/null: no points, expected what"),
+        (["--read", "/"], "--read=/: no such file"),
         (["--read", __file__], f"{__file__}:1: expected a line that benchmark growth"),
     ],
 )
