@@ -19,10 +19,10 @@ from gopd_jax.runtime.mesh import DECODE_RULES, RULES, rows_multiple
 
 # Logical axes of the parameters.
 AXES = {
-    "router": ("embed", "experts"),
-    "gate": ("experts", "embed", "mlp"),
-    "up": ("experts", "embed", "mlp"),
-    "down": ("experts", "mlp", "embed"),
+    "router": ("embed", None),
+    "gate": ("experts", "expert_embed", "mlp"),
+    "up": ("experts", "expert_embed", "mlp"),
+    "down": ("experts", "mlp", "expert_embed"),
 }
 
 _normal = nn.initializers.normal(0.02)
@@ -63,7 +63,7 @@ class Moe(nn.Module):
             # Each device sorts its own tokens; one sort over all of them would gather the whole
             # batch on every device. Experts are whole on every data and fsdp rank, as in decode.
             rows = PartitionSpec(RULES["batch"])
-            whole = [PartitionSpec(*[DECODE_RULES[a] for a in AXES[name]]) for name in shapes]
+            whole = [PartitionSpec(*[DECODE_RULES[a] if a else None for a in AXES[name]]) for name in shapes]
             run = jax.shard_map(
                 functools.partial(run, width_axis=RULES["mlp"]),
                 in_specs=(rows, *whole),

@@ -1,8 +1,8 @@
 """The device mesh and the table that maps logical axes to it.
 
 In: logical axes of parameters and activations. Out: shardings. `RULES` serves training and scoring,
-which shard parameters over fsdp and tensor; `DECODE_RULES` serves sampling, which keeps a copy of
-the weights on each fsdp rank, sharded over tensor only.
+which shard parameters over every axis but data; `DECODE_RULES` serves sampling, which keeps a copy
+of the weights for each group of tensor ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,22 +17,24 @@ import numpy as np
 
 from gopd_jax.types import Tree
 
-AXES = ("data", "fsdp", "tensor")
+# The last axis has the nearest neighbours: it exchanges most.
+AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 Rules = dict[str, str | tuple[str, ...] | None]
 RULES: Rules = {
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
     "vocab": "tensor",
-    "embed": "fsdp",
+    "embed": ("fsdp", "expert", "context"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
-    "experts": None,
+    "experts": "expert",
+    "expert_embed": ("fsdp", "context"),
     "head_size": None,
     "norm": None,
     "layers": None,
 }
-DECODE_RULES = RULES | {"embed": None}
+DECODE_RULES = RULES | {"embed": None, "experts": None, "expert_embed": None}
 
 
 def compute_dtype(name: str) -> type[np.generic]:
@@ -43,30 +45,39 @@ def compute_dtype(name: str) -> type[np.generic]:
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = 1,
+    fsdp: int = -1,
+    tensor: int = 1,
+    *,
+    expert: int = 1,
+    context: int = 1,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over all devices.
+    """A mesh over all devices with the axes of `AXES`.
 
     Args:
-        data, fsdp, tensor: sizes of the axes; one may be -1 and takes the devices that are left.
+        data, fsdp, tensor, expert, context: sizes of the axes; one may be -1 and takes the devices
+            that are left.
         devices: the devices of the mesh; None takes all.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    given = {"data": data, "fsdp": fsdp, "expert": expert, "context": context, "tensor": tensor}
+    sizes = {name: given[name] for name in AXES}
     free = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or known < 1 or len(devices) % known or (not free and known != len(devices)):
+        asked = " ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices: "
+            f"mesh {asked} does not fit {len(devices)} devices: "
             "the sizes must multiply to that number; one of them may be -1"
         )
     if free:
         sizes[free[0]] = len(devices) // known
     return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
     )
 
 
@@ -228,10 +239,10 @@ def width_split(rows: int, width: int) -> WidthSplit | None:
     if mesh.empty:
         return None
     over, embed = RULES["batch"], RULES["embed"]
-    ways = mesh.shape[embed]
+    ways = math.prod(mesh.shape[a] for a in embed)
     if ways == 1 or width % ways or rows % math.prod(mesh.shape[a] for a in over):
         return None
-    return WidthSplit((embed,), tuple(a for a in over if a != embed))
+    return WidthSplit(embed, tuple(a for a in over if a not in embed))
 
 
 def platform_in_use() -> str:

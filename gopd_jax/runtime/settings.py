@@ -20,6 +20,8 @@ class MeshSettings:
     """Shards of the parameters and the optimizer; the rows of a batch are spread over them too."""
     tensor: AxisSize = 1
     """Shards of every layer's heads and MLP width, and of the vocabulary."""
+    expert: AxisSize = 1
+    """Shards of the experts of a mixture. Everything else takes it for another fsdp axis."""
 
 
 @settings

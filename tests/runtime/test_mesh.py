@@ -17,7 +17,8 @@ from gopd_jax.runtime.mesh import (
     shardings,
 )
 
-MESH = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
+MESH = AbstractMesh((2, 2, 1, 1, 2), AXES, axis_types=(AxisType.Auto,) * 5)
+EMBED, BATCH = ("fsdp", "expert", "context"), ("data", "fsdp", "expert")
 DEVICE = jax.devices()[:1]
 
 
@@ -34,17 +35,17 @@ TRAIN, DECODE = {}, {"rules": DECODE_RULES}
 @pytest.mark.parametrize(
     "shape, axes, rules, expected",
     [
-        ((3, 4, 6, 8), "layers embed heads head_size", TRAIN, (None, "fsdp", "tensor", None)),
+        ((3, 4, 6, 8), "layers embed heads head_size", TRAIN, (None, EMBED, "tensor", None)),
         ((3, 4, 6), "layers embed mlp", DECODE, (None, None, "tensor")),
-        ((4, 5), "batch", TRAIN, (("data", "fsdp"), None)),
+        ((4, 5), "batch", TRAIN, (BATCH, None)),
     ],
 )
 def test_rules_for_training_and_for_decode(shape, axes, rules, expected):
     assert spec_of(shape, *axes.split(), **rules) == PartitionSpec(*expected)
 
 
-def test_rows_are_spread_over_data_and_fsdp():
-    assert batch_sharding(MESH, leading=1).spec == PartitionSpec(None, ("data", "fsdp"))
+def test_rows_are_spread_over_data_fsdp_and_expert():
+    assert batch_sharding(MESH, leading=1).spec == PartitionSpec(None, BATCH)
     assert rows_multiple(MESH) == 4
 
 
@@ -52,7 +53,7 @@ def test_every_parameter_of_a_model_is_sharded():
     config = CASES["qwen3_untied"]
     tree = shardings(MESH, abstract_params(config), logical_axes(config))
     for path, sharding in jax.tree_util.tree_leaves_with_path(tree):
-        assert ("fsdp" in sharding.spec) == (path[-1].key != "scale"), path
+        assert (EMBED in sharding.spec) == (path[-1].key != "scale"), path
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_every_parameter_of_a_model_is_sharded():
         (
             (6, 4),
             ("batch", None),
-            r"axis 'batch' of size 6 does not divide over \('data', 'fsdp'\) \(4 ways\)",
+            r"axis 'batch' of size 6 does not divide over \('data', 'fsdp', 'expert'\) \(4 ways\)",
         ),
         ((4, 4), ("embed", "pages"), r"unknown logical axis 'pages'; known: \['batch', 'embed'"),
         (
@@ -83,15 +84,16 @@ def test_errors_name_the_parameter(shape, axes, message):
 
 
 def test_make_mesh_fills_the_free_axis():
+    ones = dict.fromkeys(AXES, 1)
     for free in AXES:
-        mesh = make_mesh(**({"data": 1, "fsdp": 1, "tensor": 1} | {free: -1}), devices=DEVICE)
-        assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+        mesh = make_mesh(**(ones | {free: -1}), devices=DEVICE)
+        assert dict(mesh.shape) == ones
 
 
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (-1, -1, 1), (-1, 2, 1), (0, -1, 1), (-2, -2, 1)])
 def test_make_mesh_says_what_does_not_fit(sizes):
     data, fsdp, tensor = sizes
-    asked = f"mesh data={data} fsdp={fsdp} tensor={tensor}"
+    asked = f"mesh data={data} fsdp={fsdp} expert=1 context=1 tensor={tensor}"
     with pytest.raises(ValueError, match=f"{asked} does not fit 1 devices.*may be -1"):
         make_mesh(data, fsdp, tensor, devices=DEVICE)
 
