@@ -17,7 +17,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from gopd_jax.kernels.block_pairs import (
     NOBODY,
@@ -29,7 +28,7 @@ from gopd_jax.kernels.block_pairs import (
     sees,
 )
 from gopd_jax.kernels.packed_attention import SAVED, SegmentMask
-from gopd_jax.runtime.mesh import RULES
+from gopd_jax.runtime.mesh import on_each_device
 
 # A masked score is below the smallest maximum, so that its share is exactly 0.
 SMALLEST, MASKED = -1e29, -1e30
@@ -330,16 +329,26 @@ def _backward(saved, grad_BKGTH):
 _attention.defvjp(_forward, _backward)
 
 
+# Logical axes of the arrays. Query heads are split as their key heads are.
+QUERY = ("batch", None, "kv_heads", None)
+KEY = ("batch", "kv_heads", None, None)
+SEGMENTS = ("batch", None)
+
+
 def _on_device(
     query_BTNH: jax.Array,
     key_BKSH: jax.Array,
     value_BKSH: jax.Array,
-    mask: SegmentMask,
+    query_segments_BT: jax.Array,
+    key_segments_BS: jax.Array,
+    *,
     interpret: bool,
 ) -> jax.Array:
     """Attention over the rows and heads of one device."""
     B, T, N, H = query_BTNH.shape
     K, S = key_BKSH.shape[1:3]
+    index_S = jnp.arange(S)
+    mask = SegmentMask(query_segments_BT, key_segments_BS, index_S[S - T :], index_S)
     size_t, size_s = block_size(T), block_size(S)
     # NaN in padding must reach no product, neither here nor in the backward pass.
     live_BT11 = mask.query_segments[:, :, None, None] > 0
@@ -371,22 +380,6 @@ def pallas_tpu(
     attends to no key gets zeros. `interpret` runs the kernels in the Pallas interpreter, on any
     device.
     """
-    run = functools.partial(_on_device, interpret=interpret)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return run(query_BTNH, key_BKSH, value_BKSH, mask)
-    rows = PartitionSpec(RULES["batch"])
-    by_token = PartitionSpec(RULES["batch"], None, RULES["heads"])
-    by_head = PartitionSpec(RULES["batch"], RULES["kv_heads"])
-    return jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(
-            by_token,
-            by_head,
-            by_head,
-            SegmentMask(rows, rows, PartitionSpec(), PartitionSpec()),
-        ),
-        out_specs=by_token,
-        check_vma=False,
-    )(query_BTNH, key_BKSH, value_BKSH, mask)
+    function = functools.partial(_on_device, interpret=interpret)
+    run = on_each_device(function, (QUERY, KEY, KEY, SEGMENTS, SEGMENTS), QUERY)
+    return run(query_BTNH, key_BKSH, value_BKSH, mask.query_segments, mask.key_segments)

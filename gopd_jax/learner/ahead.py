@@ -14,7 +14,7 @@ from gopd_jax.learner.packing import Bucket
 from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from gopd_jax.runtime.mesh import replicated, token_sharding, with_shardings
 from gopd_jax.types import PackedBatch, Params
 
 
@@ -63,7 +63,7 @@ def abstract_batches(learner: Learner, logprobs: Collection[str]) -> tuple[Packe
 def _abstract_batch(learner: Learner, bucket: Bucket, logprobs: Collection[str]) -> PackedBatch:
     rows = bucket.micro_batches, bucket.rows
     integers, numbers = (
-        jax.ShapeDtypeStruct((*rows, bucket.length), dtype, sharding=learner.row_sharding)
+        jax.ShapeDtypeStruct((*rows, bucket.length), dtype, sharding=learner.token_sharding)
         for dtype in (jnp.int32, jnp.float32)
     )
     return PackedBatch(
@@ -76,6 +76,6 @@ def _abstract_batch(learner: Learner, bucket: Bucket, logprobs: Collection[str])
 
 def abstract_rows(learner: Learner, bucket: Bucket) -> list[jax.ShapeDtypeStruct]:
     """The rows that a scorer takes after its parameters, as shapes."""
-    where, size = batch_sharding(learner.mesh), (bucket.rows, bucket.length)
+    where, size = token_sharding(learner.mesh), (bucket.rows, bucket.length)
     dtypes = [jnp.int32] * 4 + [jnp.bool]
     return [jax.ShapeDtypeStruct(size, dtype, sharding=where) for dtype in dtypes]

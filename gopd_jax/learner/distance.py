@@ -13,6 +13,7 @@ import numpy as np
 
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.divergence import Predictions, divergence
+from gopd_jax.runtime.mesh import ways
 from gopd_jax.types import Params, Rollout
 
 
@@ -62,7 +63,6 @@ def distance(
     teacher: Decoder | None,
     response: int,
     num_ids: int | None,
-    devices: int,
 ) -> dict[str, jax.Array]:
     """`models.divergence.divergence` at each response token.
 
@@ -70,7 +70,6 @@ def distance(
         student_reads, teacher_reads: the same rollouts; the teacher's fields are None without one.
         response: T, the tokens of the longest response.
         num_ids: number of ids of the tokenizer.
-        devices: number of devices that the rows are spread over.
 
     Returns:
         float32 [R, T] by name. What stands after the end of a response means nothing.
@@ -78,11 +77,12 @@ def distance(
 
     def predictions(model: Decoder, params: Params, reads: Reading) -> Predictions:
         hidden_RSD = model.apply({"params": params}, reads.tokens, reads.positions, reads.segments)
-        index_RT = reads.first[:, None] + jnp.arange(response)
+        # Devices divide the tokens of a row: the length is rounded up.
+        index_RT = reads.first[:, None] + jnp.arange(response + -response % ways("between"))
         index_RT = jnp.minimum(index_RT, hidden_RSD.shape[1] - 1)
         hidden_RTD = jnp.take_along_axis(hidden_RSD, index_RT[..., None], axis=1)
         return hidden_RTD, output_head(params)
 
     ours = predictions(student, student_params, student_reads)
     theirs = None if teacher is None else predictions(teacher, teacher_params, teacher_reads)
-    return divergence(ours, theirs, num_ids, devices)
+    return {name: x[:, :response] for name, x in divergence(ours, theirs, num_ids).items()}

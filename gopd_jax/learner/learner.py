@@ -32,7 +32,15 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
 from gopd_jax.models.settings import PLAIN, Remat, SamplingRule
 from gopd_jax.objective.loss import Loss, weighted_loss
-from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
+from gopd_jax.runtime.mesh import (
+    batch_sharding,
+    length_multiple,
+    replicated,
+    row_layout,
+    rows_multiple,
+    token_sharding,
+    with_shardings,
+)
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.stopping import stop_point
@@ -118,7 +126,8 @@ class Learner:
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self.devices = rows_multiple(self.mesh)
-        self.shape, self.buckets = shape, make_buckets(shape, len(reward_scales), self.devices)
+        self.shape = shape
+        self.buckets = make_buckets(shape, len(reward_scales), *row_layout(self.mesh))
         self.reward_scales, self.num_ids = dict(reward_scales), num_ids
         self.schedule: optax.Schedule = make_schedule(settings.optimizer, updates)
         optimizer = make_optimizer(settings.optimizer, self.schedule)
@@ -129,6 +138,7 @@ class Learner:
         self._state_shardings = TrainState(replicated(self.mesh), self.param_shardings, moments)
         self.student = student
         self.row_sharding = batch_sharding(self.mesh, leading=1)
+        self.token_sharding = token_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
         self._platform = self.mesh.devices.flat[0].platform
         attention = choose_packed_attention(settings.attention, self._platform)
@@ -194,8 +204,9 @@ class Learner:
         )
 
     def put(self, x: ArrayLike) -> jax.Array:
-        """An array [M, R, ...] that every host holds, or a number, on the mesh."""
-        return put(x, self.row_sharding if np.ndim(x) else replicated(self.mesh))
+        """An array [M, R, S] or [M, R] that every host holds, or a number, on the mesh."""
+        by_axes = {3: self.token_sharding, 2: self.row_sharding, 0: replicated(self.mesh)}
+        return put(x, by_axes[np.ndim(x)])
 
     # ---- The distance to a teacher.
 
@@ -220,16 +231,17 @@ class Learner:
             teacher=None if teacher is None else self.decoder(teacher.config),
             response=rollouts[0].request.max_tokens,
             num_ids=self.num_ids,
-            devices=self.devices,
         )
-        rows, longest = batch_sharding(self.mesh), self.shape.longest
+        rows, tokens = batch_sharding(self.mesh), token_sharding(self.mesh)
+        multiple = length_multiple(self.mesh)
+        longest = self.shape.longest + -self.shape.longest % multiple
         at_once = self.devices * max(1, TOKENS // longest)
         found: list[dict[str, np.ndarray]] = []
         for start in range(0, len(rollouts), at_once):
             part = rollouts[start : start + at_once]
             reads = [
                 jax.tree.map(
-                    functools.partial(put, sharding=rows),
+                    lambda x: put(x, tokens if x.ndim == 2 else rows),
                     reading(part, at_once, longest, as_teacher),
                 )
                 for as_teacher in (False, True)
@@ -251,7 +263,7 @@ class Learner:
         self, state: TrainState, batches: Sequence[PackedBatch]
     ) -> tuple[tuple, dict[str, Any]]:
         """Positional and keyword arguments of `ProgramTable.compiled` for the train step."""
-        where = self._state_shardings, replicated(self.mesh), self.row_sharding
+        where = self._state_shardings, replicated(self.mesh), self.token_sharding
         given = self._step, state, *batches
         return given, {"name": "train step", "donate": 0, "out": lambda: where}
 

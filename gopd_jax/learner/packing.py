@@ -123,17 +123,21 @@ Row = list[Group[Example]]
 # ---- The shapes.
 
 
-def make_buckets(shape: BatchShape, domains: int, devices: int) -> tuple[Bucket, ...]:
+def make_buckets(
+    shape: BatchShape, domains: int, devices: int, for_each: int = 1, multiple: int = 1
+) -> tuple[Bucket, ...]:
     """The lengths of rows, the longest first, with room for any examples.
 
     Args:
         shape: of the batches.
         domains: number of domains; the last micro-batches of each may be partly empty.
-        devices: number of devices that rows are spread over.
+        devices: number of devices, or of groups of them, that rows are spread over.
+        for_each: number of devices of such a group, which hold a row together.
+        multiple: lengths of rows are multiples of this number.
 
     Raises:
         ValueError: a row is shorter than the longest example, or the devices do not divide the
-            rows.
+            rows or their length.
     """
     if shape.row_length and shape.longest > shape.row_length:
         raise ValueError(
@@ -143,17 +147,25 @@ def make_buckets(shape: BatchShape, domains: int, devices: int) -> tuple[Bucket,
     if shape.rows % devices:
         raise ValueError(
             f"config.learner.rows_per_micro_batch={shape.rows}: expected a multiple of "
-            f"{devices}, the devices on the data and fsdp axes"
+            f"{devices}, the devices on the data, fsdp and expert axes"
+        )
+    if shape.row_length % multiple:
+        raise ValueError(
+            f"row_length={shape.row_length}: expected a multiple of {multiple}, for the devices on "
+            "the context and tensor axes split each row"
         )
     all_tokens = shape.examples * shape.longest
     usual = TOKENS if shape.samples > 1 and not shape.rows else ROW
     length = shape.row_length or max(shape.longest, min(usual, -(-all_tokens // devices)))
-    rows = shape.rows or devices * max(1, min(TOKENS // length, all_tokens // (length * devices)))
+    length += -length % multiple
+    most = min(for_each * TOKENS // length, all_tokens // (length * devices))
+    rows = shape.rows or devices * max(1, most)
     in_micro_batch = rows * (length // shape.longest)
     # Best fit opens a row only when every other row of the domain holds at least
     # length // longest examples.
     long = Bucket(-(-shape.examples // in_micro_batch) + domains - 1, rows, length)
     short = -(-length // SHORTER)
+    short += -short % multiple
     if short < LEAST:
         return (long,)
     return long, Bucket((SHORTER - 1) * domains, rows, short)

@@ -30,7 +30,7 @@ from gopd_jax.learner.packing import (
 from gopd_jax.learner.step import score
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
-from gopd_jax.runtime.mesh import batch_sharding
+from gopd_jax.runtime.mesh import token_sharding
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.types import Params, SampleKey
@@ -56,7 +56,7 @@ class _Reads:
 def scoring_program(learner: Learner, config: ModelConfig) -> tuple[Any, dict[str, Any]]:
     """What is run to score, and the other arguments of `ProgramTable.compiled`."""
     decoder, num_ids = learner.decoder(config), learner.num_ids
-    where = batch_sharding(learner.mesh)
+    where = token_sharding(learner.mesh)
     function = functools.partial(score, model=decoder, num_ids=num_ids)
     return function, {"name": "score", "out": lambda: where}
 
@@ -197,7 +197,7 @@ class Scoring:
         arrays, starts = fill(rows, bucket.rows, bucket.length, ())
         wanted_RS = arrays["weights"] > 0
         examples = list(members_of(rows))
-        where = batch_sharding(learner.mesh)
+        where = token_sharding(learner.mesh)
         given = [put(x, where) for x in (*(arrays[name] for name in READ), wanted_RS)]
         for field, model in reads.models:
             function, options = scoring_program(learner, model.config)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gopd_jax.kernels.context import balanced, in_order
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import PLAIN, SamplingRule
@@ -145,19 +146,40 @@ def _micro_loss(
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
 ) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]]]]:
     """The loss of one micro-batch, its diagnostics, its values of tokens, and what is finite."""
-    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
-    hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
-    head_VD, trained = output_head(params), micro.weights > 0
-    logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets, trained)
+    logprobs_of = _logprobs_of(params, micro.tokens, micro.positions, micro.segments, model)
+    trained = micro.weights > 0
+    logprobs, entropy = logprobs_of(micro.targets, trained, num_ids=num_ids)
     ruled = None
     if rule != PLAIN:
         some = _one_in(RULED, trained)
-        found, _ = logprobs_of(hidden_RSD, head_VD, micro.targets, some, rule=rule)
+        found, _ = logprobs_of(micro.targets, some, rule=rule, num_ids=num_ids)
         ruled = jnp.where(some, found, jnp.nan)
     loss, details = loss_of(logprobs, entropy, micro, ruled)
     tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
     finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
     return loss, (details.diagnostics, (tokens, finite))
+
+
+def _logprobs_of(
+    params: Params,
+    tokens_RS: jax.Array,
+    positions_RS: jax.Array,
+    segments_RS: jax.Array,
+    model: Decoder,
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Runs a model; what returns takes the arguments of `token_logprobs` from the targets on.
+
+    The head is applied in balanced order, so that padding, too, is spread over the devices.
+    """
+    rows = tokens_RS, positions_RS, segments_RS
+    hidden_RSD = model.apply({"params": params}, *rows, in_order=False)
+
+    def logprobs(targets_RS, wanted_RS, **options):
+        of_tokens = map(balanced, (targets_RS, wanted_RS))
+        found = token_logprobs(hidden_RSD, output_head(params), *of_tokens, **options)
+        return tuple(map(in_order, found))
+
+    return logprobs
 
 
 def _one_in(number: int, trained_RS: jax.Array) -> jax.Array:
@@ -222,6 +244,5 @@ def score(
     Returns:
         float32 [R, S], nats; exact zeros where nothing is wanted.
     """
-    hidden_RSD = model.apply({"params": params}, tokens_RS, positions_RS, segments_RS)
-    args = hidden_RSD, output_head(params), targets_RS, wanted_RS
-    return token_logprobs(*args, rule=rule, num_ids=num_ids)[0]
+    logprobs_of = _logprobs_of(params, tokens_RS, positions_RS, segments_RS, model)
+    return logprobs_of(targets_RS, wanted_RS, rule=rule, num_ids=num_ids)[0]

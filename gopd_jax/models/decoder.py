@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
-from gopd_jax.kernels import grouped_matmul, packed_attention_xla
+from gopd_jax.kernels import context, grouped_matmul, packed_attention_xla
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
-from gopd_jax.models.attention import Layout
+from gopd_jax.models.attention import PackedLayout
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import linear
@@ -53,6 +53,8 @@ class AnyLayout(Protocol):
 
 
 _normal = nn.initializers.normal(0.02)
+# Logical axes of activations [B, T, D].
+ROWS, WITHIN, BETWEEN = ("batch", None, None), ("batch", "length", None), ("batch", "between", None)
 # What a rematerialised block begins with, by `checkpoint_name`.
 LAYER_INPUT = "layer input"
 
@@ -141,27 +143,31 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Returns [B, T, D] and the cache that `layout.attend` returned.
+
+    lengthwise: rows are split along their length, too. Between blocks the tensor axis then splits
+        them further; within, it splits heads and the MLP's width.
     """
 
     config: ModelConfig
     matmul: GroupedMatmul = grouped_matmul.xla
+    lengthwise: bool = False
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, layout: AnyLayout, cache: Cache = None
     ) -> tuple[jax.Array, Cache]:
         eps = self.config.norm_eps
+        inside, between = (WITHIN, BETWEEN) if self.lengthwise else (ROWS, ROWS)
         x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
-        attended, cache = Attention(self.config, name="attention")(
-            RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache
-        )
-        x_BTD = x_BTD + attended
+        normed_BTD = constrain(RMSNorm(eps, name="attention_norm")(x_BTD), inside)
+        attended, cache = Attention(self.config, name="attention")(normed_BTD, layout, cache)
+        x_BTD = x_BTD + constrain(attended, between)
         if self.config.experts:
             mlp = Moe(self.config, self.matmul, name="mlp")
         else:
             mlp = Mlp(self.config, name="mlp")
-        x_BTD = x_BTD + mlp(RMSNorm(eps, name="mlp_norm")(x_BTD))
-        return constrain(x_BTD, ("batch", None, None)), cache
+        normed_BTD = constrain(RMSNorm(eps, name="mlp_norm")(x_BTD), inside)
+        return constrain(x_BTD + mlp(normed_BTD), between), cache
 
 
 class Decoder(nn.Module):
@@ -182,7 +188,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_RS: jax.Array, positions_RS: jax.Array, segments_RS: jax.Array
+        self,
+        tokens_RS: jax.Array,
+        positions_RS: jax.Array,
+        segments_RS: jax.Array,
+        in_order: bool = True,
     ) -> jax.Array:
         """Runs the model on packed rows.
 
@@ -191,6 +201,8 @@ class Decoder(nn.Module):
             positions_RS: int32, from 0 within each sequence.
             segments_RS: int32; a token attends to itself and to earlier tokens of its segment, and
                 to those of its prefix; see `SegmentMask`.
+            in_order: whether the result has the order of the tokens. If not, it has the balanced
+                order of `kernels.context`, in which the devices compute it.
 
         Returns:
             [R, S, D] in `dtype`, after the final norm.
@@ -201,11 +213,11 @@ class Decoder(nn.Module):
         if not c.tied_embeddings:
             # Read by `output_head`, and declared here with the other parameters.
             self.param("head", table, (c.vocab_size, c.width))
-        index_S = jnp.arange(tokens_RS.shape[1])
-        layout = Layout(
-            *rotation(c, positions_RS), segments_RS, segments_RS, index_S, index_S, self.attention
+        tokens_RS, positions_RS, segments_RS = map(
+            context.balanced, (tokens_RS, positions_RS, segments_RS)
         )
-        x_RSD = constrain(embed(embedding_VD, tokens_RS, self.dtype), ("batch", None, None))
+        layout = PackedLayout(*rotation(c, positions_RS), segments_RS, self.attention)
+        x_RSD = constrain(embed(embedding_VD, tokens_RS, self.dtype), BETWEEN)
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, prevent_cse=False, policy=_kept(self.remat))
@@ -217,8 +229,9 @@ class Decoder(nn.Module):
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x_RSD, _ = layers(c, self.matmul, name="layers")(x_RSD, layout)
-        return RMSNorm(c.norm_eps, name="final_norm")(x_RSD)
+        x_RSD, _ = layers(c, self.matmul, True, name="layers")(x_RSD, layout)
+        hidden_RSD = constrain(RMSNorm(c.norm_eps, name="final_norm")(x_RSD), WITHIN)
+        return context.in_order(hidden_RSD) if in_order else hidden_RSD
 
 
 def _kept(remat: Remat) -> Callable[..., Any] | None:
@@ -339,7 +352,7 @@ def decode(
         Hidden states [B, T, D] after the final norm, and for each layer what the layout's `attend`
         returned as its cache.
     """
-    x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ("batch", None, None))
+    x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ROWS)
     block = Block(config, matmul)
     written = []
     for layer, cache in zip(params["layers"], caches, strict=True):

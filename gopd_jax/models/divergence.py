@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from gopd_jax.models.heads import chunk_length
+from gopd_jax.runtime.mesh import on_each_device
 
 Predictions = tuple[jax.Array, jax.Array]  # hidden states [R, T, D], output head [V, D]
 
 
 def divergence(
-    student: Predictions, teacher: Predictions | None, num_ids: int | None = None, devices: int = 1
+    student: Predictions, teacher: Predictions | None, num_ids: int | None = None
 ) -> dict[str, jax.Array]:
     """Compares the distributions of two models over the whole vocabulary.
 
@@ -21,22 +22,33 @@ def divergence(
         same    = 1 where the most likely token of both is the same
         entropy = -sum_v p_student log p_student
 
-    Rows are cut along T into chunks, whose logits exist one after the other.
+    Each device compares its own tokens, and cuts its rows along T into chunks, whose logits exist
+    one after the other.
 
     Args:
         student: hidden states after the final norm, and the output head.
         teacher: the same of the teacher, perhaps with another D; None leaves out `kl` and `same`.
         num_ids: ids from this number on do not exist. None stands for all V, which must then be
             equal.
-        devices: number of devices that rows are sharded over; sets the chunk length.
 
     Returns:
         float32 [R, T] by name; nats.
     """
     models = [student] if teacher is None else [student, teacher]
     heads = [head_VD[:num_ids].astype(hidden.dtype) for hidden, head_VD in models]
-    R, T, _ = student[0].shape
-    length = chunk_length(max(1, R // devices), T, len(models) * heads[0].shape[0])
+    tokens = ("batch", "between")
+    hidden, whole = ((*tokens, None),) * len(models), ((None, None),) * len(models)
+    results = (tokens,) * (1 if teacher is None else 3)
+    names = ["entropy"] if teacher is None else ["entropy", "kl", "same"]
+    run = on_each_device(_on_device, (*hidden, *whole), results)
+    return dict(zip(names, run(*(x for x, _ in models), *heads), strict=True))
+
+
+def _on_device(*given: jax.Array) -> tuple[jax.Array, ...]:
+    """`divergence` of a device's tokens, from the hidden states of the models and their heads."""
+    hidden_states, heads = given[: len(given) // 2], given[len(given) // 2 :]
+    R, T, _ = hidden_states[0].shape
+    length = chunk_length(R, T, len(heads) * heads[0].shape[0])
     pad = -T % length
 
     def split(x_RTD):
@@ -47,8 +59,8 @@ def divergence(
         logprobs = [_logprobs(*pair) for pair in zip(hidden, heads, strict=True)]
         return None, _compare(*logprobs)
 
-    _, found = jax.lax.scan(body, None, [split(hidden) for hidden, _ in models])
-    return {k: jnp.moveaxis(x, 0, 1).reshape(R, T + pad)[:, :T] for k, x in found.items()}
+    _, found = jax.lax.scan(body, None, [split(hidden) for hidden in hidden_states])
+    return tuple(jnp.moveaxis(x, 0, 1).reshape(R, T + pad)[:, :T] for x in found)
 
 
 def _logprobs(hidden_RCD: jax.Array, head_VD: jax.Array) -> jax.Array:
@@ -56,12 +68,13 @@ def _logprobs(hidden_RCD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(logits_RCV)
 
 
-def _compare(student_RCV: jax.Array, teacher_RCV: jax.Array | None = None) -> dict[str, jax.Array]:
+def _compare(student_RCV: jax.Array, teacher_RCV: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    """Entropy, and with a teacher KL and agreement."""
     p_RCV = jnp.exp(student_RCV)
-    found = {"entropy": -jnp.sum(p_RCV * student_RCV, axis=-1)}
-    if teacher_RCV is not None:
-        kl_RC = jnp.sum(p_RCV * (student_RCV - teacher_RCV), axis=-1)
-        best = jnp.argmax(student_RCV, -1) == jnp.argmax(teacher_RCV, -1)
-        # Rounding may leave the KL of two equal distributions a little below 0.
-        found |= {"kl": jnp.maximum(kl_RC, 0.0), "same": best.astype(jnp.float32)}
-    return found
+    entropy_RC = -jnp.sum(p_RCV * student_RCV, axis=-1)
+    if teacher_RCV is None:
+        return (entropy_RC,)
+    kl_RC = jnp.sum(p_RCV * (student_RCV - teacher_RCV), axis=-1)
+    best = jnp.argmax(student_RCV, -1) == jnp.argmax(teacher_RCV, -1)
+    # Rounding may leave the KL of two equal distributions a little below 0.
+    return entropy_RC, jnp.maximum(kl_RC, 0.0), best.astype(jnp.float32)

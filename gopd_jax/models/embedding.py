@@ -2,7 +2,7 @@
 
 In: the table, split by width over the devices, and rows of ids. Out: the rows of the table that the
 ids name. The table is never gathered, and its gradient never exists as a whole: each device looks
-up its part of the width for the rows of all, and the devices exchange what they found.
+up its part of the width for the tokens of all, and the devices exchange what they found.
 """
 
 import functools
@@ -11,18 +11,19 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from gopd_jax.runtime.mesh import WidthSplit, on_each_device, width_split
+from gopd_jax.runtime.mesh import WidthSplit, on_each_device, ways, width_split
 
 
 def embed(embedding_VD: jax.Array, tokens_RS: jax.Array, dtype: DTypeLike) -> jax.Array:
     """The embedding of each token, [R, S, D] in `dtype`; NaN for ids that do not exist."""
-    split = width_split(tokens_RS.shape[0], embedding_VD.shape[1])
+    split = width_split(*tokens_RS.shape, embedding_VD.shape[1])
     if split is None:
         return jnp.take(embedding_VD, tokens_RS, axis=0).astype(dtype)
+    tokens = "length" if tokens_RS.shape[1] % ways("between") else "between"
     run = on_each_device(
         functools.partial(_exchanged, split=split, dtype=dtype),
-        ((None, "embed"), ("batch", None)),
-        ("batch", None, None),
+        ((None, "embed"), ("batch", tokens)),
+        ("batch", tokens, None),
     )
     return run(embedding_VD, tokens_RS)
 
@@ -30,7 +31,7 @@ def embed(embedding_VD: jax.Array, tokens_RS: jax.Array, dtype: DTypeLike) -> ja
 def _exchanged(
     part_Vd: jax.Array, tokens_RS: jax.Array, *, split: WidthSplit, dtype: DTypeLike
 ) -> jax.Array:
-    """One device: the whole width for its own rows."""
+    """One device: the whole width for its own tokens."""
     tokens = jax.lax.all_gather(tokens_RS, split.width, axis=0, tiled=True)
     found = jnp.take(part_Vd, tokens, axis=0).astype(dtype)
     return jax.lax.all_to_all(found, split.width, split_axis=0, concat_axis=2, tiled=True)

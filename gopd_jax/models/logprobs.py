@@ -75,9 +75,9 @@ def token_logprobs(
 
 
 # Logical axes. The first axis of a partial result counts the parts that are still to be joined.
-ROWS, TOKENS = ("batch", None, None), ("batch", None)
+ROWS, TOKENS = ("batch", "length", None), ("batch", "length")
 HEAD, SPLIT_HEAD, WHOLE_HEAD, IDS = ("vocab", None), ("vocab", "embed"), (None, None), ("vocab",)
-OF_VOCABULARY = ("vocab", "batch", None)
+OF_VOCABULARY = ("vocab", "batch", "length")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -86,7 +86,7 @@ def _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
 
 
 def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
-    split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
+    split = width_split(*targets_RS.shape, head_VD.shape[1])
     function = functools.partial(_forward_split, split=split) if split else _forward
     run = on_each_device(
         functools.partial(function, num_ids=num_ids),
@@ -104,19 +104,19 @@ def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
 
 def _logprobs_backward(num_ids, kept, gradients):
     hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS = kept
-    split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
+    split = width_split(*targets_RS.shape, head_VD.shape[1])
     function = functools.partial(_backward_split, split=split) if split else _backward
     axes = SPLIT_HEAD if split else HEAD
     run = on_each_device(
         functools.partial(function, num_ids=num_ids),
         (ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
-        (("vocab", *ROWS), axes if split else ("batch", *axes)),
+        (("vocab", *ROWS), axes if split else (*TOKENS, *axes)),
     )
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
     args = hidden_RSD, head, ids_V, targets_RS, wanted_RS, norm_RS, gradients[0]
     grad_hidden, grad_head = run(*args)
     grad_hidden = jnp.sum(grad_hidden, axis=0).astype(hidden_RSD.dtype)
-    grad_head = grad_head if split else jnp.sum(grad_head, axis=0)
+    grad_head = grad_head if split else jnp.sum(grad_head, axis=(0, 1))
     return grad_hidden, grad_head.astype(head_VD.dtype), None, None
 
 
@@ -258,7 +258,7 @@ def _backward(
     """Gradients: what this part of the vocabulary, and these rows, add to them.
 
     Returns:
-        float32 [1, R, S, D] of the hidden states, [1, V, D] of the head.
+        float32 [1, R, S, D] of the hidden states, [1, 1, V, D] of the head.
     """
     R, S, D = hidden_RSD.shape
     V = head_VD.shape[0]
@@ -293,7 +293,7 @@ def _backward(
 
     zeros = jnp.zeros((chunks.padded, D)), jnp.zeros((V, D))
     gathered, grad_head = jax.lax.fori_loop(0, chunks.count, chunk, zeros)
-    return chunks.spread(gathered)[None], grad_head[None]
+    return chunks.spread(gathered)[None], grad_head[None, None]
 
 
 # ---- One device with a part of the width of the head.
@@ -352,7 +352,7 @@ def _backward_split(hidden_RSD, part_Vd, ids_V, *of_tokens, num_ids, split):
         grad_hidden, grad_part = so_far
         of_head = head.block(number)
         more, grad_rows = _backward(hidden_RSD, *of_head, *of_tokens, num_ids=num_ids)
-        added, start = split.add_up(grad_rows[0]), head.start(number)
+        added, start = split.add_up(grad_rows[0, 0]), head.start(number)
         added += jax.lax.dynamic_slice_in_dim(grad_part, start, head.size)
         grad_part = jax.lax.dynamic_update_slice(grad_part, added, (start, 0))
         return grad_hidden + more, grad_part

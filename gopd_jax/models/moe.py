@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.runtime.mesh import DECODE_RULES, RULES, rows_multiple
+from gopd_jax.runtime.mesh import DECODE_RULES, RULES, rows_multiple, ways
 
 # Logical axes of the parameters.
 AXES = {
@@ -62,7 +62,8 @@ class Moe(nn.Module):
         if not mesh.empty and x_BTD.shape[0] % rows_multiple(mesh) == 0:
             # Each device sorts its own tokens; one sort over all of them would gather the whole
             # batch on every device. Experts are whole on every data and fsdp rank, as in decode.
-            rows = PartitionSpec(RULES["batch"])
+            whole_row = x_BTD.shape[1] % ways("length")
+            rows = PartitionSpec(RULES["batch"], None if whole_row else RULES["length"])
             whole = [PartitionSpec(*[DECODE_RULES[a] if a else None for a in AXES[name]]) for name in shapes]
             run = jax.shard_map(
                 functools.partial(run, width_axis=RULES["mlp"]),

@@ -1,14 +1,14 @@
 """The device mesh and the table that maps logical axes to it.
 
 In: logical axes of parameters and activations. Out: shardings. `RULES` serves training and scoring,
-which shard parameters over every axis but data; `DECODE_RULES` serves sampling, which keeps a copy
-of the weights for each group of tensor ranks.
+which shard parameters over every axis but data, and rows along their length over context;
+`DECODE_RULES` serves sampling, which keeps a copy of the weights for each group of tensor ranks.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ AXES = ("data", "fsdp", "expert", "context", "tensor")
 Rules = dict[str, str | tuple[str, ...] | None]
 RULES: Rules = {
     "batch": ("data", "fsdp", "expert"),
+    # Tokens of a row: within a block, and from one block to the next.
+    "length": "context",
+    "between": ("context", "tensor"),
     "vocab": "tensor",
     "embed": ("fsdp", "expert", "context"),
     "heads": "tensor",
@@ -141,25 +144,50 @@ def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows over data and fsdp: the sharding of an array whose axis `leading` counts rows."""
+    """The sharding of an array whose axis `leading` counts rows."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["batch"]))
+
+
+def token_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """The sharding of an array whose axis `leading` counts rows, and the next one their tokens."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["batch"], RULES["length"]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """Shards an activation over the mesh in use (`jax.set_mesh`); does nothing without one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    return jax.lax.with_sharding_constraint(
-        x, PartitionSpec(*[RULES[a] if a else None for a in axes])
-    )
-
-
 Axes = tuple[str | None, ...]
+
+
+def _targets(name: str | None) -> tuple[str, ...]:
+    """The mesh axes of a logical axis in training."""
+    target = RULES[name] if name else None
+    return (target,) if isinstance(target, str) else target or ()
+
+
+def constrain(x: jax.Array, axes: Axes) -> jax.Array:
+    """Shards an activation over the mesh in use (`jax.set_mesh`); does nothing without one.
+
+    An axis is split over the first of its mesh axes, as many of them as divide its size.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+
+    def divide(size: int, names: tuple[str, ...]) -> tuple[str, ...] | None:
+        while size % math.prod(mesh.shape[n] for n in names):
+            names = names[:-1]
+        return names or None
+
+    spec = [divide(size, _targets(a)) for size, a in zip(x.shape, axes, strict=True)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def ways(name: str) -> int:
+    """Number of parts that `RULES` splits a logical axis into on the mesh in use."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[n] for n in _targets(name))
 
 
 def on_each_device(
@@ -168,7 +196,8 @@ def on_each_device(
     """The function, run by each device of the mesh in use on its own part of the arrays.
 
     For work that the partitioner cannot split, such as a loop whose length depends on the data.
-    Without a mesh, or on one device, it is the function itself.
+    Without a mesh, on one device, and where the function runs on each device already, it is the
+    function itself.
 
     Args:
         function: of the arrays that a device holds.
@@ -176,13 +205,8 @@ def on_each_device(
             mesh does not divide every size among the arguments is not split.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return function
-
-    def ways(name: str) -> int:
-        target = RULES[name]
-        names = (target,) if isinstance(target, str) else target or ()
-        return math.prod(mesh.shape[n] for n in names)
 
     def call(*args: jax.Array) -> Any:
         whole = {
@@ -230,19 +254,17 @@ class WidthSplit:
         return jax.lax.psum(x, self.others) if self.others else x
 
 
-def width_split(rows: int, width: int) -> WidthSplit | None:
-    """How `RULES` splits a matrix of this width that so many rows are multiplied with.
+def width_split(rows: int, length: int, width: int) -> WidthSplit | None:
+    """How `RULES` splits a matrix of this width that the tokens of some rows are multiplied with.
 
-    None where it does not, and where the mesh in use does not divide the rows or the width.
+    None where it does not, and where the mesh in use does not divide the rows, their length or the
+    width.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    parts = ways("embed")
+    if parts == 1 or width % parts or rows % ways("batch") or length % ways("length"):
         return None
-    over, embed = RULES["batch"], RULES["embed"]
-    ways = math.prod(mesh.shape[a] for a in embed)
-    if ways == 1 or width % ways or rows % math.prod(mesh.shape[a] for a in over):
-        return None
-    return WidthSplit(embed, tuple(a for a in over if a not in embed))
+    embed = _targets("embed")
+    return WidthSplit(embed, tuple(a for a in _targets("batch") if a not in embed))
 
 
 def platform_in_use() -> str:
@@ -252,5 +274,29 @@ def platform_in_use() -> str:
 
 
 def rows_multiple(mesh: Mesh) -> int:
-    """Devices on the data and fsdp axes: row counts must be a multiple of this number."""
-    return int(np.prod([mesh.shape[a] for a in RULES["batch"]]))
+    """Devices that rows are spread over: row counts must be a multiple of this number."""
+    return math.prod(mesh.shape[a] for a in _targets("batch"))
+
+
+def length_multiple(mesh: Mesh) -> int:
+    """Lengths of rows must be a multiple of this number; see `kernels.context`."""
+    context, tensor = mesh.shape["context"], mesh.shape["tensor"]
+    return math.lcm(2 * context if context > 1 else 1, context * tensor)
+
+
+class RowLayout(NamedTuple):
+    """How a mesh holds the rows of a batch.
+
+    devices: see `rows_multiple`.
+    for_each: devices that hold a row together.
+    length: see `length_multiple`.
+    """
+
+    devices: int
+    for_each: int
+    length: int
+
+
+def row_layout(mesh: Mesh) -> RowLayout:
+    devices = rows_multiple(mesh)
+    return RowLayout(devices, mesh.size // devices, length_multiple(mesh))

@@ -19,7 +19,13 @@ from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.rollout.memory import cache_part
 from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
+from gopd_jax.runtime.mesh import (
+    compute_dtype,
+    make_mesh,
+    row_layout,
+    rows_multiple,
+    with_shardings,
+)
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.run_folder import read_summary
 from gopd_jax.train.models import batch_shape
@@ -98,13 +104,13 @@ def _state(config: Config, student: ModelConfig, mesh: Mesh) -> Part:
 def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
     """The packed batches of a step, which are all on the devices before its first update."""
     learner, rollout = config.learner, config.rollout
-    devices = rows_multiple(mesh)
-    buckets = make_buckets(batch_shape(config), len(config.domains), devices)
+    buckets = make_buckets(batch_shape(config), len(config.domains), *row_layout(mesh))
     arrays = ARRAYS + (config.method != "sft") + (config.method == "gopd")
     arrays += "reference" in roles
     old = learner.updates_per_batch - 1 if config.method != "sft" else 0
+    parts = rows_multiple(mesh) * mesh.shape["context"]
     tokens = sum(b.micro_batches * b.rows * b.length for b in buckets)
-    held = tokens * 4 * (arrays * learner.updates_per_batch + old + RETURNED) // devices
+    held = tokens * 4 * (arrays * learner.updates_per_batch + old + RETURNED) // parts
     rows = " and ".join(f"{b.micro_batches * b.rows:,} rows of {b.length:,}" for b in buckets)
     needs = (
         f"{learner.updates_per_batch} update(s) x ({rows} tokens) x {arrays} arrays x 4 bytes, and "
