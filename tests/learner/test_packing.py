@@ -205,6 +205,21 @@ def test_the_lengths_of_rows(shape, devices, long, short):
     assert all(b.micro_batches == (SHORTER - 1) * 2 and b.length >= LEAST for b in others)
 
 
+@pytest.mark.parametrize(
+    "layout, shape, long, short",
+    [
+        # 256 devices: 16 rows over 16 of them, each held by 16.
+        ((16, 16, 32), BatchShape(1024, 18432, 16), (16, 18432), (16, 4608)),
+        ((16, 16, 32), BatchShape(1024, 18432), (16, 18432), (16, 4608)),
+        ((2, 4, 8), BatchShape(64, 610), (16, 1024), (16, 256)),  # 2,048 tokens on each of 8
+        ((1, 4, 8), BatchShape(64, 1026), (7, 1032), (7, 264)),
+    ],
+)
+def test_devices_that_hold_a_row_together_divide_its_length(layout, shape, long, short):
+    found = make_buckets(shape, 2, *layout)
+    assert [(b.rows, b.length) for b in found] == [long, short]
+
+
 # ---- The number of micro-batches.
 
 
@@ -255,6 +270,10 @@ TOO_SMALL = [
     (
         lambda _: make_buckets(BatchShape(6, 20, 2), 1, 4),
         r"rows_per_micro_batch=2: expected a multiple of 4",
+    ),
+    (
+        lambda _: make_buckets(BatchShape(6, 20, 2, 36), 1, 2, 4, 8),
+        r"row_length=36: expected a multiple of 8, for the devices on the context and tensor axes",
     ),
     (
         lambda examples: pack_one(examples, 6, 2, 19),

@@ -13,6 +13,7 @@ from gopd_jax.runtime.mesh import (
     DECODE_RULES,
     batch_sharding,
     make_mesh,
+    row_layout,
     rows_multiple,
     shardings,
 )
@@ -49,6 +50,35 @@ def test_rows_are_spread_over_data_fsdp_and_expert():
     assert rows_multiple(MESH) == 4
 
 
+@pytest.mark.parametrize(
+    "sizes, layout",
+    [
+        ((1, 16, 1, 1, 1), (16, 1, 1)),
+        ((1, 16, 1, 16, 1), (16, 16, 32)),
+        ((1, 16, 1, 1, 16), (16, 16, 16)),
+        ((2, 2, 3, 2, 3), (12, 6, 12)),
+    ],
+)
+def test_rows_follow_the_mesh(sizes, layout):
+    """16 rows on 16 devices and on 256: the devices that hold a row together, and its length."""
+    assert row_layout(AbstractMesh(sizes, AXES, axis_types=MESH.axis_types)) == layout
+
+
+def test_tokens_are_split_as_far_as_the_mesh_divides_them():
+    mesh = AbstractMesh((1, 2, 1, 2, 2), AXES, axis_types=MESH.axis_types)
+
+    def spec(*shape):
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.make_jaxpr(lambda x: meshes.constrain(x, ("batch", "between")))(
+                jax.ShapeDtypeStruct(shape, np.float32)
+            )
+        return traced.eqns[0].params["sharding"].spec
+
+    assert spec(4, 8) == PartitionSpec(("data", "fsdp", "expert"), ("context", "tensor"))
+    assert spec(4, 6) == PartitionSpec(("data", "fsdp", "expert"), "context")
+    assert spec(1, 3) in (PartitionSpec("data", None), PartitionSpec("data"))
+
+
 def test_every_parameter_of_a_model_is_sharded():
     config = CASES["qwen3_untied"]
     tree = shardings(MESH, abstract_params(config), logical_axes(config))
@@ -69,7 +99,7 @@ def test_every_parameter_of_a_model_is_sharded():
             ("batch", None),
             r"axis 'batch' of size 6 does not divide over \('data', 'fsdp', 'expert'\) \(4 ways\)",
         ),
-        ((4, 4), ("embed", "pages"), r"unknown logical axis 'pages'; known: \['batch', 'embed'"),
+        ((4, 4), ("embed", "pages"), r"unknown logical axis 'pages'; known: \['batch', 'between'"),
         (
             (4, 4),
             ("heads", "vocab"),
