@@ -35,10 +35,10 @@ ROWS, LENGTH = 8, 128
 
 
 def examples_of():
-    """Samples that share prompts, long ones that stand alone, and rows that end with padding."""
-    shared = make_samples(4, 6, (20, 60), (1, 40), domains=2)
-    alone = make_examples(4, 2, 1, (50, 60), (30, 40))
-    return shared + [dataclasses.replace(e, key=SampleKey("q", i)) for i, e in enumerate(alone)]
+    """Samples that share prompts, eight long ones, and five short ones beside which none fits."""
+    alone = make_examples(8, 1, 1, (60, 60), (40, 40)) + make_examples(5, 1, 2, (19, 20), (10, 12))
+    rest = [dataclasses.replace(e, key=SampleKey("q", i), domain=1) for i, e in enumerate(alone)]
+    return make_samples(3, 6, (20, 60), (1, 40)) + rest
 
 
 def rollouts_of(model):

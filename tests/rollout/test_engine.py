@@ -78,7 +78,11 @@ from gopd_jax.runtime.mesh import make_mesh
 
 requests = make_requests((3, 20, 7, 16, 18, 1, 12), 10, sample_ids=(0, 1, 2))
 results = []
-for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2}):
+for sizes in (
+    {"devices": jax.devices()[:1]},
+    {"fsdp": 2, "context": 2, "tensor": 2},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+):
     mesh = make_mesh(**sizes)
     engine = RolloutEngine(
         TINY, mesh, (3, 40, 41, 42, 95), slots=4, max_prompt_tokens=20, max_response_tokens=10
@@ -89,23 +93,25 @@ for sizes in ({"devices": jax.devices()[:1]}, {"data": 2, "fsdp": 2, "tensor": 2
     results.append({r.request.key: r for r in rollouts})
     query = weights["layers"][0]["attention"]["query"]
     print(len(query.sharding.device_set), query.addressable_shards[0].data.size / query.size)
-one, eight = results
-for key, r in one.items():
-    np.testing.assert_array_equal(eight[key].tokens, r.tokens)
-    np.testing.assert_allclose(eight[key].behaviour_logprobs, r.behaviour_logprobs, atol=1e-5)
-    assert eight[key].finish_reason == r.finish_reason
+one, *others = results
+for eight in others:
+    for key, r in one.items():
+        np.testing.assert_array_equal(eight[key].tokens, r.tokens)
+        np.testing.assert_allclose(eight[key].behaviour_logprobs, r.behaviour_logprobs, atol=1e-5)
+        assert eight[key].finish_reason == r.finish_reason
 np.savez(__import__("sys").argv[1], **{f"{p} {s}": r.tokens for (p, s), r in eight.items()})
 """
 
 
 @pytest.mark.slow
 def test_eight_devices_draw_what_one_does(run_on_fake_devices, tmp_path):
-    """data 2 x fsdp 2 x tensor 2: weights are whole on each fsdp rank, in halves over tensor.
+    """data or context 2 x fsdp 2 x tensor 2: weights are whole on each fsdp rank, in halves over
+    tensor.
 
     Another process draws the same samples, too.
     """
     output = run_on_fake_devices(ON_EIGHT, tmp_path / "tokens.npz").split("\n")
-    assert [line for line in output if line] == ["1 1.0", "8 0.5"]
+    assert [line for line in output if line] == ["1 1.0", "8 0.5", "8 0.5"]
     with np.load(tmp_path / "tokens.npz") as tokens:
         for (prompt, number), rollout in expected().items():
             np.testing.assert_array_equal(tokens[f"{prompt} {number}"], rollout.tokens)
