@@ -104,7 +104,7 @@ class Attention(nn.Module):
                 self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size")
             )
             kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
-            out = linear(x_BTD, kernel).reshape(*x_BTD.shape[:2], heads, c.head_size)
+            out = linear(x_BTD, kernel, ("embed", axis)).reshape(*x_BTD.shape[:2], heads, c.head_size)
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
                 out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
@@ -123,7 +123,8 @@ class Attention(nn.Module):
             self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed")
         )
         kernel = kernel if kernel.ndim == 2 else kernel.reshape(-1, c.width)
-        return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel), cache
+        out_BTF = out_BTNH.reshape(*x_BTD.shape[:2], -1)
+        return linear(out_BTF, kernel, ("heads", "embed")), cache
 
 
 class Mlp(nn.Module):
@@ -133,10 +134,11 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        wide = (self.config.width, self.config.mlp_width)
-        gate = linear(x_BTD, _matrix(self, "gate", wide, ("embed", "mlp")))
-        up = linear(x_BTD, _matrix(self, "up", wide, ("embed", "mlp")))
-        return linear(nn.silu(gate) * up, _matrix(self, "down", wide[::-1], ("mlp", "embed")))
+        wide, axes = (self.config.width, self.config.mlp_width), ("embed", "mlp")
+        gate = linear(x_BTD, _matrix(self, "gate", wide, axes), axes)
+        up = linear(x_BTD, _matrix(self, "up", wide, axes), axes)
+        down = _matrix(self, "down", wide[::-1], axes[::-1])
+        return linear(nn.silu(gate) * up, down, axes[::-1])
 
 
 class Block(nn.Module):

@@ -28,6 +28,8 @@ RULES: Rules = {
     "between": ("context", "tensor"),
     "vocab": "tensor",
     "embed": ("fsdp", "expert", "context"),
+    # The width of a gradient that is not summed over the parts of a row yet.
+    "row_embed": ("fsdp", "expert"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
