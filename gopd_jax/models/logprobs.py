@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gopd_jax.models import head_blocks
+from gopd_jax.models import head_blocks, head_over_context
 from gopd_jax.models.heads import has_padded_rows, log_distribution
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.runtime.mesh import WidthSplit, on_each_device, width_split
@@ -77,7 +77,7 @@ def token_logprobs(
 # Logical axes. The first axis of a partial result counts the parts that are still to be joined.
 ROWS, TOKENS = ("batch", "length", None), ("batch", "length")
 HEAD, SPLIT_HEAD, WHOLE_HEAD, IDS = ("vocab", None), ("vocab", "embed"), (None, None), ("vocab",)
-OF_VOCABULARY = ("vocab", "batch", "length")
+OF_VOCABULARY, OF_ROW = ("vocab", *TOKENS), ("vocab_of_row", "batch", None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -87,12 +87,13 @@ def _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
 
 def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
     split = width_split(*targets_RS.shape, head_VD.shape[1])
-    function = functools.partial(_forward_split, split=split) if split else _forward
-    run = on_each_device(
-        functools.partial(function, num_ids=num_ids),
-        (ROWS, SPLIT_HEAD if split else HEAD, IDS, TOKENS, TOKENS),
-        (OF_VOCABULARY,) * 4,
-    )
+    shared = head_over_context.shared(split, head_VD.shape[0])
+    function = functools.partial(_forward_split, split=shared or split) if split else _forward
+    function = functools.partial(function, num_ids=num_ids)
+    if shared:
+        function = functools.partial(head_over_context.forward, run=function)
+    inputs = ROWS, SPLIT_HEAD if split else HEAD, IDS, TOKENS, TOKENS
+    run = on_each_device(function, inputs, (OF_ROW if shared else OF_VOCABULARY,) * 4)
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
     parts = run(hidden_RSD, head, ids_V, targets_RS, wanted_RS)
     largest, total, weighted, target = _joined(parts)
@@ -105,10 +106,14 @@ def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
 def _logprobs_backward(num_ids, kept, gradients):
     hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS = kept
     split = width_split(*targets_RS.shape, head_VD.shape[1])
-    function = functools.partial(_backward_split, split=split) if split else _backward
+    shared = head_over_context.shared(split, head_VD.shape[0])
+    function = functools.partial(_backward_split, split=shared or split) if split else _backward
+    function = functools.partial(function, num_ids=num_ids)
+    if shared:
+        function = functools.partial(head_over_context.backward, run=function)
     axes = SPLIT_HEAD if split else HEAD
     run = on_each_device(
-        functools.partial(function, num_ids=num_ids),
+        function,
         (ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
         (("vocab", *ROWS), axes if split else (*TOKENS, *axes)),
     )

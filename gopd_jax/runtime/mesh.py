@@ -27,6 +27,7 @@ RULES: Rules = {
     "length": "context",
     "between": ("context", "tensor"),
     "vocab": "tensor",
+    "vocab_of_row": ("tensor", "context"),  # see `models.head_over_context`
     "embed": ("fsdp", "expert", "context"),
     # The width of a gradient that is not summed over the parts of a row yet.
     "row_embed": ("fsdp", "expert"),
