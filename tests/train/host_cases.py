@@ -40,12 +40,18 @@ def train(workdir: Path) -> list[str]:
     return [*TRAIN, "--config=configs/math.py", f"--workdir={workdir}", *settings]
 
 
-def start_two(workdir: Path) -> list[subprocess.Popen]:
-    """Starts the run as two processes of two devices: one has options, the other variables."""
+def start_several(workdir: Path, processes: int, devices: int = 2) -> list[subprocess.Popen]:
+    """Starts the run as so many processes: the first has options, the others have variables."""
     at = f"127.0.0.1:{free_port()}"
-    options = [f"--coordinator={at}", "--processes=2", "--process=0"]
-    variables = {"GOPD_COORDINATOR": at, "GOPD_PROCESSES": "2", "GOPD_PROCESS": "1"}
-    return [start(train(workdir) + options, 2), start(train(workdir), 2, **variables)]
+    options = [f"--coordinator={at}", f"--processes={processes}", "--process=0"]
+    variables = {"GOPD_COORDINATOR": at, "GOPD_PROCESSES": str(processes)}
+    return [
+        start(train(workdir) + options, devices),
+        *(
+            start(train(workdir), devices, **variables, GOPD_PROCESS=str(i))
+            for i in range(1, processes)
+        ),
+    ]
 
 
 def finish(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[str]:
