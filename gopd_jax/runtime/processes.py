@@ -29,6 +29,8 @@ from gopd_jax.runtime.store import Store
 # JAX watches too, but more slowly: what `watch` says comes first.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 60, 60
 
+TOLD = "gopd_jax/told/"  # begins keys in the store of JAX's coordination service
+
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -170,6 +172,35 @@ def shared(
     for number, part in enumerate(parts):
         results[number :: len(parts)] = part
     return results
+
+
+def told_to_first(name: str, value: JsonObject, seconds: float) -> list[JsonObject]:
+    """On the first host, the values of all, in their order; on the others an empty list.
+
+    For threads: no device waits for it, and neither do the others.
+
+    Args:
+        name: the same on every host, and used once.
+        value: of this host.
+        seconds: to wait for each of the others.
+
+    Raises:
+        OSError: another host has not told its value in time.
+    """
+    state = distributed.global_state
+    if (state.num_processes or 1) == 1:
+        return [value]
+    if state.process_id:
+        state.client.key_value_set(f"{TOLD}{name}/{state.process_id}", json.dumps(value))
+        return []
+    told = [value]
+    for other in range(1, state.num_processes):
+        try:
+            text = state.client.blocking_key_value_get(f"{TOLD}{name}/{other}", int(1000 * seconds))
+        except jax.errors.JaxRuntimeError as e:
+            raise OSError(f"{name}: nothing of process {other} within {seconds:g} s") from e
+        told.append(json.loads(text))
+    return told
 
 
 def fetch(x: jax.Array) -> np.ndarray:

@@ -25,6 +25,8 @@ def work(process, at, what):
         assert processes.of_first(lambda: {"a": process, "b": "\u00e9"}) == {"a": 0, "b": "\u00e9"}
         assert processes.which_hosts(process == 1) == [1]
         assert processes.which_hosts(False) == []
+        told = processes.told_to_first("a", {"of": process}, 60)
+        assert told == [[{"of": 0}, {"of": 1}], []][process]
         assert processes.together(lambda: "ab"[: process + 1]) == ["a", "ab"]
         done = []
         assert processes.shared(lambda x: [done.append(i) or -i for i in x], range(5)) == [
