@@ -2,23 +2,15 @@
 
 import json
 import os
-from pathlib import Path
 import re
 import signal
 import time
 
-from host_cases import ROOT, TRAIN, finish, free_port, start, start_several, train
-import jax
-import numpy as np
+from host_cases import TRAIN, check_same, finish, free_port, start, start_several, train
 import pytest
 from same_run import differences
 
-from gopd_jax.models.config import load_config
-from gopd_jax.models.decoder import abstract_params
-from gopd_jax.runtime.checkpoint import restore_params
-
 QUIET = re.compile(r"\[Gloo\] |waiting up to .* for process 0")  # what process 1 may say
-RESULTS = ("loss", "grad_norm", "reward", "reverse_kl_teacher", "response_length")
 
 
 @pytest.fixture(scope="module")
@@ -26,33 +18,6 @@ def two_processes(tmp_path_factory):
     """The folder of a run of two processes, and what they said."""
     workdir = tmp_path_factory.mktemp("hosts") / "two"
     return workdir, finish(start_several(workdir, 2))
-
-
-def read(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def check_same(one: Path, other: Path) -> None:
-    """Samples are equal, losses within 1e-6, and so are the evaluations and the files."""
-    samples = [read(folder / "samples.jsonl") for folder in (one, other)]
-    assert len(samples[0]) == len(samples[1]) > 0
-    for a, b in zip(*samples, strict=True):
-        for name in ("prompt_id", "sample_id", "tokens", "reward", "finish_reason"):
-            assert a[name] == b[name], name
-    metrics = [read(folder / "metrics.jsonl") for folder in (one, other)]
-    assert [m["step"] for m in metrics[1]] == [1, 2, 3]
-    for a, b in zip(*metrics, strict=True):
-        for name in RESULTS:
-            tolerance = 1e-6 if name == "loss" else 1e-5
-            np.testing.assert_allclose(b[name], a[name], rtol=tolerance, err_msg=name)
-    evaluations = [read(folder / "evaluations.jsonl") for folder in (one, other)]
-    keys = [[(e["model"], e["step"], e["mean"]) for e in lines] for lines in evaluations]
-    assert keys[0] == keys[1]
-    step, params = restored(other)
-    _, expected = restored(one)
-    assert step == 3
-    for a, b in zip(expected, params, strict=True):
-        np.testing.assert_allclose(b, a, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -75,17 +40,6 @@ def test_four_processes_are_the_run_of_one(tmp_path):
     finish([start(train(one), 8)])
     finish(start_several(four, 4))
     check_same(one, four)
-
-
-def restored(workdir: Path) -> tuple[int, list[np.ndarray]]:
-    """The student of the last checkpoint, in one process with one device."""
-    config = load_config(str(ROOT / "gopd_jax/tiny/models/base"))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=here), abstract_params(config)
-    )
-    step, params = restore_params(str(workdir), None, abstract)
-    return step, [np.asarray(p) for p in jax.tree.leaves(params)]
 
 
 @pytest.mark.slow
