@@ -64,7 +64,10 @@ class Moe(nn.Module):
             # batch on every device. Experts are whole on every data and fsdp rank, as in decode.
             whole_row = x_BTD.shape[1] % ways("length")
             rows = PartitionSpec(RULES["batch"], None if whole_row else RULES["length"])
-            whole = [PartitionSpec(*[DECODE_RULES[a] if a else None for a in AXES[name]]) for name in shapes]
+            whole = [
+                PartitionSpec(*[DECODE_RULES[a] if a else None for a in AXES[name]])
+                for name in shapes
+            ]
             run = jax.shard_map(
                 functools.partial(run, width_axis=RULES["mlp"]),
                 in_specs=(rows, *whole),
