@@ -104,7 +104,9 @@ class Attention(nn.Module):
                 self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size")
             )
             kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
-            out = linear(x_BTD, kernel, ("embed", axis)).reshape(*x_BTD.shape[:2], heads, c.head_size)
+            out = linear(x_BTD, kernel, ("embed", axis)).reshape(
+                *x_BTD.shape[:2], heads, c.head_size
+            )
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
                 out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
