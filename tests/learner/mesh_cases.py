@@ -63,9 +63,12 @@ def numbers(model, config, mesh):
     assert any((x % MEMBERS).any() for x in segments) and all((x == 0).any() for x in segments)
     distances = learner.distances(place(0), frozen["code"], rollouts_of(model))
     state, metrics, tokens = learner.update(learner.start(place(0)), packed)
-    moments = jax.tree_util.tree_leaves_with_path(state.opt_state)
     # The first moment after one update is the gradient, times a constant.
-    first = {jax.tree_util.keystr(path): x for path, x in moments if ".mu" in str(path)}
+    moments = {
+        jax.tree_util.keystr(path): x
+        for path, x in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    }
+    first = {name: x for name, x in moments.items() if ".mu" in name}
     assert len(first) == len(jax.tree.leaves(state.params))
     return jax.device_get(
         first
