@@ -87,10 +87,16 @@ class RMSNorm(nn.Module):
         return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
+def _inside(x_BTF: jax.Array, axis: str, lengthwise: bool) -> jax.Array:
+    """Activations within a block, whose last axis is the tensor axis's; see `Block.lengthwise`."""
+    return constrain(x_BTF, ("batch", "length", axis)) if lengthwise else x_BTF
+
+
 class Attention(nn.Module):
     """Projections, norms and rotation around `layout.attend`. Returns [B, T, D] and the cache."""
 
     config: ModelConfig
+    lengthwise: bool = False
 
     @nn.compact
     def __call__(
@@ -104,9 +110,8 @@ class Attention(nn.Module):
                 self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size")
             )
             kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
-            out = linear(x_BTD, kernel, ("embed", axis)).reshape(
-                *x_BTD.shape[:2], heads, c.head_size
-            )
+            out = linear(x_BTD, kernel, ("embed", axis))
+            out = _inside(out, axis, self.lengthwise).reshape(*x_BTD.shape[:2], heads, c.head_size)
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
                 out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
@@ -125,7 +130,7 @@ class Attention(nn.Module):
             self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed")
         )
         kernel = kernel if kernel.ndim == 2 else kernel.reshape(-1, c.width)
-        out_BTF = out_BTNH.reshape(*x_BTD.shape[:2], -1)
+        out_BTF = _inside(out_BTNH.reshape(*x_BTD.shape[:2], -1), "heads", self.lengthwise)
         return linear(out_BTF, kernel, ("heads", "embed")), cache
 
 
@@ -133,14 +138,18 @@ class Mlp(nn.Module):
     """down(silu(gate x) * up x)."""
 
     config: ModelConfig
+    lengthwise: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         wide, axes = (self.config.width, self.config.mlp_width), ("embed", "mlp")
-        gate = linear(x_BTD, _matrix(self, "gate", wide, axes), axes)
-        up = linear(x_BTD, _matrix(self, "up", wide, axes), axes)
+        gate, up = (
+            _inside(linear(x_BTD, _matrix(self, name, wide, axes), axes), "mlp", self.lengthwise)
+            for name in ("gate", "up")
+        )
         down = _matrix(self, "down", wide[::-1], axes[::-1])
-        return linear(nn.silu(gate) * up, down, axes[::-1])
+        hidden_BTF = _inside(nn.silu(gate) * up, "mlp", self.lengthwise)
+        return linear(hidden_BTF, down, axes[::-1])
 
 
 class Block(nn.Module):
@@ -164,12 +173,13 @@ class Block(nn.Module):
         inside, between = (WITHIN, BETWEEN) if self.lengthwise else (ROWS, ROWS)
         x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
         normed_BTD = constrain(RMSNorm(eps, name="attention_norm")(x_BTD), inside)
-        attended, cache = Attention(self.config, name="attention")(normed_BTD, layout, cache)
+        attention = Attention(self.config, self.lengthwise, name="attention")
+        attended, cache = attention(normed_BTD, layout, cache)
         x_BTD = x_BTD + constrain(attended, between)
         if self.config.experts:
             mlp = Moe(self.config, self.matmul, name="mlp")
         else:
-            mlp = Mlp(self.config, name="mlp")
+            mlp = Mlp(self.config, self.lengthwise, name="mlp")
         normed_BTD = constrain(RMSNorm(eps, name="mlp_norm")(x_BTD), inside)
         return constrain(x_BTD + mlp(normed_BTD), between), cache
 
