@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from gopd_jax.kernels import context, grouped_matmul, packed_attention_xla
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
-from gopd_jax.models.attention import PackedLayout
+from gopd_jax.models.attention import PackedLayout, for_each_rank
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import linear
@@ -40,10 +40,12 @@ class AnyLayout(Protocol):
     """What the block needs of a layout.
 
     cos, sin: float32 [B, T, H/2], rotation of the new queries and keys.
+    rows: logical axis of B.
     """
 
     cos: jax.Array
     sin: jax.Array
+    rows: str
 
     def attend(
         self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: Cache
@@ -52,9 +54,21 @@ class AnyLayout(Protocol):
         ...
 
 
+class SplitWeights(Protocol):
+    """How `decode` reads decode weights that are split over the devices."""
+
+    def embed(self, embedding_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+        """The embedding of each token, [B, T, D]."""
+        ...
+
+    def layer(self, layer: Params, after: jax.Array) -> Params:
+        """The weights of a layer, whole; not before `after` is known."""
+        ...
+
+
 _normal = nn.initializers.normal(0.02)
 # Logical axes of activations [B, T, D].
-ROWS, WITHIN, BETWEEN = ("batch", None, None), ("batch", "length", None), ("batch", "between", None)
+WITHIN, BETWEEN = ("batch", "length", None), ("batch", "between", None)
 # What a rematerialised block begins with, by `checkpoint_name`.
 LAYER_INPUT = "layer input"
 
@@ -87,9 +101,13 @@ class RMSNorm(nn.Module):
         return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-def _inside(x_BTF: jax.Array, axis: str, lengthwise: bool) -> jax.Array:
-    """Activations within a block, whose last axis is the tensor axis's; see `Block.lengthwise`."""
-    return constrain(x_BTF, ("batch", "length", axis)) if lengthwise else x_BTF
+def _inside(x: jax.Array, axis: str | None, lengthwise: bool) -> jax.Array:
+    """Activations [B, T, ...] within a block; `axis` is that of heads or width.
+
+    Nothing is said of rows that are not split lengthwise; see `Block`.
+    """
+    axes = "batch", "length", axis, *[None] * (x.ndim - 3)
+    return constrain(x, axes) if lengthwise else x
 
 
 class Attention(nn.Module):
@@ -111,7 +129,8 @@ class Attention(nn.Module):
             )
             kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
             out = linear(x_BTD, kernel, ("embed", axis))
-            out = _inside(out, axis, self.lengthwise).reshape(*x_BTD.shape[:2], heads, c.head_size)
+            out = out.reshape(*x_BTD.shape[:2], heads, c.head_size)
+            out = _inside(out, axis, self.lengthwise)
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
                 out = out + self.param(f"{name}_bias", zeros, (heads, c.head_size)).astype(dtype)
@@ -124,13 +143,15 @@ class Attention(nn.Module):
             query_BTNH = RMSNorm(c.norm_eps, name="query_norm")(query_BTNH)
             key_BTKH = RMSNorm(c.norm_eps, name="key_norm")(key_BTKH)
         query_BTNH = rotate(query_BTNH, layout.cos, layout.sin)
-        key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
+        where = layout.rows, "length" if self.lengthwise else None
+        key_BTKH = for_each_rank(rotate(key_BTKH, layout.cos, layout.sin), *where)
+        value_BTKH = for_each_rank(value_BTKH, *where)
         out_BTNH, cache = layout.attend(query_BTNH, key_BTKH, value_BTKH, cache)
         kernel = _matrix(
             self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed")
         )
         kernel = kernel if kernel.ndim == 2 else kernel.reshape(-1, c.width)
-        out_BTF = _inside(out_BTNH.reshape(*x_BTD.shape[:2], -1), "heads", self.lengthwise)
+        out_BTF = out_BTNH.reshape(*x_BTD.shape[:2], -1)
         return linear(out_BTF, kernel, ("heads", "embed")), cache
 
 
@@ -170,17 +191,17 @@ class Block(nn.Module):
         self, x_BTD: jax.Array, layout: AnyLayout, cache: Cache = None
     ) -> tuple[jax.Array, Cache]:
         eps = self.config.norm_eps
-        inside, between = (WITHIN, BETWEEN) if self.lengthwise else (ROWS, ROWS)
+        between = BETWEEN if self.lengthwise else (layout.rows, None, None)
         x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
-        normed_BTD = constrain(RMSNorm(eps, name="attention_norm")(x_BTD), inside)
+        normed_BTD = _inside(RMSNorm(eps, name="attention_norm")(x_BTD), None, self.lengthwise)
         attention = Attention(self.config, self.lengthwise, name="attention")
         attended, cache = attention(normed_BTD, layout, cache)
-        x_BTD = x_BTD + constrain(attended, between)
+        x_BTD = x_BTD + (constrain(attended, between) if self.lengthwise else attended)
         if self.config.experts:
             mlp = Moe(self.config, self.matmul, name="mlp")
         else:
             mlp = Mlp(self.config, self.lengthwise, name="mlp")
-        normed_BTD = constrain(RMSNorm(eps, name="mlp_norm")(x_BTD), inside)
+        normed_BTD = _inside(RMSNorm(eps, name="mlp_norm")(x_BTD), None, self.lengthwise)
         return constrain(x_BTD + mlp(normed_BTD), between), cache
 
 
@@ -351,6 +372,7 @@ def decode(
     layout: AnyLayout,
     caches: Sequence[Cache],
     matmul: GroupedMatmul = grouped_matmul.xla,
+    split: SplitWeights | None = None,
 ) -> tuple[jax.Array, tuple[Cache, ...]]:
     """Runs T new tokens of each sequence with layers unrolled, in prefill and decode alike.
 
@@ -361,15 +383,22 @@ def decode(
         layout: positions of the tokens, and what they attend to.
         caches: one for each layer, whatever the layout's `attend` takes.
         matmul: the kernel for experts.
+        split: reads weights that are split over the devices; None if they are whole.
 
     Returns:
         Hidden states [B, T, D] after the final norm, and for each layer what the layout's `attend`
         returned as its cache.
     """
-    x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ROWS)
     block = Block(config, matmul)
-    written = []
+    if split is None:
+        x_BTD = jnp.take(params["embedding"], tokens_BT, axis=0)
+    else:
+        x_BTD = split.embed(params["embedding"], tokens_BT)
+    x_BTD = constrain(x_BTD, (layout.rows, None, None))
+    before, written = x_BTD, []
     for layer, cache in zip(params["layers"], caches, strict=True):
+        if split is not None:  # may be gathered while the layer before it computes
+            layer, before = split.layer(layer, before), x_BTD
         x_BTD, cache = block.apply({"params": layer}, x_BTD, layout, cache)
         written.append(cache)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x_BTD), tuple(written)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from gopd_jax.types import Tree
@@ -26,6 +26,7 @@ RULES: Rules = {
     # Tokens of a row: within a block, and from one block to the next.
     "length": "context",
     "between": ("context", "tensor"),
+    "slots": ("data", "fsdp", "expert", "context"),
     "vocab": "tensor",
     "vocab_of_row": ("tensor", "context"),  # see `models.head_over_context`
     "embed": ("fsdp", "expert", "context"),
@@ -40,6 +41,8 @@ RULES: Rules = {
     "norm": None,
     "layers": None,
 }
+# A parameter is whole on every device if the mesh does not divide its axis of one of these names.
+WHOLE_IF_ODD = ("kv_heads",)
 DECODE_RULES = RULES | {"embed": None, "experts": None, "expert_embed": None}
 
 
@@ -127,6 +130,9 @@ def _partition(
                 f"parameter {name}: two of its axes {given} map to the same mesh axis {names}"
             )
         ways = math.prod(mesh.shape[n] for n in names)
+        if size % ways and axis in WHOLE_IF_ODD:
+            entries.append(None)
+            continue
         if size % ways:
             raise ValueError(
                 f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} "
@@ -199,8 +205,7 @@ def on_each_device(
     """The function, run by each device of the mesh in use on its own part of the arrays.
 
     For work that the partitioner cannot split, such as a loop whose length depends on the data.
-    Without a mesh, on one device, and where the function runs on each device already, it is the
-    function itself.
+    Without a mesh, or on one device, it is the function itself, and so it is within another one.
 
     Args:
         function: of the arrays that a device holds.
@@ -208,7 +213,7 @@ def on_each_device(
             mesh does not divide every size among the arguments is not split.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:  # each device has its part
         return function
 
     def call(*args: jax.Array) -> Any:
@@ -257,17 +262,20 @@ class WidthSplit:
         return jax.lax.psum(x, self.others) if self.others else x
 
 
-def width_split(rows: int, length: int, width: int) -> WidthSplit | None:
+def width_split(rows: int, length: int, width: int, axis: str = "batch") -> WidthSplit | None:
     """How `RULES` splits a matrix of this width that the tokens of some rows are multiplied with.
 
+    `axis` is the logical axis of the rows; those of a batch are split along their length as well.
     None where it does not, and where the mesh in use does not divide the rows, their length or the
     width.
     """
     parts = ways("embed")
-    if parts == 1 or width % parts or rows % ways("batch") or length % ways("length"):
+    if axis == "batch" and length % ways("length"):
         return None
-    embed = _targets("embed")
-    return WidthSplit(embed, tuple(a for a in _targets("batch") if a not in embed))
+    if parts == 1 or width % parts or rows % ways(axis):
+        return None
+    over, embed = _targets(axis), _targets("embed")
+    return WidthSplit(embed, tuple(a for a in over if a not in embed))
 
 
 def platform_in_use() -> str:
@@ -303,3 +311,22 @@ class RowLayout(NamedTuple):
 def row_layout(mesh: Mesh) -> RowLayout:
     devices = rows_multiple(mesh)
     return RowLayout(devices, mesh.size // devices, length_multiple(mesh))
+
+
+def slots_multiple(mesh: Mesh) -> int:
+    """Devices that have slots of their own: all but those of one tensor group."""
+    return math.prod(mesh.shape[a] for a in RULES["slots"])
+
+
+def kv_copies(kv_heads: int, mesh: Mesh | AbstractMesh | None = None) -> int:
+    """How often each key/value head is repeated, so that the tensor axis divides them all.
+
+    A tensor rank then holds the key/value heads that its query heads need, and few others.
+
+    Args:
+        mesh: None takes the mesh in use.
+    """
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    if mesh.empty:
+        return 1
+    return math.lcm(kv_heads, mesh.shape["tensor"]) // kv_heads
