@@ -67,8 +67,7 @@ class SplitWeights(Protocol):
 
 
 _normal = nn.initializers.normal(0.02)
-# Logical axes of activations [B, T, D].
-WITHIN, BETWEEN = ("batch", "length", None), ("batch", "between", None)
+BETWEEN = ("batch", "between", None)  # logical axes of what goes from block to block
 # What a rematerialised block begins with, by `checkpoint_name`.
 LAYER_INPUT = "layer input"
 
@@ -102,12 +101,8 @@ class RMSNorm(nn.Module):
 
 
 def _inside(x: jax.Array, axis: str | None, lengthwise: bool) -> jax.Array:
-    """Activations [B, T, ...] within a block; `axis` is that of heads or width.
-
-    Nothing is said of rows that are not split lengthwise; see `Block`.
-    """
-    axes = "batch", "length", axis, *[None] * (x.ndim - 3)
-    return constrain(x, axes) if lengthwise else x
+    """Activations [B, T, ...] within a block; `axis` is the third one. See `Block.lengthwise`."""
+    return constrain(x, ("batch", "length", axis, *[None] * (x.ndim - 3))) if lengthwise else x
 
 
 class Attention(nn.Module):
@@ -265,7 +260,7 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x_RSD, _ = layers(c, self.matmul, True, name="layers")(x_RSD, layout)
-        hidden_RSD = constrain(RMSNorm(c.norm_eps, name="final_norm")(x_RSD), WITHIN)
+        hidden_RSD = _inside(RMSNorm(c.norm_eps, name="final_norm")(x_RSD), None, True)
         return context.in_order(hidden_RSD) if in_order else hidden_RSD
 
 
