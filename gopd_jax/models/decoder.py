@@ -123,8 +123,7 @@ class Attention(nn.Module):
                 self, name, (c.width, heads, c.head_size), ("embed", axis, "head_size")
             )
             kernel = kernel.T if kernel.ndim == 2 else kernel.reshape(c.width, -1)
-            out = linear(x_BTD, kernel, ("embed", axis))
-            out = out.reshape(*x_BTD.shape[:2], heads, c.head_size)
+            out = linear(x_BTD, kernel).reshape(*x_BTD.shape[:2], heads, c.head_size)
             out = _inside(out, axis, self.lengthwise)
             if c.qkv_bias:
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_size"))
@@ -146,8 +145,7 @@ class Attention(nn.Module):
             self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed")
         )
         kernel = kernel if kernel.ndim == 2 else kernel.reshape(-1, c.width)
-        out_BTF = out_BTNH.reshape(*x_BTD.shape[:2], -1)
-        return linear(out_BTF, kernel, ("heads", "embed")), cache
+        return linear(out_BTNH.reshape(*x_BTD.shape[:2], -1), kernel), cache
 
 
 class Mlp(nn.Module):
@@ -158,14 +156,15 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        wide, axes = (self.config.width, self.config.mlp_width), ("embed", "mlp")
+        wide = (self.config.width, self.config.mlp_width)
         gate, up = (
-            _inside(linear(x_BTD, _matrix(self, name, wide, axes), axes), "mlp", self.lengthwise)
+            _inside(
+                linear(x_BTD, _matrix(self, name, wide, ("embed", "mlp"))), "mlp", self.lengthwise
+            )
             for name in ("gate", "up")
         )
-        down = _matrix(self, "down", wide[::-1], axes[::-1])
         hidden_BTF = _inside(nn.silu(gate) * up, "mlp", self.lengthwise)
-        return linear(hidden_BTF, down, axes[::-1])
+        return linear(hidden_BTF, _matrix(self, "down", wide[::-1], ("mlp", "embed")))
 
 
 class Block(nn.Module):

@@ -30,8 +30,6 @@ RULES: Rules = {
     "vocab": "tensor",
     "vocab_of_row": ("tensor", "context"),  # see `models.head_over_context`
     "embed": ("fsdp", "expert", "context"),
-    # The width of a gradient that is not summed over the parts of a row yet.
-    "row_embed": ("fsdp", "expert"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
