@@ -9,6 +9,7 @@ import sys
 import time
 
 ROOT = Path(__file__).parents[2]
+SECONDS = 400  # at most, on a busy machine
 GCLOUD = Path(__file__).parent / "stand_in_gcloud.py"
 PLACE = ["--name=tiny", "--project=p", "--zone=z", "--bucket=bucket", "--type=v6e-16"]
 
@@ -42,7 +43,7 @@ class Cloud:
     def run(self, script: str, *options: str, status: int = 0, place: Sequence[str] = PLACE) -> str:
         """What a script says; the test fails with it unless it ends with `status`."""
         process = self.start(script, *options, place=place)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == status, said
         return said
 
@@ -66,7 +67,7 @@ class Cloud:
         logs = sorted(p for p in self.folder.rglob("*.log") if "compiled" not in p.parts)
         return "\n".join(f"---- {p.relative_to(self.folder)}\n{p.read_text()}" for p in logs)
 
-    def wait(self, is_so: Callable[[], object], seconds: float = 120) -> None:
+    def wait(self, is_so: Callable[[], object], seconds: float = SECONDS) -> None:
         """Waits until something is so; the test fails with the logs if it takes too long."""
         end = time.monotonic() + seconds
         while not is_so():

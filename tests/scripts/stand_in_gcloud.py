@@ -198,7 +198,7 @@ def reboot(name: str) -> None:
     file = CLOUD / "slices" / f"{name}.json"
     halt(file)
     for vm in (CLOUD / "vms").glob(f"{json.loads(file.read_text())['number']}-*"):
-        (vm / "booted").unlink()
+        (vm / "booted").unlink(missing_ok=True)
         boot(vm)
 
 

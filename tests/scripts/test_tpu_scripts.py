@@ -3,7 +3,7 @@
 import json
 import sys
 
-from cloud import PLACE, Cloud
+from cloud import PLACE, SECONDS, Cloud
 import pytest
 
 # Shapes and steps are those of the loop's tests, which have compiled the programs.
@@ -25,7 +25,10 @@ place="${{GOPD_PROCESS:-one}} of ${{GOPD_PROCESSES:-one}} at ${{GOPD_COORDINATOR
 echo "$place: $*" >> $here/starts
 echo "the fake has run as $HOME"
 trap 'exit 143' TERM
-if [ -e $here/endless ]; then while true; do sleep 0.05; done; fi
+# A run that goes on where it was; it does not end as long as there is a file `endless`.
+while [ -e $here/endless ]; do
+  echo $(($(tail -n 1 $here/steps) + 1)) >> $here/steps && sleep 0.05
+done
 status=$(head -n 1 $here/statuses) && sed -i 1d $here/statuses
 exit ${{status:-0}}
 """
@@ -67,27 +70,47 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def preempted(cloud, is_on_its_way, then=lambda: None) -> None:
+    """Watches a run to its end, whose slice is preempted on its way; `then` is done at once."""
+    watch = cloud.start("watch.sh", "--interval=0.2")
+    cloud.wait(is_on_its_way)
+    cloud.wait(lambda: (cloud.folder / "vms/1-0/booted").exists())  # before the run ends
+    cloud.happens("preempt")
+    then()
+    said, _ = watch.communicate(timeout=SECONDS)
+    assert watch.returncode == 0, said + cloud.said()
+    assert "\nthe run has ended: exit status 0;" in said
+    seen = {line.split()[1] for line in said.splitlines() if "Z " in line}
+    assert "NONE" in seen and seen & {"SUSPENDED", "ACTIVE/PREEMPTED"}
+    assert not (cloud.folder / "slices/tiny.json").exists()
+    assert "== boot" in cloud.run("logs.sh", "--boot")
+
+
+def test_a_preempted_slice_is_replaced_and_goes_on(fake, tmp_path):
+    cloud = fake(hosts=2)
+    steps = tmp_path / "steps"
+    steps.write_text("0\n")
+    (tmp_path / "endless").touch()
+    cloud.run("create.sh", "--", "--config=math")
+
+    def let_it_end():
+        before = len(steps.read_text().splitlines())
+        cloud.wait(lambda: len(steps.read_text().splitlines()) > before + 3)
+        (tmp_path / "endless").unlink()
+
+    preempted(cloud, lambda: len(steps.read_text().splitlines()) > 3, let_it_end)
+    assert sorted(p.name for p in (cloud.folder / "vms").iterdir()) == ["1-0", "1-1", "2-0", "2-1"]
+    assert len(starts(tmp_path)) == 4
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_preemption(make_cloud):
     """The real command: created, watched, preempted, deleted, created again, resumed, ended."""
     cloud = make_cloud(GOPD_PYTHON=sys.executable, JAX_PLATFORMS="cpu")
     run = cloud.run_folder / "run"
     settings = [f"--config.{k}={v}" for k, v in SETTINGS.items()]
     cloud.run("create.sh", "--", "--config=math", f"--workdir={run}", *settings)
-    watch = cloud.start("watch.sh", "--interval=0.2")
-    cloud.wait((run / "checkpoints/2").exists)
-    assert (cloud.folder / "vms/1-0/booted").read_text() == "0"  # boot does not wait for the run
-    cloud.happens("preempt")
-    said, _ = watch.communicate(timeout=120)
-
-    assert watch.returncode == 0, said + cloud.said()
-    assert "\nthe run has ended: exit status 0;" in said
-    assert [line.split()[1] for line in said.splitlines() if "Z " in line] == [
-        "ACTIVE/READY",
-        "SUSPENDED",
-        "NONE",
-        "ACTIVE/READY",
-    ]
-    assert not (cloud.folder / "slices/tiny.json").exists()
+    preempted(cloud, (run / "checkpoints/2").exists)
     assert sorted(p.name for p in (cloud.folder / "vms").iterdir()) == ["1-0", "2-0"]
     first, second = json.loads((run / "run.json").read_text())["starts"]
     assert first["saved_step"] == 0 and 2 <= second["saved_step"] < SETTINGS["steps"]
@@ -95,7 +118,6 @@ def test_a_run_goes_on_after_a_preemption(make_cloud):
     assert steps == [*range(1, SETTINGS["steps"] + 1)]
     assert json.loads((run / "summary.json").read_text())["steps"] == SETTINGS["steps"]
     assert "resum" in cloud.run("logs.sh")
-    assert "== boot" in cloud.run("logs.sh", "--boot")
 
 
 def test_every_host_is_told_its_place_and_ends_once(fake, tmp_path):
