@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "stand_ins"))
 import bucket  # noqa: E402
 from remote import served  # noqa: E402
 
-PARTS = ("evaluations.jsonl", "metrics.jsonl", "run.json", "samples.jsonl", "trackers.json")
+PARTS = ("evaluations.jsonl", "metrics.jsonl", "run.json", "samples.jsonl")
 
 
 def downloaded(buckets: bucket.Buckets, prefix: str, folder: Path) -> Path:
