@@ -43,7 +43,9 @@ def replace_bytes(path: str | os.PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
         if temporary != path:
             temporary.replace(path)
-    except OSError as e:
+    except Exception as e:  # each client of a store has errors of its own
+        if not isinstance(e, OSError) and not is_remote(path):
+            raise
         if temporary != path:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

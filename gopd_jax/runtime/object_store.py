@@ -35,6 +35,23 @@ PARTIAL = ".partial"  # ends the name of a copy that is not complete
 MEGABYTE = 10**6
 
 
+def check_reachable(option: str, path: str) -> None:
+    """Checks that this host can ask an object store for a path, there or not.
+
+    Args:
+        option: what gives the path, for errors.
+
+    Raises:
+        ValueError: the store's client is not installed, or it refuses.
+    """
+    if is_remote(path):
+        try:
+            with contextlib.suppress(FileNotFoundError):  # `exists` would be silent of a refusal
+                epath.Path(path).stat()
+        except Exception as e:  # each client of a store has errors of its own
+            raise ValueError(f"{option}={path!r}: {_reason(e)}") from e
+
+
 def local_root(kind: str) -> Path:
     """A folder of this host for what is read from an object store: in the user's cache.
 
@@ -96,13 +113,12 @@ def local_copy(path: str) -> str:
 
 def _files(source: epath.Path) -> dict[str, tuple[int, int]]:
     """Size and time of each file that a model has, by name."""
-    if not source.is_dir():
-        return {}
     found = {}
-    for file in sorted(source.iterdir()):
-        if file.name.endswith(ENDINGS):
-            stat = file.stat()
-            found[file.name] = (stat.length, stat.mtime)
+    with contextlib.suppress(FileNotFoundError):
+        for file in sorted(source.iterdir()):
+            if file.name.endswith(ENDINGS):
+                stat = file.stat()
+                found[file.name] = (stat.length, stat.mtime)
     return found
 
 
@@ -159,11 +175,13 @@ def _read(source: epath.Path, sizes: dict[str, int], folder: Path) -> None:
 
 
 def _unreadable(path: str, error: Exception) -> ValueError:
-    reason = brief(error) or type(error).__name__
-    more = "; gs:// needs pip install gcsfs" if isinstance(error, ImportError) else ""
-    return ValueError(
-        f"cannot read {path!r}: expected a folder that this host may read ({reason}){more}"
-    )
+    return ValueError(f"cannot read {path!r}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"expected the client of its store, for gs:// pip install gcsfs ({brief(error)})"
+    return f"expected a folder that this host may read ({brief(error)})"
 
 
 def _short_hash(value: object) -> str:

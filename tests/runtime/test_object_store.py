@@ -19,7 +19,7 @@ from gopd_jax.models.huggingface import local_folder
 from gopd_jax.runtime import checkpoint, object_store
 from gopd_jax.runtime.files import replace_text
 from gopd_jax.runtime.metrics import JsonLines
-from gopd_jax.runtime.object_store import local_copy
+from gopd_jax.runtime.object_store import check_reachable, local_copy
 from gopd_jax.runtime.tensorboard import Board
 from gopd_jax.types import TrainState
 
@@ -137,6 +137,30 @@ def test_what_does_not_fit_is_not_begun(model, monkeypatch):
 def test_what_is_not_there_is_one_sentence(model):
     with pytest.raises(ValueError, match="no model at 'gs://bucket/none': expected a folder with"):
         load_config("gs://bucket/none")
+
+
+def test_a_store_that_cannot_be_asked_is_one_sentence(store, monkeypatch):
+    check_reachable("--workdir", "gs://bucket/new")
+    check_reachable("--workdir", "/no/such/folder")
+    for error, expected in (
+        (PermissionError("403"), r"expected a folder that this host may read \(403\)"),
+        (ImportError("no gcsfs"), r"for gs:// pip install gcsfs \(no gcsfs\)"),
+    ):
+        monkeypatch.setattr(bucket.Buckets, "info", lambda *_, e=error: (_ for _ in ()).throw(e))
+        monkeypatch.setattr(bucket.Buckets, "list", lambda *_, e=error: (_ for _ in ()).throw(e))
+        with pytest.raises(ValueError, match=f"^--workdir='gs://bucket/new': .*{expected}"):
+            check_reachable("--workdir", "gs://bucket/new")
+
+
+def test_a_write_that_the_store_refuses_names_the_file(store, monkeypatch):
+    class HttpError(Exception): ...
+
+    def refuse(*_):
+        raise HttpError("503")
+
+    monkeypatch.setattr(bucket.Buckets, "put", refuse)
+    with pytest.raises(OSError, match=r"gs://bucket/text cannot be written \(503\)"):
+        replace_text("gs://bucket/text", "c")
 
 
 def test_a_local_path_is_left_alone():
