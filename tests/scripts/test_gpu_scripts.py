@@ -75,7 +75,7 @@ def test_a_command_is_run_until_it_has_ended_for_good(
 
 def test_sigterm_reaches_the_command_which_then_is_not_run_again(tmp_path):
     command = (
-        f"trap 'sleep 0.3; echo saved; exit 143' TERM; touch {tmp_path}/on; "
+        f"trap 'sleep 0.3; echo saved; exit 7' TERM; touch {tmp_path}/on; "
         "while true; do sleep 0.02; done"
     )
     process = subprocess.Popen(
@@ -87,7 +87,7 @@ def test_sigterm_reaches_the_command_which_then_is_not_run_again(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=30)
-    assert (process.returncode, said) == (143, "saved\n")
+    assert (process.returncode, said) == (7, "saved\n")
 
 
 def test_one_host_trains_on_its_gpus(run, tmp_path):
