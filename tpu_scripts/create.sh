@@ -7,7 +7,8 @@
 # What follows "--" are the arguments of gopd_jax.train; without --workdir there, results go to
 # gs://BUCKET/NAME/run. The same command again asks for a new slice, which goes on with the run.
 #
-#   --files=FOLDER   is laid beside the code: a config file of yours and what it imports or reads
+#   --files=FOLDER   is laid beside the code: a config file of yours and what it imports or reads.
+#                    A file named `environment` in it is sourced first: export HF_TOKEN=...
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"

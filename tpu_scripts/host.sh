@@ -10,6 +10,8 @@ home=$1
 cd "$home" || exit 2
 rm -rf code && mv unpacked code && cd code || exit 2
 mapfile -t arguments <"$home/arguments"
+# shellcheck source=/dev/null
+if [[ -r environment ]]; then source ./environment; fi
 
 upload() { gcloud storage cp "$home/train.log" "$GOPD_ROOT/logs/worker-$GOPD_WORKER.log" --quiet; }
 

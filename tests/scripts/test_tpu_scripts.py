@@ -177,9 +177,11 @@ def test_files_are_laid_beside_the_code(fake, tmp_path):
     cloud = fake()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.py").write_text("x = 1\n")
+    (tmp_path / "mine/environment").write_text("export GOPD_PROCESSES='of the file'\n")
     options = [f"--files={tmp_path / 'mine'}", "--", "--config=config.py"]
     cloud.run("create.sh", *options)
     cloud.wait((cloud.run_folder / "ended").exists)
+    assert starts(tmp_path)[0].startswith("one of of the file at home: -m gopd_jax.train")
     code = cloud.folder / "vms/1-0/opt/code"
     assert (code / "config.py").read_text() == "x = 1\n"
     assert {"gopd_jax", "configs", "requirements.lock"} <= {p.name for p in code.iterdir()}
