@@ -91,7 +91,7 @@ from loop_cases import small
 from gopd_jax.train.run import run
 
 SHORT = {"steps": 2, "eval.prompts": 8, "eval.cache": False, "eval.teachers": False}
-SHORT |= {"mesh.fsdp": 4, "mesh.context": 2}
+SHORT |= {"mesh.fsdp": 4, "mesh.tensor": 2}
 parked = {"learner.park_frozen": True, "learner.park_optimizer": True, "rollout.layout": "gathered"}
 found = []
 for changes in ({}, parked):
