@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from gopd_jax.config import Config
 from gopd_jax.learner.learner import Learner
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
@@ -78,16 +79,10 @@ def _run(
 ) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
-    mesh, roles = programs.mesh, roles_of(config)
-    room = room_to_draw(config, roles, inputs.models, mesh, dtype, device_memory(mesh))
-    samplers = make_samplers(config, inputs, programs, dtype, room)
+    samplers = _samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     before = steps_before(workdir)
-    sampler = samplers[inputs.models[config.student]]
-    kernels = learner.kernels | {
-        "decode attention": str(sampler.kernel),
-        "decode weights": str(sampler.layout),
-    }
+    kernels = learner.kernels | samplers[inputs.models[config.student]].kernels
     start = _this_start(config, workdir, inputs, kernels)
     finished = read_summary(workdir, config.steps)
     check_same_command(host.identity)  # and no host writes before all have read
@@ -133,6 +128,15 @@ def _run(
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
+
+
+def _samplers(
+    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+) -> Samplers:
+    """The rollout engines, with the memory of a device that is left to them."""
+    mesh, roles = programs.mesh, roles_of(config)
+    room = room_to_draw(config, roles, inputs.models, mesh, dtype, device_memory(mesh))
+    return make_samplers(config, inputs, programs, dtype, room)
 
 
 def _write_end(
