@@ -22,7 +22,7 @@ PARTS = ("evaluations.jsonl", "metrics.jsonl", "run.json", "samples.jsonl")
 
 
 def downloaded(buckets: bucket.Buckets, prefix: str, folder: Path) -> Path:
-    """A local folder with the objects below `prefix`; the student is named as the local run does."""
+    """A local folder with the objects below `prefix`; the student is named as in the local run."""
     for found in buckets.list("bucket", prefix):
         file = folder / found.key.removeprefix(prefix)
         file.parent.mkdir(parents=True, exist_ok=True)
