@@ -18,6 +18,7 @@ from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.memory import device_memory
+from gopd_jax.runtime.object_store import check_reachable
 from gopd_jax.runtime.processes import agree, of_first
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, result, result_width, say
@@ -60,6 +61,7 @@ def run(config: Config, workdir: str) -> summary.Summary:
         NonFiniteError: a number that decides the run is not finite; what was saved is as it was.
         OSError: a file of the run cannot be written; what was saved is as it was.
     """
+    check_reachable("--workdir", workdir)
     with undone_if_refused(workdir):
         programs, dtype = devices_for(config, workdir)
         inputs = prepare(config, workdir)
