@@ -32,6 +32,7 @@ RULES: Rules = {
     "expert_embed": ("fsdp", "context"),
     "head_size": None,
     "norm": None,
+    "rank": None,
     "layers": None,
 }
 DECODE_RULES = RULES | {"embed": None, "experts": None, "expert_embed": None}

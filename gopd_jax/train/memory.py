@@ -7,16 +7,17 @@ temporaries of the compiler.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gopd_jax.config import Config
+from gopd_jax.learner.adapters import frozen_params, trained_params
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
 from gopd_jax.learner.packing import make_buckets
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.rollout.memory import cache_part
 from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
@@ -64,10 +65,11 @@ def run_parts(
     student, rollout = models[config.student], config.rollout
     parts = [_state(config, student, mesh)]
     frozen = {path: role for role, path in reversed(roles.items()) if role != "student"}
+    if config.lora.rank:  # the student is frozen, too, and is there once for all of its roles
+        frozen[config.student] = "student"
     for path, role in frozen.items():
         model = models[path]
-        shapes = jax.tree.map(lambda x: x.update(dtype=dtype), abstract_params(model))
-        held = device_bytes(with_shardings(shapes, param_shardings(model, mesh)))
+        held = device_bytes(frozen_params(model, mesh, dtype))
         needs = f"{model.num_params:,} parameters x {jnp.dtype(dtype).itemsize} bytes"
         parts.append(Part(role, needs, held, f"{role} {path!r}"))
     cache = cache_part(
@@ -83,16 +85,20 @@ def run_parts(
 
 
 def _state(config: Config, student: ModelConfig, mesh: Mesh) -> Part:
-    """The student's parameters and gradients in float32, and the moments of AdamW."""
-    settings, shapes = config.learner.optimizer, abstract_params(student)
+    """What is trained of the student and its gradients, float32, and the moments of AdamW."""
+    settings, shapes = config.learner.optimizer, trained_params(student, config.lora, mesh)
     optimizer = make_optimizer(settings, make_schedule(settings, updates=1))
-    where = param_shardings(student, mesh)
+    where = jax.tree.map(lambda x: x.sharding, shapes)
     moments = with_shardings(
         jax.eval_shape(optimizer.init, shapes), opt_state_shardings(optimizer, shapes, where, mesh)
     )
-    held = 2 * device_bytes(with_shardings(shapes, where)) + device_bytes(moments)
-    needs = f"{student.num_params:,} parameters x 4 (itself, gradient, two moments) x 4 bytes"
-    return Part("student", needs, held, f"student {config.student!r}")
+    held = 2 * device_bytes(shapes) + device_bytes(moments)
+    number = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    needs = f"{number:,} parameters x 4 (itself, gradient, two moments) x 4 bytes"
+    name = f"adapter of the student {config.student!r}" if config.lora.rank else None
+    return Part(
+        "adapter" if name else "student", needs, held, name or f"student {config.student!r}"
+    )
 
 
 def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:

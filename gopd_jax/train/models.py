@@ -1,5 +1,8 @@
 """The models of a run on the mesh: the learner, frozen models, and the samplers."""
 
+from collections.abc import Mapping
+import types
+
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
@@ -12,8 +15,11 @@ from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.checkpoint import restore_state
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train.finite import not_finite
+from gopd_jax.train.keys import adapter_key
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.types import Params, TrainState
+
+NOTHING: Mapping[str, Params] = types.MappingProxyType({})
 
 
 def make_learner(
@@ -40,6 +46,7 @@ def make_learner(
         likelihood=config.method == "sft",
         num_ids=num_ids,
         dtype=dtype,
+        lora=config.lora,
     )
 
 
@@ -88,10 +95,23 @@ def make_samplers(
     return samplers
 
 
-def load_student(config: Config, inputs: RunInputs, programs: ProgramTable) -> Params:
-    """The student's parameters in float32, sharded for training."""
+def load_student(
+    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype = jnp.float32
+) -> Params:
+    """The student's parameters, sharded for training."""
     model = inputs.models[config.student]
-    return load_params(config.student, model, jnp.float32, param_shardings(model, programs.mesh))
+    return load_params(config.student, model, dtype, param_shardings(model, programs.mesh))
+
+
+def load_base(config: Config, inputs: RunInputs, learner: Learner) -> dict[str, Params]:
+    """The frozen parameters of a student with an adapter, by path; the learner has them, too.
+
+    They are in the compute dtype. Empty if all parameters are trained.
+    """
+    if not config.lora.rank:
+        return {}
+    learner.base = load_student(config, inputs, learner.programs, learner.dtype)
+    return {config.student: learner.base}
 
 
 def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainState:
@@ -101,6 +121,8 @@ def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainS
         ValueError: the checkpoint cannot be restored, or holds numbers that are not finite.
     """
     if not (point := inputs.origin["init_from"]):
+        if config.lora.rank:
+            return learner.start(learner.base, adapter_key(config.seed))
         return learner.start(load_student(config, inputs, learner.programs))
     state = restore_state(point["run"], point["step"], learner.abstract_state())
     if names := not_finite(state):
@@ -112,13 +134,19 @@ def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainS
 
 
 def load_frozen(
-    inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+    inputs: RunInputs,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
+    loaded: Mapping[str, Params] = NOTHING,
 ) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
     """The teachers by domain, and the reference or None, in the compute dtype.
 
     A folder that serves in several roles is loaded once.
+
+    Args:
+        loaded: by path, parameters that are there already, in the compute dtype.
     """
-    loaded: dict[str, Params] = {}
+    loaded = dict(loaded)
 
     def frozen(role: str, path: str) -> FrozenModel:
         model = inputs.models[path]

@@ -38,6 +38,7 @@ from gopd_jax.train.memory import devices_for
 from gopd_jax.train.models import (
     compile_learner_ahead,
     initial_state,
+    load_base,
     load_frozen,
     make_learner,
     make_samplers,
@@ -95,7 +96,7 @@ def _run(
 
     # ---- Models, at the start or where the last run stopped.
     compile_learner_ahead(config, inputs, learner)
-    teachers, reference = load_frozen(inputs, programs, dtype)
+    teachers, reference = load_frozen(inputs, programs, dtype, load_base(config, inputs, learner))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:
         first, state = saved.step, check_saved(saved.state, saved.step)
@@ -170,12 +171,13 @@ def _train(
         Stopped: a signal has asked for it; the last finished step is saved.
     """
     steps, every, clock = trainer.config.steps, trainer.config.checkpoint.every, trainer.clock
+    student = trainer.learner.student_params
     done = saved = first
     now = host.to_json()
     clock.lap()  # what came before is of no step
     try:
         with clock.phase("evaluation"):  # where student and teachers stand
-            log.scores("student", first, evaluator.student(state.params, first))
+            log.scores("student", first, evaluator.student(student(state), first))
             log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
 
         with Bar("train", steps, "steps", first) as bar:
@@ -192,7 +194,7 @@ def _train(
                     checkpoints.check()
                 bar.advance(1, note)
                 with bar.aside(), clock.phase("evaluation"):
-                    log.scores("student", step, evaluator.student(state.params, step))
+                    log.scores("student", step, evaluator.student(student(state), step))
     except Stopped as stop:
         if done > saved:
             log.write_last()
