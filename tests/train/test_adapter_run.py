@@ -20,15 +20,14 @@ from gopd_jax.train.run import run
 
 BASE = tiny.model("base")
 SETTINGS = {
-    "steps": 2,
+    "steps": 3,
     "eval.prompts": 8,
     "eval.every": 0,
-    "checkpoint.every": 1,
+    "checkpoint.every": 3,
     "lora.rank": 2,
     "lora.alpha": 4.0,
     "lora.targets": ("query", "out", "up"),
     "learner.learning_rate": 1e-2,
-    "learner.updates_per_batch": 2,
 }
 
 
@@ -57,28 +56,25 @@ def finished(tmp_path_factory):
 
 def test_the_base_is_the_reference_and_there_once(finished):
     """Two models are held in an update, base and teacher; one of all parameters has five."""
-    workdir, loaded, held = finished
+    _, loaded, held = finished
     assert sorted(loaded) == sorted({BASE, tiny.model("math_teacher")})
-    assert held == [2] * 4
-    record = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
-    assert record["kl_reference"] == pytest.approx(0, abs=0.05)
+    assert held == [2] * 3
 
 
 def test_the_sampler_draws_from_the_adapter(finished):
-    """The gap to the learner is rounding, also once the adapter has moved."""
+    """It begins at the reference; once it has moved, the gap to the learner is rounding still."""
     workdir, *_ = finished
-    first, second = (
-        json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()
-    )
-    assert second["kl_reference"] > 10 * abs(first["kl_reference"])
-    assert second["sampler_gap_max"] < 1e-3, second
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    first, *_, last = map(json.loads, lines)
+    assert abs(first["kl_reference"]) < 1e-5 and last["kl_reference"] > 1e-3
+    assert max(first["sampler_gap"], last["sampler_gap"]) < 1e-5
 
 
 def test_a_checkpoint_holds_the_adapter_alone(finished):
     workdir, *_ = finished
     config = small(**SETTINGS)
     elements = adapter_elements(load_config(BASE), config.lora)
-    folder = workdir / "checkpoints/2/state"
+    folder = workdir / "checkpoints/3/state"
     held = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     assert held < 4 * load_config(BASE).num_params  # A, B and two moments of each, and metadata
     assert 3 * 4 * elements < held
@@ -97,7 +93,7 @@ def test_a_checkpoint_holds_the_adapter_alone(finished):
 def test_another_adapter_or_base_is_refused(finished, changes, words):
     workdir, *_ = finished
     with pytest.raises(ValueError, match=words):
-        run(small(**SETTINGS | {"steps": 3} | changes), str(workdir))
+        run(small(**SETTINGS | {"steps": 4} | changes), str(workdir))
 
 
 @pytest.mark.parametrize(
