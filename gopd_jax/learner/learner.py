@@ -28,6 +28,7 @@ from gopd_jax.learner.optimizer import (
     restart_schedule,
 )
 from gopd_jax.learner.packing import TOKENS, BatchShape, Example, RowSlice, make_buckets, pack
+from gopd_jax.learner.parking import HOST, bring, is_parked, moments_in_host, moments_to
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, train_step
 from gopd_jax.models.config import ModelConfig
@@ -47,11 +48,16 @@ class FrozenModel:
     """A model that scores or answers and is never trained.
 
     role: what messages call it, such as "teacher of math".
+    params: on the devices, or parked in the memory of the host; see `parking`.
     """
 
     role: str
     config: ModelConfig
     params: Params
+
+    @property
+    def parked(self) -> bool:
+        return is_parked(self.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +135,10 @@ class Learner:
         self.schedule: optax.Schedule = make_schedule(settings.optimizer, updates)
         optimizer = make_optimizer(settings.optimizer, self.schedule)
         self.param_shardings = param_shardings(student, self.mesh)
-        self._trained_params = trained_params(student, lora, self.mesh)
-        where = jax.tree.map(lambda x: x.sharding, self._trained_params)
-        moments = opt_state_shardings(optimizer, self._trained_params, where, self.mesh)
-        self._state_shardings = TrainState(replicated(self.mesh), where, moments)
+        self.parks_optimizer = settings.park_optimizer
         self.student, self.lora = student, lora
+        self._trained_params = trained_params(student, lora, self.mesh)
+        self._state_shardings, self._resting = self._shardings(optimizer)
         self.base: Params | None = None  # in the compute dtype, where an adapter is trained
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
@@ -158,12 +163,23 @@ class Learner:
             likelihood=likelihood,
             num_ids=num_ids,
             loss_fn=loss_fn,
+            parked=settings.park_optimizer,
         )
         self._adapter = 0.0  # its elements, as a share of those of the blocks
         if lora.rank:
             self._step = functools.partial(adapter_step, **self._step.keywords, lora=lora)
             elements = student.layers * block_elements(student)
             self._adapter = adapter_elements(student, lora) / elements
+
+    def _shardings(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, TrainState]:
+        """Those of the state in an update, and between updates."""
+        where = jax.tree.map(lambda x: x.sharding, self._trained_params)
+        moments = opt_state_shardings(optimizer, self._trained_params, where, self.mesh)
+        state = TrainState(replicated(self.mesh), where, moments)
+        if not self.parks_optimizer:
+            return state, state
+        shapes = jax.eval_shape(optimizer.init, self._trained_params)
+        return state, state.replace(opt_state=moments_in_host(shapes, moments))
 
     def decoder(self, config: ModelConfig, remat: Remat = "none") -> Decoder:
         """A model with the kernels of the learner's devices."""
@@ -189,18 +205,29 @@ class Learner:
                 raise ValueError("start of an adapter without a key: expected a random key")
             data = np.asarray(jax.random.key_data(key))
             function, options = self._new_adapter, {"out": lambda: self._state_shardings}
-            return self.programs.compiled(function, data, name="start", **options)(data)
+            run = self.programs.compiled(function, data, name="start", **options)
+            return self.rest(run(data))
         run = self.programs.compiled(
             self._initial, params, name="start", donate=0, out=lambda: self._state_shardings
         )
-        return run(params)
+        return self.rest(run(params))
 
     def restart(self, state: TrainState) -> TrainState:
         """Step 0 of a run that starts from another run's state (donated); see `_restarted`."""
         run = self.programs.compiled(
             _restarted, state, name="restart", donate=0, out=lambda: self._state_shardings
         )
-        return run(state)
+        return self.rest(run(state))
+
+    def rest(self, state: TrainState) -> TrainState:
+        """The state as it is between updates: moments in the host's memory, if they are parked."""
+        if not self.parks_optimizer:
+            return state
+        return jax.block_until_ready(state.replace(opt_state=moments_to(HOST, state.opt_state)))
+
+    def awake(self, state: TrainState) -> TrainState:
+        """The state with all arrays on the devices, as a checkpoint takes and gives it."""
+        return state.replace(opt_state=bring(state.opt_state))
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
@@ -267,6 +294,7 @@ class Learner:
         rows, longest = batch_sharding(self.mesh), self.shape.longest
         at_once = self.devices * max(1, TOKENS // longest)
         found: list[dict[str, np.ndarray]] = []
+        theirs = None if teacher is None else bring(teacher.params)
         for start in range(0, len(rollouts), at_once):
             part = rollouts[start : start + at_once]
             reads = [
@@ -276,8 +304,7 @@ class Learner:
                 )
                 for as_teacher in (False, True)
             ]
-            theirs = (None, None) if teacher is None else (teacher.params, reads[1])
-            args = (params, theirs[0], reads[0], theirs[1])
+            args = (params, theirs, reads[0], None if teacher is None else reads[1])
             run = self.programs.compiled(function, *args, name="distance", out=lambda: rows)
             stop_point()
             values = {name: fetch(x) for name, x in run(*args).items()}
@@ -293,7 +320,9 @@ class Learner:
         self, state: TrainState, batches: Sequence[PackedBatch]
     ) -> tuple[tuple, dict[str, Any]]:
         """Positional and keyword arguments of `ProgramTable.compiled` for the train step."""
-        where = self._state_shardings, replicated(self.mesh), self.row_sharding
+        if self.parks_optimizer and isinstance(state.step, jax.ShapeDtypeStruct):
+            state = with_shardings(state, self._resting)
+        where = self._resting, replicated(self.mesh), self.row_sharding
         frozen = [self._base()] if self.lora.rank else []
         given = self._step, state, *frozen, *batches
         return given, {"name": "train step", "donate": 0, "out": lambda: where}

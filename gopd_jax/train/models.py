@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gopd_jax.config import Config
 from gopd_jax.learner.ahead import compile_ahead
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
+from gopd_jax.learner.parking import park
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params
@@ -75,11 +76,16 @@ def compile_learner_ahead(config: Config, inputs: RunInputs, learner: Learner) -
 
 
 def make_samplers(
-    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+    config: Config,
+    inputs: RunInputs,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
+    room: int | None = None,
 ) -> Samplers:
     """The rollout engines of a run.
 
-    That of the student is made at once, so that wrong options are found before any work.
+    That of the student is made at once, so that wrong options are found before any work. `room` is
+    that of `RolloutEngine`.
     """
     samplers = Samplers(
         programs,
@@ -90,6 +96,7 @@ def make_samplers(
         num_ids=inputs.num_ids,
         dtype=dtype,
         options=config.rollout.options,
+        room=room,
     )
     _ = samplers[inputs.models[config.student]]
     return samplers
@@ -103,15 +110,19 @@ def load_student(
     return load_params(config.student, model, dtype, param_shardings(model, programs.mesh))
 
 
-def load_base(config: Config, inputs: RunInputs, learner: Learner) -> dict[str, Params]:
-    """The frozen parameters of a student with an adapter, by path; the learner has them, too.
+def load_models(
+    config: Config, inputs: RunInputs, learner: Learner
+) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
+    """What `load_frozen` loads, and the base of a student with an adapter, which the learner gets.
 
-    They are in the compute dtype. Empty if all parameters are trained.
+    The base also serves in every other role that has the student's path.
     """
-    if not config.lora.rank:
-        return {}
-    learner.base = load_student(config, inputs, learner.programs, learner.dtype)
-    return {config.student: learner.base}
+    loaded = {}
+    if config.lora.rank:
+        learner.base = load_student(config, inputs, learner.programs, learner.dtype)
+        loaded[config.student] = learner.base
+    parked = config.learner.park_frozen
+    return load_frozen(inputs, learner.programs, learner.dtype, parked, loaded)
 
 
 def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainState:
@@ -137,6 +148,7 @@ def load_frozen(
     inputs: RunInputs,
     programs: ProgramTable,
     dtype: jnp.dtype,
+    parked: bool = False,
     loaded: Mapping[str, Params] = NOTHING,
 ) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
     """The teachers by domain, and the reference or None, in the compute dtype.
@@ -144,7 +156,8 @@ def load_frozen(
     A folder that serves in several roles is loaded once.
 
     Args:
-        loaded: by path, parameters that are there already, in the compute dtype.
+        parked: each waits in the memory of the host; see `learner.parking`.
+        loaded: by path, parameters that are there already, in the compute dtype, and stay.
     """
     loaded = dict(loaded)
 
@@ -152,7 +165,8 @@ def load_frozen(
         model = inputs.models[path]
         if path not in loaded:
             where = param_shardings(model, programs.mesh)
-            loaded[path] = load_params(path, model, dtype, where)
+            params = load_params(path, model, dtype, where)
+            loaded[path] = park(params) if parked else params
         return FrozenModel(role, model, loaded[path])
 
     teachers = {n: frozen(f"teacher of {n}", path) for n, path in inputs.teachers.items()}

@@ -14,7 +14,7 @@ from gopd_jax.models.config import load_config
 from gopd_jax.models.lora import abstract_adapter, adapter_elements
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.train import models
-from gopd_jax.train.memory import run_parts
+from gopd_jax.train.memory import run_phases
 from gopd_jax.train.prepare import roles_of
 from gopd_jax.train.run import run
 
@@ -116,8 +116,10 @@ def test_memory_is_that_of_base_and_adapter():
     roles, model = roles_of(config), load_config(BASE)
     mesh = make_mesh(devices=jax.devices()[:1])
     architectures = {path: load_config(path) for path in roles.values()}
-    parts = run_parts(config, roles, architectures, mesh, jnp.bfloat16)
-    found = {part.what: part.bytes for part in parts}
+    phases = run_phases(config, roles, architectures, mesh, jnp.bfloat16)
+    found = {part.what: part.bytes for part in phases["update"]}
     assert found["student"] == 2 * model.num_params and "reference" not in found
     arrays = jax.tree.leaves(abstract_adapter(model, config.lora))
     assert found["adapter"] == pytest.approx(4 * 4 * sum(np.prod(x.shape) for x in arrays), abs=64)
+    resting = {part.what: part.bytes for part in phases["score"]}
+    assert resting["adapter"] * 4 == pytest.approx(found["adapter"] * 3, abs=64)
