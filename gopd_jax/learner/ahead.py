@@ -9,12 +9,12 @@ from collections.abc import Collection
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.learner.adapters import frozen_params
 from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.packing import Bucket
 from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from gopd_jax.runtime.mesh import batch_sharding, replicated
 from gopd_jax.types import PackedBatch, Params
 
 
@@ -42,10 +42,9 @@ def compile_ahead(
         given, options = learner.updating(state, abstract_batches(learner, logprobs))
         learner.programs.compile_ahead(*given, **options)  # takes longest
     for model in {*teachers, *([reference] if reference else [])}:
-        shapes = jax.tree.map(lambda x: x.update(dtype=learner.dtype), abstract_params(model))
-        _begin_scorers(learner, model, with_shardings(shapes, param_shardings(model, learner.mesh)))
+        _begin_scorers(learner, model, frozen_params(model, learner.mesh, learner.dtype))
     if old:
-        _begin_scorers(learner, learner.student, state.params)
+        _begin_scorers(learner, learner.student, learner.student_params(state))
 
 
 def _begin_scorers(learner: Learner, model: ModelConfig, params: Params) -> None:
