@@ -12,7 +12,9 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.decode_attention import CacheBlock, DecodeAttention, over_mesh
+from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import decode, output_head
 from gopd_jax.models.heads import real_logits
@@ -80,6 +82,7 @@ def decode_steps(
     shards: int,
     key_impl: str,
     num_ids: int | None = None,
+    matmul: GroupedMatmul = grouped_matmul.xla,
 ) -> tuple[Blocks, tuple[CacheBlock, ...], Outcome]:
     """Draws up to K tokens for every active slot, where K is the number of columns of `fresh`.
 
@@ -90,6 +93,7 @@ def decode_steps(
         key_data: data of the key of (run seed, step); see `sampling.sample_keys`.
         exit_at: int32 scalar; the dispatch ends early when at most this many slots continue.
         num_ids: ids from this number on are never drawn; None stands for the whole vocabulary.
+        matmul: the kernel for experts.
 
     Returns:
         The blocks with the new columns, `fresh`, and the outcome.
@@ -108,7 +112,7 @@ def decode_steps(
         i, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = carry
         layout = OneToken(*rotation(config, (table.lengths + i)[:, None]), lengths_B, i, kernel)
         by_layer = [(_layer(blocks, layer), fresh[layer]) for layer in range(config.layers)]
-        hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer)
+        hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer, matmul)
         logits_BV = jnp.einsum(
             "bd,vd->bv", hidden_B1D[:, 0], head_VD, preferred_element_type=jnp.float32
         )
@@ -155,6 +159,7 @@ def prefill(
     *,
     config: ModelConfig,
     prefix_blocks: int,
+    matmul: GroupedMatmul = grouped_matmul.xla,
 ) -> Blocks:
     """Runs a chunk of up to D x r prompts and writes its keys and values into their slots.
 
@@ -163,6 +168,7 @@ def prefill(
         blocks: those that hold the prefix and the chunk; donated.
         tokens_DrT, starts_Dr, lengths_Dr, rows_Dr: fields of `scheduler.PrefillBatch`.
         prefix_blocks: number of blocks that hold the prefix.
+        matmul: the kernel for experts.
     """
     D, r, T = tokens_DrT.shape
     tokens_RT = tokens_DrT.reshape(D * r, T)
@@ -173,7 +179,8 @@ def prefill(
         tuple(take(block, rows_Dr) for block in _layer(blocks[:prefix_blocks], layer))
         for layer in range(config.layers)
     ]
-    _, new = decode(config, weights, constrain(tokens_RT, ("batch", None)), layout, prefix)
+    tokens_RT = constrain(tokens_RT, ("batch", None))
+    _, new = decode(config, weights, tokens_RT, layout, prefix, matmul)
     new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
     return _write_all(blocks, new, rows_Dr, starts_Dr, lengths_Dr)
 

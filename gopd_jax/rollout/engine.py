@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 import numpy as np
 
-from gopd_jax.kernels.choose import choose_decode_attention
+from gopd_jax.kernels.choose import choose_decode_attention, matmul_of
 from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.settings import PLAIN, SamplingRule
@@ -106,6 +106,7 @@ class RolloutEngine:
         self.kernel = choose_decode_attention(
             options.kernel, platform, quantized=quantized, block_sizes=self.sizes
         )
+        self._matmul = matmul_of(config.experts, platform)
         # A kernel that skips idle slots gains nothing from a narrower cache.
         self.widths = [slots] if self.kernel.skips else cache_widths(slots, self.shards)
         self.caches = CachePool(
@@ -253,7 +254,10 @@ class RolloutEngine:
         n = blocks_for(self.sizes, min(prefix_columns + batch.width, sum(self.sizes)))
         blocks = self.caches[slots].blocks[:n]
         function = functools.partial(
-            device_programs.prefill, config=self.config, prefix_blocks=prefix_blocks
+            device_programs.prefill,
+            config=self.config,
+            prefix_blocks=prefix_blocks,
+            matmul=self._matmul,
         )
         bucket = f"{slots} slots, {batch.rows.size} x {batch.width} after {prefix_columns}"
         args = weights, blocks, batch.tokens, batch.starts, batch.lengths, batch.rows
@@ -331,6 +335,7 @@ class RolloutEngine:
             shards=self.shards,
             key_impl=key_impl,
             num_ids=self.num_ids,
+            matmul=self._matmul,
         )
 
     def decode_shardings(self, cache: SlotCache, blocks: int) -> Any:
