@@ -160,8 +160,9 @@ class Block(nn.Module):
         normed_BTD = RMSNorm(eps, name="mlp_norm")(x_BTD)
         if self.config.experts:
             # Packed rows have segments; the layouts of the sampler, which counts nothing, do not.
-            segments = getattr(layout, "query_segments", None)
-            x_BTD = x_BTD + Moe(self.config, self.matmul, name="mlp")(normed_BTD, segments)
+            segments = getattr(layout, "query_segments", getattr(layout, "segments", None))
+            rows = getattr(layout, "rows", "batch")
+            x_BTD = x_BTD + Moe(self.config, self.matmul, name="mlp")(normed_BTD, segments, rows)
         else:
             x_BTD = x_BTD + Mlp(self.config, name="mlp")(normed_BTD)
         return constrain(x_BTD, ("batch", None, None)), cache

@@ -7,6 +7,7 @@ tokens; experts that are split among devices are reached as `expert_exchange` de
 """
 
 import functools
+import math
 
 from flax import linen as nn
 import jax
@@ -18,7 +19,7 @@ from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.expert_exchange import exchanged, feed_forward
 from gopd_jax.models.routing import COLLECTION, Routing, routing
-from gopd_jax.runtime.mesh import DECODE_RULES, RULES, rows_multiple
+from gopd_jax.runtime.mesh import DECODE_RULES, RULES
 
 # Logical axes of the parameters.
 AXES = {
@@ -43,13 +44,16 @@ class Moe(nn.Module):
     matmul: GroupedMatmul = grouped_matmul.xla
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, segments_BT: jax.Array | None = None, rows: str = "batch"
+    ) -> jax.Array:
         """Runs the mixture.
 
         Args:
             x_BTD: activations.
             segments_BT: 0 where a token is padding; only for the counts of `models.routing`, which
                 are made if their collection is mutable.
+            rows: logical axis of B.
         """
         c = self.config
         shapes = {
@@ -72,7 +76,7 @@ class Moe(nn.Module):
         )
         mesh = jax.sharding.get_abstract_mesh()
         if not mesh.empty and mesh.size > 1:
-            run = functools.partial(_on_mesh, run)
+            run = functools.partial(_on_mesh, run, rows)
         out_BTD, counts = run(x_BTD, real_BT, *weights)
         if counting:
             self.sow(
@@ -82,7 +86,11 @@ class Moe(nn.Module):
 
 
 def _on_mesh(
-    run: functools.partial, x_BTD: jax.Array, real_BT: jax.Array | None, *weights: jax.Array
+    run: functools.partial,
+    rows: str,
+    x_BTD: jax.Array,
+    real_BT: jax.Array | None,
+    *weights: jax.Array,
 ) -> tuple[jax.Array, Routing | None]:
     """The mixture with each device of the mesh in use running it on its own rows.
 
@@ -91,9 +99,9 @@ def _on_mesh(
     """
     mesh = jax.sharding.get_abstract_mesh()
     B, counting = len(x_BTD), real_BT is not None
-    padding = ((0, -B % rows_multiple(mesh)), (0, 0), (0, 0))
+    split, over = (RULES["experts"], RULES["mlp"]), RULES[rows]
+    padding = ((0, -B % math.prod(mesh.shape[a] for a in over)), (0, 0), (0, 0))
     args = [jnp.pad(x_BTD, padding)] + ([jnp.pad(real_BT, padding[:2])] if counting else [])
-    split, rows = (RULES["experts"], RULES["mlp"]), RULES["batch"]
     whole = [
         PartitionSpec(*[DECODE_RULES[a] if a else None for a in axes]) for axes in AXES.values()
     ]
@@ -106,8 +114,8 @@ def _on_mesh(
 
     out, counts = jax.shard_map(
         on_one,
-        in_specs=(*[PartitionSpec(rows)] * len(args), *whole),
-        out_specs=(PartitionSpec(split[1], rows), PartitionSpec(rows)),
+        in_specs=(*[PartitionSpec(over)] * len(args), *whole),
+        out_specs=(PartitionSpec(split[1], over), PartitionSpec(over)),
         check_vma=False,  # the kernels of Pallas do not say along which axes their results vary
     )(*args, *weights)
     return jnp.sum(out, axis=0)[:B], jax.tree.map(lambda x: jnp.sum(x, axis=0), counts)
