@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.expert_exchange import exchanged, feed_forward
+from gopd_jax.models.expert_exchange import exchanged
+from gopd_jax.models.experts import at_once
 from gopd_jax.models.routing import COLLECTION, Routing, routing
 from gopd_jax.runtime.mesh import DECODE_RULES, RULES
 
@@ -148,27 +149,7 @@ def _mixture(
     if real_BT is not None:
         counts = routing(probabilities_nE, expert_nk, real_BT.reshape(-1))
     if axis is None:
-        out_nD = _all_here(x_nD, share_nk, expert_nk, *experts, matmul=matmul)
+        out_nD = at_once(x_nD, share_nk, expert_nk, *experts, matmul)
     else:
         out_nD = exchanged(x_nD, share_nk, expert_nk, *experts, matmul=matmul, axis=axis)
     return out_nD.reshape(x_BTD.shape), counts
-
-
-def _all_here(
-    x_nD: jax.Array,
-    share_nk: jax.Array,
-    expert_nk: jax.Array,
-    gate_EDF: jax.Array,
-    up_EDF: jax.Array,
-    down_EFD: jax.Array,
-    *,
-    matmul: GroupedMatmul,
-) -> jax.Array:
-    """The weighted sum of a token's experts, float32, where this device has all experts."""
-    k = expert_nk.shape[1]
-    order_m = jnp.argsort(expert_nk.reshape(-1), stable=True)  # by expert, then by token
-    sizes_E = jnp.bincount(expert_nk.reshape(-1), length=len(gate_EDF)).astype(jnp.int32)
-    sorted_mD = jnp.take(x_nD, order_m // k, axis=0)
-    out_mD = feed_forward(sorted_mD, gate_EDF, up_EDF, down_EFD, sizes_E, matmul)
-    out_nkD = jnp.take(out_mD, jnp.argsort(order_m), axis=0).reshape(-1, k, out_mD.shape[-1])
-    return jnp.sum(out_nkD.astype(jnp.float32) * share_nk[..., None], axis=1)

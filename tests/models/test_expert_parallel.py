@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gopd_jax.kernels import grouped_matmul
-from gopd_jax.models.expert_exchange import own_experts
+from gopd_jax.models.experts import at_once, in_rounds
 
 
-@pytest.mark.parametrize("pairs", [4, 8, 60])  # in 15, in 8 and in one round at most
+@pytest.mark.parametrize("pairs", [4, 8, None])  # in up to 15 rounds, in up to 8, at once
 @pytest.mark.parametrize("own", ["some", "none", "one"])
 def test_rounds_add_up_to_the_sum_over_the_experts_of_a_device(pairs, own):
     rng = np.random.default_rng(0)
@@ -25,9 +25,9 @@ def test_rounds_add_up_to_the_sum_over_the_experts_of_a_device(pairs, own):
     direction = jnp.asarray(rng.normal(size=(N, D)), jnp.float32)
 
     def ours(x, share, *weights):
-        return jnp.sum(
-            own_experts(x, share, own_Nk, *weights, grouped_matmul.xla, pairs) * direction
-        )
+        args = x, share, own_Nk, *weights, grouped_matmul.xla
+        out = in_rounds(*args, pairs) if pairs else at_once(*args, some=True)
+        return jnp.sum(out * direction)
 
     def naive(x, share, gate, up, down):
         hidden = jax.nn.silu(jnp.einsum("nd,edf->nef", x, gate)) * jnp.einsum("nd,edf->nef", x, up)
