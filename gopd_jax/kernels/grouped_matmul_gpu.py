@@ -91,7 +91,7 @@ def _product_kernel(programs_ref, rows_ref, matrices_ref, out_ref, *, transposed
             matrix = plgpu.load(tile, mask=mask & real_k[:, None], other=0.0)
         return out_tc + _dot(rows_tk, matrix, 1, 1 if transposed else 0)
 
-    loops = jnp.where(high > low, pl.cdiv(terms, TERMS), 0)
+    loops = jnp.minimum(high - low, 1) * pl.cdiv(terms, TERMS)  # none without rows
     out_tc = jax.lax.fori_loop(0, loops, body, jnp.zeros((ROWS, COLUMNS), jnp.float32))
     there = out_ref.at[pl.ds(block * ROWS, ROWS), pl.ds(columns, COLUMNS)]
     plgpu.store(there, out_tc.astype(out_ref.dtype), mask=real_t[:, None] & real_c[None])
