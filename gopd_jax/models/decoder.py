@@ -29,6 +29,7 @@ from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import Adapted, linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
+from gopd_jax.models.routing import COLLECTION
 from gopd_jax.models.settings import Remat
 from gopd_jax.runtime.mesh import constrain, shardings
 from gopd_jax.types import Params
@@ -171,11 +172,14 @@ class Block(nn.Module):
             RMSNorm(eps, name="attention_norm")(x_BTD), layout, cache
         )
         x_BTD = x_BTD + attended
+        normed_BTD = RMSNorm(eps, name="mlp_norm")(x_BTD)
         if self.config.experts:
-            mlp = Moe(self.config, self.matmul, name="mlp")
+            # Packed rows have segments; the layouts of the sampler, which counts nothing, do not.
+            segments = getattr(layout, "query_segments", getattr(layout, "segments", None))
+            mixture = Moe(self.config, self.matmul, name="mlp")
+            x_BTD = x_BTD + mixture(normed_BTD, segments, layout.rows)
         else:
-            mlp = Mlp(self.config, name="mlp")
-        x_BTD = x_BTD + mlp(RMSNorm(eps, name="mlp_norm")(x_BTD))
+            x_BTD = x_BTD + Mlp(self.config, name="mlp")(normed_BTD)
         return constrain(x_BTD, (layout.rows, None, None)), cache
 
 
@@ -226,7 +230,7 @@ class Decoder(nn.Module):
             block = nn.remat(Block, prevent_cse=False, policy=_kept(self.remat))
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, COLLECTION: 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=c.layers,
