@@ -36,7 +36,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--fast",
         action="store_true",
-        help="compile with low effort: minutes become seconds, and temporaries up to twice as large",
+        help="compile with low effort: in a fraction of the time, to larger temporaries",
     )
     made.add_argument(
         "--all",

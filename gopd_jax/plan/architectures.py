@@ -10,6 +10,8 @@ import re
 
 import transformers
 
+from gopd_jax.config import Config
+from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.models.config import ModelConfig, from_hf, load_config
 
 _QWEN3 = {
@@ -58,6 +60,7 @@ KNOWN = {
         },
     ),
 }
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 
 
@@ -87,6 +90,18 @@ def architectures(roles: Mapping[str, str]) -> tuple[dict[str, ModelConfig], lis
         else:
             found[path] = _from_hub(role, path)
     return found, notes
+
+
+def ids_of(config: Config) -> tuple[int | None, tuple[int, ...]]:
+    """Number of ids and stop ids of the student's tokenizer; None and () where it is not there."""
+    if not any(os.path.exists(os.path.join(config.student, name)) for name in TOKENIZER_FILES):
+        return None, ()
+    tokenizer = ChatTokenizer.load(
+        config.student,
+        extra_stop_ids=config.rollout.extra_stop_ids,
+        template_kwargs=config.data.template_kwargs,
+    )
+    return tokenizer.num_ids, tokenizer.stop_ids
 
 
 def _from_hub(role: str, path: str) -> ModelConfig:

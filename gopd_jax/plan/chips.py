@@ -131,7 +131,7 @@ def describe(name: str, memory: float | None = None) -> Slice:
     else:
         chip = CHIPS[kind]
         if chip.kind == "gpu":
-            raise ValueError(f"--topology={name}: GPUs cannot be described yet; expected {EXAMPLES}")
+            raise ValueError(f"--topology={name}: GPUs cannot be described; expected {EXAMPLES}")
         devices = _tpus(name)
     if memory is not None:
         chip = dataclasses.replace(chip, memory=memory)

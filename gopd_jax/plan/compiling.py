@@ -78,7 +78,7 @@ class Compiler:
     Args:
         topology: its name, a part of what a result is found again by.
         fast: low effort; only on TPU.
-        jobs: programs that are compiled at the same time; 0 takes as many as memory and cores allow.
+        jobs: programs compiled at the same time; 0 takes as many as memory and cores allow.
         keep: whether results are kept in the user's cache folder.
     """
 
@@ -134,9 +134,7 @@ class Compiler:
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def _compile(
-    lowered: jax.stages.Lowered, options: Mapping[str, float], devices: int
-) -> Compiled:
+def _compile(lowered: jax.stages.Lowered, options: Mapping[str, float], devices: int) -> Compiled:
     try:
         compiled = lowered.compile(compiler_options=dict(options) or None)
     except jax.errors.JaxRuntimeError as error:

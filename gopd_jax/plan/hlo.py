@@ -168,10 +168,16 @@ def _received(kind: str, result: str, rest: str, devices: int) -> int:
     if not sizes or group < 2:
         return 0
     # What starts an asynchronous collective returns its operands as well, and perhaps two counters.
-    whole = max(sizes) if "(" in result.partition(" = ")[2] and kind in (
-        "all-gather",
-        "collective-permute",
-    ) else sum(sizes)
+    whole = (
+        max(sizes)
+        if "(" in result.partition(" = ")[2]
+        and kind
+        in (
+            "all-gather",
+            "collective-permute",
+        )
+        else sum(sizes)
+    )
     factor = {
         "all-gather": (group - 1) / group,
         "reduce-scatter": group - 1,

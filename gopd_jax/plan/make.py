@@ -57,6 +57,7 @@ class Plan:
 class Planner:
     """Plans runs of the same models on one slice.
 
+    ids: of the tokenizer; see `rehearse_run`.
     every: takes all buckets of prefill and decode; else those that need the most memory.
     """
 
@@ -64,12 +65,14 @@ class Planner:
     models: Mapping[str, ModelConfig]
     compiler: Compiler
     assumed: Assumed
+    ids: tuple[int | None, tuple[int, ...]] = (None, ())
     every: bool = False
 
     def rehearsed(self, config: Config) -> RehearsedRun:
         """The run, not compiled; raises ValueError for a config that the slice cannot have."""
         settings = run_settings(config, self.where.chip.kind)
-        return rehearse_run(settings, self.models, self.where.devices, every=self.every)
+        devices = self.where.devices
+        return rehearse_run(settings, self.models, devices, ids=self.ids, every=self.every)
 
     def plan(self, run: RehearsedRun) -> Plan:
         """Compiles all programs of a run."""

@@ -27,7 +27,9 @@ def draw(plan: Plan, path: str | os.PathLike) -> None:
         colour = COLOURS[index % len(COLOURS)]
         axis.bar(range(len(peaks)), sizes, bottom=below, label=kind, color=colour, alpha=shade)
         below = [b + s for b, s in zip(below, sizes, strict=True)]
-    axis.axhline(limit, color="black", linestyle="--", linewidth=1, label="limit")
+    axis.axhline(limit, color="black", linestyle="--", linewidth=1, label=f"limit, {limit:.1f} GB")
+    if max(below) < limit / 4:  # the bars, not the room above them
+        axis.set_ylim(0, 1.2 * max(below))
     names = [peak.phase + (" (refused)" if peak.refused else "") for peak in peaks]
     axis.set_xticks(range(len(peaks)), names, rotation=20, ha="right", fontsize=9)
     axis.set_ylabel("GB", fontsize=9)

@@ -142,8 +142,7 @@ def rehearse_run(
     models: Mapping[str, ModelConfig],
     devices: Iterable[jax.Device],
     *,
-    num_ids: int | None = None,
-    stop_ids: tuple[int, ...] = STOP_IDS,
+    ids: tuple[int | None, tuple[int, ...]] = (None, ()),
     every: bool = False,
 ) -> RehearsedRun:
     """Goes through a run.
@@ -152,8 +151,8 @@ def rehearse_run(
         config: with a compute dtype that is not "auto"; see `run_settings`.
         models: architecture by path.
         devices: of the mesh.
-        num_ids: number of ids of the tokenizer; None takes the student's vocabulary.
-        stop_ids: that end a response.
+        ids: number of ids of the tokenizer, and those that end a response; where they are not
+            known, None for the student's vocabulary, and ().
         every: takes all buckets of prefill and decode; else those that need the most memory.
 
     Raises:
@@ -161,7 +160,7 @@ def rehearse_run(
     """
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=list(devices))
     table, dtype = Rehearsal(mesh), compute_dtype(config.compute_dtype)
-    inputs = _inputs(config, models, num_ids, stop_ids)
+    inputs = _inputs(config, models, *ids)
     student = models[config.student]
     learner = make_learner(config, student, table, dtype, inputs.num_ids)
     samplers = make_samplers(config, inputs, table, dtype)
@@ -180,7 +179,7 @@ def _inputs(
     """What stands for the inputs of `train`: no prompts, and of the tokenizer its numbers."""
     roles = roles_of(config)
     ids = models[config.student].vocab_size if num_ids is None else num_ids
-    stands = types.SimpleNamespace(stop_ids=stop_ids, num_ids=ids)
+    stands = types.SimpleNamespace(stop_ids=stop_ids or STOP_IDS, num_ids=ids)
     named = {n: roles.get(f"teacher of {n}") for n in config.domains}
     values = dict.fromkeys(("train", "test", "dropped", "in_train", "fingerprints", "origin"), {})
     return RunInputs(

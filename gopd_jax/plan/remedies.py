@@ -196,9 +196,7 @@ class _Search:
                     return self._fewest(changes, plan)
         return None
 
-    def _mildest(
-        self, changes: Changes, run: RehearsedRun
-    ) -> tuple[Changes, RehearsedRun] | None:
+    def _mildest(self, changes: Changes, run: RehearsedRun) -> tuple[Changes, RehearsedRun] | None:
         """The changes with another one that makes less of the run too large."""
         before = self._excess(run)
         for change, value in self._candidates(run):

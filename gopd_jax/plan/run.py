@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gopd_jax.config import Config
 from gopd_jax.plan import picture, text
-from gopd_jax.plan.architectures import architectures
+from gopd_jax.plan.architectures import architectures, ids_of
 from gopd_jax.plan.chips import describe, devices_of
 from gopd_jax.plan.compiling import Compiler
 from gopd_jax.plan.make import Plan, Planner
@@ -29,12 +29,15 @@ def plan_all(config: Config, names: Sequence[str], options: argparse.Namespace) 
     if options.picture:
         check_output("--picture", options.picture)
     models, notes = architectures(roles_of(config))
+    ids = ids_of(config)
+    if ids[0] is None:
+        notes.append("as many token ids as the student's vocabulary has, without a tokenizer")
     rows = []
     for name in names:
         where = describe(name, options.memory and 1e9 * options.memory)
         fast = options.fast and where.chip.kind == "tpu"
         compiler = Compiler(name, fast, options.jobs, keep=not options.no_cache)
-        planner = Planner(where, models, compiler, _assumed(config, options), options.all)
+        planner = Planner(where, models, compiler, _assumed(config, options), ids, options.all)
         plan, remedy, tried = _one(planner, config, notes, options)
         rows.append((plan, remedy))
         shown = text.report(plan, notes, fast, options.all, result_width())

@@ -6,14 +6,14 @@ from typing import Any
 from gopd_jax.plan.chips import SPARE
 from gopd_jax.plan.compiling import Compiled
 from gopd_jax.plan.make import Plan
-from gopd_jax.plan.memory import Peak
 from gopd_jax.plan.rehearsed import Planned
 from gopd_jax.plan.remedies import Remedy
 from gopd_jax.runtime.memory import in_words
 from gopd_jax.runtime.progress import duration
 from gopd_jax.runtime.tables import aligned
 
-GB = 1e9
+GB, MB = 1e9, 1e6  # tables are in MB where all of a run is less than a GB
+
 # Where the numbers of a record come from.
 SOURCES = {
     "held_bytes": "computed from shapes and shardings",
@@ -40,7 +40,7 @@ def report(plan: Plan, notes: Sequence[str], fast: bool, every: bool, width: int
         *(f"assumed: {note}" for note in notes),
         *([_effort(plan)] if fast else []),
         "",
-        *_memory(plan.peaks, where.limit, width),
+        *_memory(plan, width),
         "",
         *_programs(plan, width),
     ]
@@ -61,19 +61,24 @@ def _effort(plan: Plan) -> str:
     )
 
 
-def _memory(peaks: Sequence[Peak], limit: int, width: int | None) -> list[str]:
+def _unit(plan: Plan) -> tuple[str, float]:
+    return ("GB", GB) if plan.worst.bytes >= GB else ("MB", MB)
+
+
+def _memory(plan: Plan, width: int | None) -> list[str]:
+    peaks, limit, (name, unit) = plan.peaks, plan.where.limit, _unit(plan)
     rows = [["phase", "held", "besides", "peak", "of limit", "program that needs most besides"]]
     for peak in peaks:
         program = peak.program.name if peak.program else ""
         share = "refused" if peak.refused else f"{peak.bytes / limit:.0%}"
         mark = ">=" if peak.refused else ""
         sizes = (peak.bytes - peak.besides, peak.besides, peak.bytes)
-        held, rest, total = (f"{size / GB:.2f}" for size in sizes)
+        held, rest, total = (f"{size / unit:.2f}" for size in sizes)
         rows.append([peak.phase, held, rest, mark + total, share, program])
     lines, _ = aligned(rows, width, ["program that needs most besides"])
-    title = "memory of one device, GB (held: computed from shapes; besides: compiled)"
+    title = f"memory of one device, {name} (held: computed from shapes; besides: compiled)"
     parts = {h.what: h.bytes for peak in peaks for h in peak.held}
-    held = ", ".join(f"{what} {size / GB:.2f}" for what, size in parts.items())
+    held = ", ".join(f"{what} {size / unit:.2f}" for what, size in parts.items())
     return [title, *lines, f"held: {held}"]
 
 
@@ -88,28 +93,29 @@ def _unique(plan: Plan) -> Iterator[tuple[Planned, Compiled]]:
 
 
 def _programs(plan: Plan, width: int | None) -> list[str]:
+    name, unit = _unit(plan)
     rows = [["program", "arguments", "results", "temporaries", "peak", "at once", "collectives"]]
     for planned, compiled in _unique(plan):
         if compiled.refused:
-            rows.append([planned.name, "", "", "", f">={compiled.peak / GB:.2f}", "", "refused"])
+            rows.append([planned.name, "", "", "", f">={compiled.peak / unit:.2f}", "", "refused"])
             continue
         own = compiled.results - compiled.taken_over
         sizes = (compiled.arguments, own, compiled.temporaries, compiled.peak, compiled.at_once)
-        rows.append([planned.name, *(f"{s / GB:.2f}" for s in sizes), _traffic(compiled)])
+        rows.append([planned.name, *(f"{s / unit:.2f}" for s in sizes), _traffic(compiled, unit)])
     lines, _ = aligned(rows, width, ["at once", "results"])
     return [
-        "programs, GB of one device (compiled; collectives: what a device receives in one run)",
+        f"programs, {name} of one device (compiled; collectives: what a device receives in a run)",
         *lines,
         *(f"refused: {peak.refused}" for peak in plan.peaks if peak.refused),
     ]
 
 
-def _traffic(compiled: Compiled) -> str:
+def _traffic(compiled: Compiled, unit: float) -> str:
     found = compiled.collectives
     if found is None or not found.by_kind:
         return "none"
     mark = ">=" if found.at_least else ""
-    kinds = " + ".join(f"{kind} {t.bytes / GB:.2f}" for kind, t in found.by_kind.items())
+    kinds = " + ".join(f"{kind} {t.bytes / unit:.2f}" for kind, t in found.by_kind.items())
     return f"{mark}{kinds}"
 
 
@@ -256,9 +262,7 @@ def _program(planned: Planned, compiled: Compiled) -> dict[str, Any]:
         "host_bytes": compiled.host,
         "peak_bytes": compiled.peak,
         "refused": compiled.refused,
-        "collectives": {
-            kind: {"count": t.count, "bytes": t.bytes} for kind, t in kinds.items()
-        },
+        "collectives": {kind: {"count": t.count, "bytes": t.bytes} for kind, t in kinds.items()},
         "collectives_at_least": bool(compiled.collectives and compiled.collectives.at_least),
         "compile_seconds": compiled.seconds,
     }

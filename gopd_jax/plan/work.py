@@ -96,9 +96,7 @@ def response_lengths(count: int, mean: int, limit: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(lengths)
 
 
-def loads(
-    run: RehearsedRun, compiled: Mapping[Hashable, Compiled], assumed: Assumed
-) -> list[Load]:
+def loads(run: RehearsedRun, compiled: Mapping[Hashable, Compiled], assumed: Assumed) -> list[Load]:
     """The parts of a step, in their order."""
     config, prompt = run.config, assumed.prompt_tokens
     count, limit = config.rollouts_per_step, config.rollout.max_response_tokens
@@ -246,7 +244,8 @@ def _learning(
             ).executed
             size = f"{bucket.rows} x {bucket.length}"
             for role, model in _scorers(run, members[0].domain):
-                cost = score_cost(learner.decoder(model), members, segments, wanted, learner.devices)
+                decoder = learner.decoder(model)
+                cost = score_cost(decoder, members, segments, wanted, learner.devices)
                 by_role.setdefault(role, []).append((model, cost.executed, size))
     scored = [
         _score_load(run, compiled, role, several * updates) for role, several in by_role.items()
@@ -339,5 +338,3 @@ def _nothing() -> dict[str, None]:
     """Fields of a batch that its cost does not depend on."""
     skipped = {"used", "segments"}
     return {f.name: None for f in dataclasses.fields(PackedBatch) if f.name not in skipped}
-
-

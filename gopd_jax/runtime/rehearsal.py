@@ -1,8 +1,8 @@
 """A program table that compiles nothing: what a run would compile, with shapes in place of arrays.
 
-In: the calls that a `ProgramTable` gets, with ShapeDtypeStructs as arguments. Out: a `Call` for each
-program, in the order in which they are asked for. What a program returns is given back as shapes
-with shardings, so that the code which runs a program goes on with them as if it had run.
+In: the calls that a `ProgramTable` gets, with ShapeDtypeStructs as arguments. Out: a `Call` for
+each program, in the order in which they are asked for. What a program returns is given back as
+shapes with shardings, so that the code which runs a program goes on as if it had run.
 """
 
 from collections.abc import Callable, Hashable, Iterator

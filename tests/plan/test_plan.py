@@ -1,0 +1,115 @@
+"""A plan names the programs of a real run, with the memory that the compiler gave that run."""
+
+import dataclasses
+import json
+
+from plan_cases import planner_of, small
+import pytest
+
+from gopd_jax.plan.__main__ import main
+from gopd_jax.plan.remedies import changed, find_remedy
+from gopd_jax.train import run as train_run
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """The plan of the small run on one CPU device."""
+    planner = planner_of(small())
+    return planner.plan(planner.rehearsed(small()))
+
+
+def test_a_plan_has_the_programs_of_a_run_and_their_memory(tmp_path, monkeypatch):
+    config, tables = small(steps=1), []
+    devices_for = train_run.devices_for
+
+    def kept(*args):
+        tables.append(devices_for(*args)[0])
+        return tables[0], devices_for(*args)[1]
+
+    monkeypatch.setattr(train_run, "devices_for", kept)
+    train_run.run(config, str(tmp_path / "run"))
+    used = tables[0].used()
+
+    planner = planner_of(config, every=True)
+    run = planner.rehearsed(config)
+    missing = [
+        p.name
+        for p, key in zip(tables[0].programs, used, strict=True)
+        if key not in run.table.calls
+    ]
+    assert missing == []
+    names = {call.name for call in run.table.calls.values()}
+    assert {"weights", "cache", "prefill", "decode", "score", "train step"} <= names
+    for key, real in used.items():
+        found, memory = planner.compiler.one(run.table.calls[key]), real.memory_analysis()
+        assert found.arguments == memory.argument_size_in_bytes
+        assert found.results == memory.output_size_in_bytes
+        assert found.temporaries == memory.temp_size_in_bytes
+        assert found.taken_over == memory.alias_size_in_bytes
+    assert found.arguments > 0
+
+
+def test_a_phase_holds_what_the_run_has_alive(plan):
+    held = {peak.phase: {h.what: h.bytes for h in peak.held} for peak in plan.peaks}
+    assert list(held) == [
+        "start",
+        "evaluate student",
+        "evaluate teacher of math",
+        "rollout",
+        "update",
+    ]
+    student = plan.run.learner.student.num_params
+    assert held["update"]["student"] == 4 * student
+    assert held["update"]["teacher of math"] == held["update"]["reference"] == 4 * student
+    assert held["update"]["optimizer state"] == pytest.approx(8 * student, abs=16)
+    assert held["rollout"]["decode weights (student)"] == 4 * student
+    assert "decode weights (student)" not in held["update"]
+    columns = sum(plan.run.sampler.sizes) + 16  # of the tokens of one dispatch
+    model = plan.run.learner.student
+    each = model.layers * 2 * model.kv_heads * model.head_size * 4
+    assert held["rollout"]["rollout cache"] == 16 * columns * each
+    assert plan.fits
+
+
+def test_a_run_that_does_not_fit_gets_a_change_with_which_it_does(plan):
+    # As much as the run needs with half of the slots.
+    config = plan.run.config
+    half = planner_of(config)
+    half = half.plan(half.rehearsed(changed(config, "rollout.slots", 8)))
+    limit = max(half.worst.bytes, max(p.bytes for p in plan.peaks if p.phase == "update"))
+    drawing = max(p.bytes for p in plan.peaks if p.phase != "update")
+    memory = max(limit, drawing - 1) / 0.95
+    planner = planner_of(config, memory=memory if limit < drawing else (limit - 1) / 0.95)
+    found = planner.plan(planner.rehearsed(config))
+    assert not found.fits
+    remedy, tried = find_remedy(planner, found)
+    assert remedy is not None and remedy.plan.fits and tried
+    again = config
+    for setting, value in remedy.changes.items():
+        again = changed(again, setting, value)
+    assert planner.plan(planner.rehearsed(again)).fits
+
+
+def test_nothing_makes_a_run_fit_into_too_little(plan):
+    planner = planner_of(plan.run.config, memory=1000)
+    found = dataclasses.replace(plan, where=planner.where)
+    assert not found.fits
+    remedy, _ = find_remedy(planner, found)
+    assert remedy is None
+
+
+def test_the_command_prints_tables_or_records(plan, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    options = ["--config=math", "--topology=cpu:1", f"--picture={tmp_path / 'memory.png'}"]
+    names = ("rollout.slots", "rollout.prompts_per_step", "steps", "eval.samples")
+    values = (16, 16, 6, 1)
+    options += [f"--config.{n}={v}" for n, v in zip(names, values, strict=True)]
+    options += ["--config.learner.rows_per_micro_batch=8"]
+    assert main([*options, "--json"]) == 0
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert record["fits"] and record["topology"] == "cpu:1"
+    assert [p["phase"] for p in record["phases"]] == [p.phase for p in plan.peaks]
+    assert record["peak_bytes"] == plan.worst.bytes
+    assert "memory of one device" in printed.err
+    assert (tmp_path / "memory.png").stat().st_size > 1000
