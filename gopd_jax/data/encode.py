@@ -7,6 +7,7 @@ set when it is asked for. Does not shuffle.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from gopd_jax.data.lazy import LazySequence
 from gopd_jax.data.messages import Chat, Message, Messages, with_suffix
 from gopd_jax.data.select import question_hash
 from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.runtime.processes import shared
 from gopd_jax.types import EncodedPrompt, Prompt
 
 ENCODE_BATCH = 512  # chats per tokenizer call
@@ -93,8 +95,10 @@ def encode_fitting(
 ) -> tuple[list[int], list[Identity], FilterReport]:
     """Encodes one chat per prompt and keeps those of at most `max_tokens` tokens.
 
+    Each host encodes its share of the data set.
+
     Args:
-        prompts: the data set, read once, in order.
+        prompts: the data set.
         chat: function of a prompt that returns the messages to encode.
         tokenizer: applies the chat template.
         max_tokens: longest chat kept.
@@ -106,16 +110,21 @@ def encode_fitting(
     Raises:
         ValueError: the template refuses a chat or drops a part of it.
     """
+
+    def encode(starts: Sequence[int]) -> Iterator[list[Identity]]:
+        for start in starts:
+            batch = [prompts[i] for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
+            tokens = tokenizer.encode_chats([chat_of(prompt, chat(prompt)) for prompt in batch])
+            yield list(map(_identity, batch, tokens))
+
     indices, kept, too_long = [], [], []
-    for start in range(0, len(prompts), ENCODE_BATCH):
-        batch = [prompts[i] for i in range(start, min(start + ENCODE_BATCH, len(prompts)))]
-        encoded = tokenizer.encode_chats([chat_of(prompt, chat(prompt)) for prompt in batch])
-        for i, (prompt, tokens) in enumerate(zip(batch, encoded, strict=True), start):
-            if len(tokens) > max_tokens:
-                too_long.append((prompt.prompt_id, len(tokens)))
-            else:
-                indices.append(i)
-                kept.append(_identity(prompt, tokens))
+    batches = shared(encode, range(0, len(prompts), ENCODE_BATCH))
+    for i, identity in enumerate(itertools.chain.from_iterable(batches)):
+        if len(identity.tokens) > max_tokens:
+            too_long.append((identity.prompt_id, len(identity.tokens)))
+        else:
+            indices.append(i)
+            kept.append(identity)
     return indices, kept, FilterReport(len(prompts), len(indices), tuple(too_long))
 
 

@@ -22,6 +22,7 @@ from gopd_jax.evaluate.statistics import Estimate, difference, interval
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rewards.verifier import Verdict, Verifier
 from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.runtime.processes import share, together
 from gopd_jax.runtime.progress import Bar
 from gopd_jax.types import EncodedPrompt, Params, Request
 
@@ -89,6 +90,8 @@ def evaluate(
 ) -> Evaluation:
     """Draws samples of each prompt, and verifies finished ones while others are drawn.
 
+    Each host verifies its share of them.
+
     Args:
         engine: draws the samples.
         weights: decode weights of the model, as the engine made them.
@@ -112,12 +115,13 @@ def evaluate(
     def add_first() -> None:
         places, verdicts = pending.popleft()
         for place, verdict in zip(places, verdicts.result(), strict=True):
-            rewards[place] += verdict.reward / samples
+            rewards[place] += verdict.reward
 
     with Bar(name, len(requests), "samples") as bar, _one_thread() as thread:
         for batch in batched(engine(weights, requests, key, rule), engine.slots):
-            items = [item(kind, r.request.prompt.source, tokenizer.decode(r.tokens)) for r in batch]
-            places = [index[r.request.key.prompt_id] for r in batch]
+            mine = share(batch)
+            items = [item(kind, r.request.prompt.source, tokenizer.decode(r.tokens)) for r in mine]
+            places = [index[r.request.key.prompt_id] for r in mine]
             pending.append((places, thread.submit(verify, items)))
             tokens += sum(len(r.tokens) for r in batch)
             truncated += sum(r.truncated for r in batch)
@@ -126,8 +130,9 @@ def evaluate(
                 add_first()
         while pending:
             add_first()
+        rewards = sum(together(lambda: rewards))
     return Evaluation(
-        by_prompt=tuple(float(r) for r in rewards),
+        by_prompt=tuple(float(r) / samples for r in rewards),
         samples=samples,
         tokens=tokens,
         truncated=truncated / len(requests),

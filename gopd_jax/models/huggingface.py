@@ -5,12 +5,13 @@ the page cache of the files, host memory holds this process's part of one stacke
 time, so a model larger than the host's memory can be loaded onto a slice.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+import concurrent.futures
 import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 import huggingface_hub
@@ -23,11 +24,13 @@ from gopd_jax.models.config import ModelConfig, refuse_path
 from gopd_jax.models.tensor_names import Row, StoredTensor, table
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import read_json
+from gopd_jax.runtime.processes import shared
 from gopd_jax.types import Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
 WEIGHT_FILES = ("*.json", "*.safetensors")
+READERS = 8  # tensors that are hashed at once
 
 
 def local_folder(path: str | Path, patterns: tuple[str, ...] = WEIGHT_FILES) -> Path:
@@ -229,35 +232,53 @@ def weights_fingerprint(path: str | Path) -> str:
 
     It does not depend on file names, sharding into files or metadata, so the same weights saved in
     other shards have the same fingerprint. One changed bit, another dtype or a renamed tensor
-    changes it. Files are read one MiB at a time.
+    changes it. Each host reads its share of the tensors, several at once, one MiB at a time.
 
     Returns:
         64 hexadecimal digits.
     """
     folder = local_folder(path)
-    # By tensor name: its file, the offset of the file's data, the tensor's entry in the header.
-    where: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+    tensors: dict[str, _Bytes] = {}
     with contextlib.ExitStack() as stack:
         _open(folder, stack)  # for its errors: no weights, not safetensors, duplicates
     for file in _files(folder):
         with open(folder / file, "rb") as f:
             header_size = int.from_bytes(f.read(8), "little")
             header = json.loads(f.read(header_size))
-        where |= {
-            name: (folder / file, 8 + header_size, entry)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = (8 + header_size + offset for offset in entry["data_offsets"])
+                tensors[name] = _Bytes(folder / file, begin, end, (entry["dtype"], entry["shape"]))
+    ordered = sorted(tensors.items())
+    found = shared(_digests, [of_tensor for _, of_tensor in ordered])
     digest = hashlib.sha256()
-    for name in sorted(where):
-        file, base, entry = where[name]
-        begin, end = entry["data_offsets"]
-        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
-        with open(file, "rb") as f:
-            f.seek(base + begin)
-            for offset in range(begin, end, 2**20):
-                digest.update(f.read(min(2**20, end - offset)))
+    for (name, of_tensor), sha256 in zip(ordered, found, strict=True):
+        digest.update(json.dumps([name, *of_tensor.kind, sha256]).encode())
     return digest.hexdigest()
+
+
+class _Bytes(NamedTuple):
+    """Where the bytes of a tensor are: from `begin` to `end` of a file; and its dtype and shape."""
+
+    file: Path
+    begin: int
+    end: int
+    kind: tuple[str, list[int]]
+
+
+def _digests(tensors: Sequence[_Bytes]) -> list[str]:
+    """sha256 hex of the bytes of each tensor."""
+
+    def one(tensor: _Bytes) -> str:
+        digest = hashlib.sha256()
+        with open(tensor.file, "rb") as f:
+            f.seek(tensor.begin)
+            for offset in range(tensor.begin, tensor.end, 2**20):
+                digest.update(f.read(min(2**20, tensor.end - offset)))
+        return digest.hexdigest()
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(one, tensors))
 
 
 def _some(names: Iterable[str], limit: int = 4) -> str:

@@ -63,7 +63,10 @@ class Moe(nn.Module):
             # Each device sorts its own tokens; one sort over all of them would gather the whole
             # batch on every device. Experts are whole on every data and fsdp rank, as in decode.
             rows = PartitionSpec(RULES["batch"])
-            whole = [PartitionSpec(*[DECODE_RULES[a] if a else None for a in AXES[name]]) for name in shapes]
+            whole = [
+                PartitionSpec(*[DECODE_RULES[a] if a else None for a in AXES[name]])
+                for name in shapes
+            ]
             run = jax.shard_map(
                 functools.partial(run, width_axis=RULES["mlp"]),
                 in_specs=(rows, *whole),

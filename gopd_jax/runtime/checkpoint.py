@@ -143,8 +143,7 @@ class Checkpoints:
         """The newest step that its manifest, if it has one, agrees with; sets aside newer ones."""
         self._manager.reload()
         while (step := self._manager.latest_step()) is not None:
-            reason = damage(self._folder / str(step)) if jax.process_index() == 0 else ""
-            if not agree(bool(reason)):
+            if not (reason := damage(self._folder / str(step))):
                 return step
             self._set_aside(step, reason)
         if names := were_set_aside(self._folder):
@@ -172,8 +171,7 @@ class Checkpoints:
 
     def _write_manifest(self, step: int) -> None:
         self._manager.wait_until_finished()
-        if jax.process_index() == 0:
-            write_manifest(self._folder / str(step))
+        write_manifest(self._folder / str(step))
 
     def _finish(self) -> None:
         """Waits until the last checkpoint is committed and has its manifest."""

@@ -23,6 +23,12 @@ OPTIONS = {
     "--process": "GOPD_PROCESS",
 }
 DETECT = "GOPD_DISTRIBUTED"  # 1: a TPU slice, Slurm or Open MPI says it
+# Variables of a cluster that say that there are several processes, and how.
+CLUSTERS: dict[str, Callable[[str], bool]] = {
+    "SLURM_STEP_NUM_TASKS": lambda value: value not in ("", "1"),
+    "OMPI_COMM_WORLD_SIZE": lambda value: value not in ("", "1"),
+    "TPU_WORKER_HOSTNAMES": lambda value: "," in value,
+}
 WAIT, SECONDS = "GOPD_JOIN_SECONDS", 300
 EXPECTED = (
     "expected all of --coordinator=HOST:PORT --processes=N --process=I, or of "
@@ -104,13 +110,20 @@ def find_place(options: Mapping[str, str]) -> Place | None:
 def is_detected() -> bool:
     """Whether the cluster is to be asked for the others.
 
+    GOPD_DISTRIBUTED says it, or else a variable of `CLUSTERS`.
+
     Raises:
         ValueError: GOPD_DISTRIBUTED is neither 0 nor 1.
     """
-    value = os.environ.get(DETECT, "") or "0"
-    if value not in ("0", "1"):
+    value = os.environ.get(DETECT, "")
+    if value not in ("", "0", "1"):
         raise ValueError(f"{DETECT}={value!r}: expected 1 (the cluster knows the others) or 0")
-    return value == "1"
+    if value:
+        return value == "1"
+    said = [name for name, several in CLUSTERS.items() if several(os.environ.get(name, ""))]
+    if said:
+        say(f"{said[0]} says that there are several processes: joining them ({DETECT}=0: alone)")
+    return bool(said)
 
 
 def join_seconds() -> int:

@@ -1,10 +1,10 @@
 """The manifest of a checkpoint: which files it has, their sizes and their checksums.
 
 In: the folder of a checkpoint. Out: manifest.json in that folder, and later what has become of the
-files since. Does not know what the files hold.
+files since. Each host hashes its share of the files. Does not know what they hold.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import concurrent.futures
 import hashlib
 import json
@@ -13,22 +13,27 @@ import os
 from etils import epath
 
 from gopd_jax.runtime.files import JsonObject, replace_json
+from gopd_jax.runtime.processes import share, shared, together, told_to_first
 
 MANIFEST = "manifest.json"
 DAMAGED = ".damaged"  # ends the name of a folder that was set aside
 CHUNK = 2**20
 READERS = 4  # files read at once by a check, for which a command waits
+SECONDS = 1800  # that the first host waits for the checksums of another
 
 
 def write_manifest(folder: epath.Path) -> None:
     """Writes the manifest of a checkpoint that is complete; a kill leaves it whole or absent.
 
-    On an object store (gs://) it holds sizes alone: the store keeps and checks checksums itself,
-    and to read a checkpoint back would cost as much as to save it.
+    Every host must call it; the first one writes. On an object store (gs://) the manifest holds
+    sizes alone: the store keeps and checks checksums itself, and to read a checkpoint back would
+    cost as much as to save it.
     """
     hashed = "://" not in str(folder)
-    files = {name: _entry(folder / name, hashed) for name in _names(folder)}
-    replace_json(folder / MANIFEST, {"files": files})
+    mine = {name: _entry(folder / name, hashed) for name in share(list(_names(folder)))}
+    if parts := told_to_first(f"checksums of {folder}", mine, SECONDS):
+        files = {name: entry for part in parts for name, entry in part.items()}
+        replace_json(folder / MANIFEST, {"files": dict(sorted(files.items()))})
 
 
 def has_manifest(folder: epath.Path) -> bool:
@@ -36,11 +41,25 @@ def has_manifest(folder: epath.Path) -> bool:
 
 
 def damage(folder: epath.Path) -> str:
-    """What is wrong with a checkpoint, by its manifest; "" for an intact one.
+    """What is wrong with a checkpoint, by its manifest; "" for an intact one; on every host.
 
     Sizes are compared first, because that is quick. Files that the manifest does not list are
     ignored, and so is all of a checkpoint without a manifest.
     """
+    found = together(lambda: _damage_seen(folder))
+    if reasons := list(filter(None, found)):
+        return reasons[0]
+    files = _files(folder)
+    hashed = [name for name, entry in files.items() if "sha256" in entry]
+    digests = shared(lambda names: _sha256_of([folder / name for name in names]), hashed)
+    for name, sha256 in zip(hashed, digests, strict=True):
+        if sha256 != files[name]["sha256"]:
+            return f"{name} has other content than its sha256 says"
+    return ""
+
+
+def _damage_seen(folder: epath.Path) -> str:
+    """What is wrong with the names and sizes of the files, as this host sees them."""
     if not has_manifest(folder):
         return ""
     files = _files(folder)
@@ -52,13 +71,12 @@ def damage(folder: epath.Path) -> str:
             return f"{name} is missing"
         if (size := path.stat().length) != entry["bytes"]:
             return f"{name} has {size:,} bytes, expected {entry['bytes']:,}"
-    hashed = [name for name, entry in files.items() if "sha256" in entry]
-    with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(_sha256, [folder / name for name in hashed])
-        for name, sha256 in zip(hashed, found, strict=True):
-            if sha256 != files[name]["sha256"]:
-                return f"{name} has other content than its sha256 says"
     return ""
+
+
+def _sha256_of(paths: Sequence[epath.Path]) -> list[str]:
+    with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(_sha256, paths))
 
 
 def set_aside(folder: epath.Path) -> epath.Path:

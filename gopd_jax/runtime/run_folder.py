@@ -19,7 +19,7 @@ from gopd_jax.runtime.files import JsonObject, read_json, replace_json
 from gopd_jax.runtime.progress import say
 
 LOCK = ".lock"  # names the process that trains in the folder
-FORMAT = 2  # of a run folder: run.json, checkpoints, logs; one higher with each incompatible change
+FORMAT = 3  # of a run folder: run.json, checkpoints, logs; one higher with each incompatible change
 
 
 def read_run(workdir: str) -> JsonObject:

@@ -108,8 +108,9 @@ def _run(
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
         schedule, earlier, clock = learner.schedule, evaluations.scores(), Clock()
-        log = StepLog(workdir, first, trackers, config, inputs.tokenizer, schedule, clock, earlier)
-        stack.enter_context(contextlib.closing(log))
+        log = stack.enter_context(
+            StepLog(workdir, first, trackers, config, inputs.tokenizer, schedule, clock, earlier)
+        )
         stack.enter_context(contextlib.closing(checkpoints))
         verify = stack.enter_context(Verifier(**dataclasses.asdict(config.verifier)))
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))

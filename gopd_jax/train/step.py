@@ -27,7 +27,7 @@ from gopd_jax.learner.sources import (
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
-from gopd_jax.runtime.processes import agree
+from gopd_jax.runtime.processes import share
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.train.clock import Clock
@@ -150,7 +150,7 @@ class Trainer:
         if config.method == "grpo":
             with self.clock.phase("verify"):
                 verdicts = record.verdicts.result()
-            rewards = agree([verdict.reward for verdict in verdicts])
+            rewards = [verdict.reward for verdict in verdicts]
         return to_examples(
             record.rollouts,
             outside_advantages(config.method, record.rollouts, rewards),
@@ -166,8 +166,8 @@ class Trainer:
     ) -> None:
         """Draws the step's rollouts from the student; for sft, takes the answers to learn from.
 
-        Each rollout goes to the verifier and to scoring as soon as it is finished; the record holds
-        them in the order of their keys.
+        Each rollout goes to scoring as soon as it is finished, and to the verifier of one host; the
+        record holds them in the order of their keys.
         """
         config, tokenizer = self.config, self.inputs.tokenizer
         sampler = self.samplers[self.inputs.models[config.student]]
@@ -178,20 +178,17 @@ class Trainer:
                 weights = jax.block_until_ready(sampler.sync_weights(params))
             rollouts = self._drawn(sampler, weights, requests, record)
         selected = self._verified(requests)
-        texts: dict[SampleKey, str] = {}
         finished: list[Rollout] = []
         parts = []
         with naming(f"rollouts of step {record.step}"):
             for part in batched(rollouts, max(1, sampler.slots // 4)):
-                decoded = [tokenizer.decode(r.tokens) for r in part]
-                parts.append(self.verifier.submit(zip(part, decoded, strict=True), selected))
+                mine = [(r, tokenizer.decode(r.tokens)) for r in share(part)]
+                parts.append(self.verifier.submit(mine, selected))
                 if config.learner.score_early:
                     scoring.add(self._to_score(part))
-                texts |= {r.request.key: text for r, text in zip(part, decoded, strict=True)}
                 finished += part
         record.rollouts = in_order(finished)
         keys = [r.request.key for r in record.rollouts]
-        record.texts = [texts[key] for key in keys]
         record.verdicts = PendingVerdicts(parts, keys)
 
     def _to_score(self, rollouts: Sequence[Rollout]) -> list[Example]:

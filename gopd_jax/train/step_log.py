@@ -8,6 +8,7 @@ only its few metrics are fetched at its end.
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
+from typing import Self
 
 from etils import epath
 import jax
@@ -21,6 +22,7 @@ from gopd_jax.learner.operations import NO_COST, Cost
 from gopd_jax.learner.step import StepMetrics, TokenValues
 from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.rollout.stats import RolloutStats
+from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.files import JsonObject, replace_text
 from gopd_jax.runtime.metrics import RunLog, compilations, compilations_cached
 from gopd_jax.runtime.processes import fetch
@@ -51,7 +53,7 @@ class Update:
 class StepRecord:
     """What a step did; filled in as the step goes on.
 
-    rollouts, texts, verdicts: in the order of the rollouts' keys.
+    rollouts, verdicts: in the order of the rollouts' keys.
     sampling: what the samplers did; nothing where no token was drawn.
     laps: seconds of each phase since the end of the step before.
     scoring: the cost of the log-probs of frozen models.
@@ -61,7 +63,6 @@ class StepRecord:
 
     step: int
     rollouts: list[Rollout] = dataclasses.field(default_factory=list)
-    texts: list[str] = dataclasses.field(default_factory=list)
     verdicts: PendingVerdicts | None = None
     sampling: RolloutStats = dataclasses.field(default_factory=RolloutStats)
     updates: list[Update] = dataclasses.field(default_factory=list)
@@ -82,7 +83,10 @@ class StepRecord:
 
 
 class StepLog:
-    """Writes the record of each step while the next one runs.
+    """Writes the record of each step while the next one runs; a context manager.
+
+    Leaving it writes the last record, unless an error has ended the run: the other hosts, whose
+    verdicts it would wait for, are elsewhere then. A restart makes that step again.
 
     Args:
         workdir: the run's folder.
@@ -157,9 +161,15 @@ class StepLog:
             replace_text(path, "".join(json.dumps(sample) + "\n" for sample in samples))
         return str(path)
 
-    def close(self) -> None:
-        self.write_last()
-        self._log.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or issubclass(kind, Stopped) or jax.process_count() == 1:
+                self.write_last()
+        finally:
+            self._log.close()
 
     def _values(self, record: StepRecord) -> dict[str, float | list[float]]:
         """What the updates have measured, fetched from the device."""
@@ -219,11 +229,11 @@ class StepLog:
                 "reference_logprobs": example.reference_logprobs,
                 "advantages": tokens.advantages[here],
             }
-            sample = self._sample(rollout, record.texts[i], verdicts[i])
+            sample = self._sample(rollout, verdicts[i])
             out.append(sample | {k: _rounded(x) for k, x in values.items() if x is not None})
         return out
 
-    def _sample(self, rollout: Rollout, text: str, verdict: Verdict | None) -> JsonObject:
+    def _sample(self, rollout: Rollout, verdict: Verdict | None) -> JsonObject:
         """A rollout as samples.jsonl shows it, without what the models say of its tokens."""
         prompt, decode = rollout.request.prompt, self._tokenizer.decode
         return {
@@ -231,7 +241,7 @@ class StepLog:
             "sample_id": rollout.request.key.sample_id,
             "domain": prompt.source.domain,
             "prompt": decode(prompt.tokens, skip_special_tokens=False),
-            "response": text,
+            "response": decode(rollout.tokens),
             "ground_truth": prompt.source.ground_truth,
             "reward": verdict.reward if verdict else None,
             "verdict": verdict.detail if verdict else "not verified",

@@ -8,6 +8,7 @@ from typing import Self
 from gopd_jax.data.verifying import item
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.rewards.verifier import Verdict, Verifier
+from gopd_jax.runtime.processes import together
 from gopd_jax.types import Rollout, SampleKey
 
 
@@ -15,17 +16,21 @@ from gopd_jax.types import Rollout, SampleKey
 class PendingVerdicts:
     """Verdicts that are being computed, in parts.
 
-    Parts may finish in any order; `result` waits for all of them.
+    Parts may finish in any order; `result` waits for all of them, and for those of other hosts.
     """
 
     parts: Sequence[Future[dict[SampleKey, Verdict]]]
     keys: Sequence[SampleKey]
 
     def result(self) -> list[Verdict | None]:
-        """The verdict of each key, in order; None for a sample that is not verified."""
+        """The verdict of each key, in order; None for a sample that is not verified.
+
+        Every host must call it equally often.
+        """
         known: dict[SampleKey, Verdict] = {}
-        for part in self.parts:
-            known |= part.result()
+        for host in together(lambda: [part.result() for part in self.parts]):
+            for verdicts in host:
+                known |= verdicts
         return [known.get(key) for key in self.keys]
 
 

@@ -13,12 +13,32 @@ OPTIONS = {"--coordinator": "10.0.0.1:1234", "--processes": "4", "--process": "3
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch):
-    for name in (*joining.OPTIONS.values(), joining.DETECT, joining.WAIT):
+    for name in (*joining.OPTIONS.values(), joining.DETECT, joining.WAIT, *joining.CLUSTERS):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_nothing_said_is_one_process():
     assert find_place({}) is None
+    assert not joining.is_detected()
+
+
+@pytest.mark.parametrize(
+    "name, alone, several",
+    [
+        ("SLURM_STEP_NUM_TASKS", "1", "16"),
+        ("OMPI_COMM_WORLD_SIZE", "1", "2"),
+        ("TPU_WORKER_HOSTNAMES", "localhost", "10.0.0.1,10.0.0.2"),
+    ],
+)
+def test_a_cluster_that_tells_of_several_processes_is_asked(
+    monkeypatch, capfd, name, alone, several
+):
+    monkeypatch.setenv(name, alone)
+    assert not joining.is_detected()
+    monkeypatch.setenv(name, several)
+    assert joining.is_detected()
+    assert f"{name} says that there are several processes" in "".join(capfd.readouterr())
+    monkeypatch.setenv(joining.DETECT, "0")
     assert not joining.is_detected()
 
 

@@ -25,6 +25,21 @@ def work(process, at, what):
         assert processes.of_first(lambda: {"a": process, "b": "\u00e9"}) == {"a": 0, "b": "\u00e9"}
         assert processes.which_hosts(process == 1) == [1]
         assert processes.which_hosts(False) == []
+        told = processes.told_to_first("a", {"of": process}, 60)
+        assert told == [[{"of": 0}, {"of": 1}], []][process]
+        assert processes.together(lambda: "ab"[: process + 1]) == ["a", "ab"]
+        done = []
+        assert processes.shared(lambda x: [done.append(i) or -i for i in x], range(5)) == [
+            0, -1, -2, -3, -4
+        ]
+        assert done == [[0, 2, 4], [1, 3]][process]
+        assert processes.shared(list, "a") == ["a"]
+        try:
+            processes.shared(lambda x: [1 // (i - 3) for i in x], range(5))
+        except Exception as error:
+            said = str(error)
+        expected = "integer division or modulo by zero"
+        assert said == ("process 1 of 2: " if process == 0 else "") + expected, said
         return
     who, how = what.split()
     if process == int(who):

@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 import contextlib
+import json
 import os
 from pathlib import Path
 import socket
 import subprocess
 import sys
 
+import jax
 from loop_cases import ROOT, SETTINGS
+import numpy as np
+
+from gopd_jax.models.config import load_config
+from gopd_jax.models.decoder import abstract_params
+from gopd_jax.runtime.checkpoint import restore_params
 
 HOSTS = SETTINGS | {"steps": 3, "checkpoint.every": 1, "eval.every": 2, "log.samples_every": 1}
+RESULTS = ("loss", "grad_norm", "reward", "reverse_kl_teacher", "response_length")
 TRAIN = [sys.executable, "-m", "gopd_jax.train"]
 
 
@@ -34,18 +42,24 @@ def start(command: Sequence[str], devices: int, **variables: str) -> subprocess.
     )
 
 
-def train(workdir: Path) -> list[str]:
-    """The command of a small run."""
-    settings = [f"--config.{k}={v}" for k, v in HOSTS.items()]
+def train(workdir: Path, **changes: object) -> list[str]:
+    """The command of a small run; `changes` are "part.field" -> value."""
+    settings = [f"--config.{k}={v}" for k, v in (HOSTS | changes).items()]
     return [*TRAIN, "--config=configs/math.py", f"--workdir={workdir}", *settings]
 
 
-def start_two(workdir: Path) -> list[subprocess.Popen]:
-    """Starts the run as two processes of two devices: one has options, the other variables."""
+def start_several(workdir: Path, processes: int, devices: int = 2) -> list[subprocess.Popen]:
+    """Starts the run as so many processes: the first has options, the others have variables."""
     at = f"127.0.0.1:{free_port()}"
-    options = [f"--coordinator={at}", "--processes=2", "--process=0"]
-    variables = {"GOPD_COORDINATOR": at, "GOPD_PROCESSES": "2", "GOPD_PROCESS": "1"}
-    return [start(train(workdir) + options, 2), start(train(workdir), 2, **variables)]
+    options = [f"--coordinator={at}", f"--processes={processes}", "--process=0"]
+    variables = {"GOPD_COORDINATOR": at, "GOPD_PROCESSES": str(processes)}
+    return [
+        start(train(workdir) + options, devices),
+        *(
+            start(train(workdir), devices, **variables, GOPD_PROCESS=str(i))
+            for i in range(1, processes)
+        ),
+    ]
 
 
 def finish(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[str]:
@@ -58,3 +72,45 @@ def finish(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[
                 process.kill()
     assert [p.returncode for p in processes] == [0] * len(processes), "\n".join(said)
     return said
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_same(one: Path, other: Path, tolerance: float = 1e-6) -> None:
+    """Samples and evaluations are equal, and losses within a relative `tolerance`.
+
+    Where a gradient is next to nothing, Adam makes a step of the order of its sums: one parameter
+    in a thousand may differ.
+    """
+    samples = [read(folder / "samples.jsonl") for folder in (one, other)]
+    assert len(samples[0]) == len(samples[1]) > 0
+    for a, b in zip(*samples, strict=True):
+        for name in ("prompt_id", "sample_id", "tokens", "reward", "finish_reason"):
+            assert a[name] == b[name], name
+    metrics = [read(folder / "metrics.jsonl") for folder in (one, other)]
+    assert [m["step"] for m in metrics[1]] == [m["step"] for m in metrics[0]] != []
+    for a, b in zip(*metrics, strict=True):
+        for name in RESULTS:
+            rtol = tolerance if name == "loss" else 10 * tolerance
+            np.testing.assert_allclose(b[name], a[name], rtol=rtol, err_msg=name)
+    evaluations = [read(folder / "evaluations.jsonl") for folder in (one, other)]
+    keys = [[(e["model"], e["step"], e["mean"]) for e in lines] for lines in evaluations]
+    assert keys[0] == keys[1]
+    (step, params), (last, expected) = restored(other), restored(one)
+    assert step == last
+    for a, b in zip(expected, params, strict=True):
+        assert np.mean(np.abs(b - a) > 1e-6) < 1e-3
+        np.testing.assert_allclose(b, a, atol=1e-4)
+
+
+def restored(workdir: Path) -> tuple[int, list[np.ndarray]]:
+    """The student of the last checkpoint, in one process with one device."""
+    config = load_config(str(ROOT / "gopd_jax/tiny/models/base"))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=here), abstract_params(config)
+    )
+    step, params = restore_params(str(workdir), None, abstract)
+    return step, [np.asarray(p) for p in jax.tree.leaves(params)]

@@ -2,34 +2,22 @@
 
 import json
 import os
-from pathlib import Path
 import re
 import signal
 import time
 
-from host_cases import ROOT, TRAIN, finish, free_port, start, start_two, train
-import jax
-import numpy as np
+from host_cases import TRAIN, check_same, finish, free_port, start, start_several, train
 import pytest
 from same_run import differences
 
-from gopd_jax.models.config import load_config
-from gopd_jax.models.decoder import abstract_params
-from gopd_jax.runtime.checkpoint import restore_params
-
 QUIET = re.compile(r"\[Gloo\] |waiting up to .* for process 0")  # what process 1 may say
-RESULTS = ("loss", "grad_norm", "reward", "reverse_kl_teacher", "response_length")
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """The folder of a run of two processes, and what they said."""
     workdir = tmp_path_factory.mktemp("hosts") / "two"
-    return workdir, finish(start_two(workdir))
-
-
-def read(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return workdir, finish(start_several(workdir, 2))
 
 
 @pytest.mark.slow
@@ -39,49 +27,26 @@ def test_two_processes_are_the_run_of_one(two_processes, tmp_path):
     finish([start(train(one), 4)])
     assert "4 cpu, mesh data 1 x fsdp 4" in said_by_0
     assert [line for line in said_by_1.splitlines() if not QUIET.match(line)] == []
-
-    samples = [read(folder / "samples.jsonl") for folder in (one, two)]
-    assert len(samples[0]) == len(samples[1]) > 0
-    for a, b in zip(*samples, strict=True):
-        for name in ("prompt_id", "sample_id", "tokens", "reward", "finish_reason"):
-            assert a[name] == b[name], name
-    metrics = [read(folder / "metrics.jsonl") for folder in (one, two)]
-    assert [m["step"] for m in metrics[1]] == [1, 2, 3]
-    for a, b in zip(*metrics, strict=True):
-        for name in RESULTS:
-            tolerance = 1e-6 if name == "loss" else 1e-5
-            np.testing.assert_allclose(b[name], a[name], rtol=tolerance, err_msg=name)
-    evaluations = [read(folder / "evaluations.jsonl") for folder in (one, two)]
-    keys = [[(e["model"], e["step"], e["mean"]) for e in lines] for lines in evaluations]
-    assert keys[0] == keys[1]
+    check_same(one, two)
     files = [sorted(p.name for p in folder.iterdir()) for folder in (one, two)]
     assert files[0] == files[1]
     (begun,) = json.loads((two / "run.json").read_text())["starts"]
     assert begun["processes"] == 2
 
-    step, params = restored(two)
-    _, expected = restored(one)
-    assert step == 3
-    for a, b in zip(expected, params, strict=True):
-        np.testing.assert_allclose(b, a, atol=1e-6)
 
-
-def restored(workdir: Path) -> tuple[int, list[np.ndarray]]:
-    """The student of the last checkpoint, in one process with one device."""
-    config = load_config(str(ROOT / "gopd_jax/tiny/models/base"))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=here), abstract_params(config)
-    )
-    step, params = restore_params(str(workdir), None, abstract)
-    return step, [np.asarray(p) for p in jax.tree.leaves(params)]
+@pytest.mark.slow
+def test_four_processes_are_the_run_of_one(tmp_path):
+    one, four = tmp_path / "one", tmp_path / "four"
+    finish([start(train(one), 8)])
+    finish(start_several(four, 4))
+    check_same(one, four)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_the_others_end_when_one_is_killed_and_the_restart_goes_on(two_processes, tmp_path, killed):
     workdir = tmp_path / "run"
-    processes = start_two(workdir)
+    processes = start_several(workdir, 2)
     metrics = workdir / "metrics.jsonl"
     end = time.monotonic() + 240
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 1:
@@ -95,8 +60,12 @@ def test_the_others_end_when_one_is_killed_and_the_restart_goes_on(two_processes
     assert f"process {killed} of 2 on host " in sentence and "is gone" in sentence
     assert "Traceback" not in said and "absl::Status" not in said, said
     processes[killed].communicate()
-    finish(start_two(workdir))
-    assert differences(workdir, two_processes[0], {3}) == []
+    if killed == 0:
+        finish(start_several(workdir, 2))
+        assert differences(workdir, two_processes[0], {3}) == []
+    else:  # also with another number of processes
+        finish(start_several(workdir, 4, 1))
+        check_same(two_processes[0], workdir)
 
 
 @pytest.mark.slow

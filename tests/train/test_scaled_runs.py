@@ -1,0 +1,29 @@
+"""The train command on a mesh of any shape is the run of one device."""
+
+from host_cases import check_same, finish, start, train
+import pytest
+
+TWO_STEPS = {"steps": 2, "eval.every": 0}
+MESHES = {
+    "data": {"mesh.data": 8, "mesh.fsdp": 1},
+    "fsdp": {"mesh.fsdp": 8},
+    "tensor": {"mesh.tensor": 2, "mesh.fsdp": 4},
+    "expert": {"mesh.expert": 8, "mesh.fsdp": 1},
+    "all": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a run with one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    finish([start(train(workdir, **TWO_STEPS), 1)])
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", MESHES.values(), ids=MESHES)
+def test_a_mesh_changes_no_number(alone, tmp_path, changes):
+    workdir = tmp_path / "run"
+    finish([start(train(workdir, **TWO_STEPS, **changes), 8)])
+    check_same(alone, workdir, tolerance=1e-5)
