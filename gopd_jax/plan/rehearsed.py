@@ -28,7 +28,7 @@ from gopd_jax.runtime.mesh import compute_dtype, make_mesh, with_shardings
 from gopd_jax.runtime.rehearsal import Call, Rehearsal
 from gopd_jax.train.models import make_learner, make_samplers
 from gopd_jax.train.prepare import RunInputs, roles_of
-from gopd_jax.types import Params, TrainState
+from gopd_jax.types import Params, TrainState, Tree
 
 # Arguments of a program that a phase holds anyway, by position; the others come and go with it.
 HELD_ARGUMENTS = {
@@ -90,7 +90,7 @@ class Planned:
     def held_arguments(self) -> int:
         """Bytes on one device of its arguments that a phase holds anyway."""
         places = HELD_ARGUMENTS.get(self.call.name, ())
-        return sum(device_bytes(self.call.args[i]) for i in places)
+        return sum(_held(self.call.args[i]) for i in places)
 
     @property
     def held_results(self) -> int:
@@ -358,6 +358,12 @@ class _Phases:
             named = roles.get(model, []) if call.args[0] is not state.params else []
             score.append(Planned(", ".join(named) or "old student", call))
         return tuple(score), tuple(update)
+
+
+def _held(tree: Tree) -> int:
+    """Bytes on one device of the shapes in a tree; arrays of the host do not count."""
+    leaves = jax.tree.leaves(tree)
+    return device_bytes([x for x in leaves if isinstance(x, jax.ShapeDtypeStruct)])
 
 
 def _of(asked: Iterable[Call], role: str = "student") -> tuple[Planned, ...]:
