@@ -301,6 +301,7 @@ def _add_engine(part: argparse.ArgumentParser) -> None:
         "kernel": "decode attention kernel",
         "kv_cache": "keys and values in the compute dtype or in int8",
         "weights": "weights in the compute dtype or in int8",
+        "layout": "weights whole in each tensor group, or gathered by layer",
     }
     for name, text in helps.items():
         option = f"--{name.replace('_', '-')}"

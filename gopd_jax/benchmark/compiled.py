@@ -47,7 +47,8 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
     mesh = make_mesh(data=args.data, tensor=args.tensor, devices=devices)
     engine = make_engine(args, model, mesh, args.max_prompt_tokens, model.vocab_size)
     start = time.perf_counter()
-    weights = abstract_weights(model, mesh, engine.dtype, args.weights == "int8")
+    int8, gathered = args.weights == "int8", engine.layout.gathered
+    weights = abstract_weights(model, mesh, engine.dtype, int8, gathered)
     cache = engine.caches.abstract(args.slots)
     # Kernels ask the default device for its generation.
     with jax.set_mesh(mesh), jax.default_device(devices[0]):
@@ -74,6 +75,7 @@ def compile_for_topology(args: argparse.Namespace, model: ModelConfig) -> dict[s
         "topology": args.topology,
         "devices": len(devices),
         "kernel": str(engine.kernel),
+        "layout": str(engine.layout),
         "slots": args.slots,
         "columns": sum(engine.sizes),
         "weight_bytes": weight_bytes,

@@ -126,11 +126,12 @@ def _run(
 def _engine_figures(engine: RolloutEngine) -> Figures:
     """Memory and compilations of the engine, and what it runs on."""
     programs = engine.programs.programs
+    cache_bytes = engine.caches.bytes_of(engine.slots)
     temporary = max(p.temporary_bytes for p in programs if p.name == "decode")
     return {
-        "cache_bytes": engine.cache_bytes,
+        "cache_bytes": cache_bytes,
         "decode_temporary_bytes": temporary,
-        "decode_temporary_share": temporary / engine.cache_bytes,
+        "decode_temporary_share": temporary / cache_bytes,
         "programs": len(programs),
         "compile_seconds": sum(p.compile_seconds for p in programs),
         "kernel": str(engine.kernel),

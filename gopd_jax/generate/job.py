@@ -26,9 +26,9 @@ from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import check_tensors, load_params, weights_fingerprint
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
-from gopd_jax.rollout.memory import cache_part, weights_part
+from gopd_jax.rollout.memory import cache_part, choose_layout, weights_part
 from gopd_jax.runtime.memory import check_fits, device_memory
-from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple
+from gopd_jax.runtime.mesh import compute_dtype, make_mesh, slots_multiple
 from gopd_jax.runtime.progress import Bar, say
 from gopd_jax.types import EncodedPrompt, Params, Prompt, Request, Rollout
 
@@ -108,7 +108,7 @@ def make_job(
 
     check_tensors(args.model, model)
     mesh = make_mesh(tensor=args.tensor)
-    slots = args.slots or _slots(len(requests), rows_multiple(mesh))
+    slots = args.slots or _slots(len(requests), slots_multiple(mesh))
     make_engine = functools.partial(
         RolloutEngine,
         model,
@@ -120,6 +120,7 @@ def make_job(
         num_ids=tokenizer.num_ids,
         dtype=compute_dtype(args.compute_dtype),
         options=engine_options(args),
+        room=device_memory(mesh),
     )
     _check_memory(args, model, mesh, slots, max_prompt_tokens + max_tokens)
     settings = {name: value for name, value in vars(args).items() if name != "out"} | {
@@ -185,17 +186,12 @@ def _check_memory(
 ) -> None:
     """Raises ValueError, with the arithmetic, when a device cannot hold weights and cache."""
     dtype, options = compute_dtype(args.compute_dtype), engine_options(args)
-    weights = weights_part(model, mesh, dtype, options, f"--model={args.model}")
-    cache = cache_part(
-        model,
-        mesh,
-        slots=slots,
-        max_tokens=columns,
-        dtype=dtype,
-        options=options,
-        setting=f"--slots={slots}",
-    )
-    check_fits([weights, cache], mesh, device_memory(mesh))
+    shape = {"slots": slots, "max_tokens": columns, "dtype": dtype, "options": options}
+    memory = device_memory(mesh)
+    gathered = choose_layout(model, mesh, **shape, room=memory).gathered
+    weights = weights_part(model, mesh, dtype, options, f"--model={args.model}", gathered)
+    cache = cache_part(model, mesh, **shape, setting=f"--slots={slots}")
+    check_fits([weights, cache], mesh, memory)
 
 
 def _limits(

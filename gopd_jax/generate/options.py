@@ -118,6 +118,7 @@ def add_engine_options(parser: Parser) -> ArgumentGroup:
         "kernel": "decode attention kernel (default: %(default)s)",
         "kv_cache": "keys and values in the compute dtype or in int8 (default: %(default)s)",
         "weights": "weights in the compute dtype or in int8 (default: %(default)s)",
+        "layout": "weights whole in each tensor group, or gathered by layer (default: %(default)s)",
     }
     for name, text in helps.items():
         group.add_argument(

@@ -47,7 +47,6 @@ class Row(Generic[Kernel]):
     skips: it reads no column of an idle slot, so a narrower cache would not make it faster.
     reads_int8: it reads int8 blocks.
     columns: the number of columns of a block has to be a multiple of this.
-    leaks_on: platforms where NaN in columns that a slot does not attend to reaches its result.
     """
 
     anywhere: Kernel | None = None
@@ -58,7 +57,6 @@ class Row(Generic[Kernel]):
     skips: bool = False
     reads_int8: bool = True
     columns: int = 1
-    leaks_on: tuple[str, ...] = ()
 
     def function(self, platform: str) -> Kernel | None:
         """The function for a platform; None if the kernel does not run there."""
@@ -70,7 +68,6 @@ class Choice(Generic[Kernel]):
     """A chosen kernel; str() gives its name, the platform and the reason.
 
     skips: see `Row`.
-    leaks: whether it does on this platform; see `Row.leaks_on`.
     """
 
     kernel: Kernel
@@ -78,7 +75,6 @@ class Choice(Generic[Kernel]):
     platform: str
     why: str
     skips: bool = False
-    leaks: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} on {self.platform}: {self.why}"
@@ -102,13 +98,10 @@ DECODE_ATTENTION: Mapping[str, Row[DecodeAttention]] = {
     "xla": Row(
         decode_attention.xla,
         on={"cpu": decode_attention.xla_cpu, "gpu": decode_attention.xla_gpu},
-        leaks_on=("cpu", "gpu"),
         why_auto="it runs everywhere; the Pallas kernels are used on request until measured",
     ),
     "pallas_tpu": Row(on={"tpu": pallas_tpu}, skips=True),
-    "pallas_gpu": Row(
-        on={"gpu": pallas_gpu}, skips=True, reads_int8=False, columns=GPU_COLUMNS, leaks_on=("gpu",)
-    ),
+    "pallas_gpu": Row(on={"gpu": pallas_gpu}, skips=True, reads_int8=False, columns=GPU_COLUMNS),
 }
 
 GROUPED_MATMUL: Mapping[str, Row[GroupedMatmul]] = {
@@ -195,7 +188,7 @@ def _choose(
         )
     if row.capability:
         _check_capability(operation, name, row.capability)
-    return Choice(kernel, chosen, platform, why, row.skips, platform in row.leaks_on)
+    return Choice(kernel, chosen, platform, why, row.skips)
 
 
 def _check_capability(operation: str, name: str, least: tuple[int, ...]) -> None:

@@ -62,7 +62,7 @@ class DecodeAttention(Protocol):
         Returns:
             The part of this block. For a length of 0, `summed` and `total` are 0 and `largest` is
             finite and below any score. Columns beyond the length have no influence, as long as they
-            hold finite numbers; for which kernels NaN has none, `choose.Row.leaks_on` says.
+            hold finite numbers: a cache begins with zeros.
         """
         ...
 
@@ -171,8 +171,8 @@ def over_mesh(kernel: DecodeAttention) -> DecodeAttention:
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.size == 1:
             return kernel(query_BKGH, block, lengths_B)
-        slots = PartitionSpec(RULES["batch"])
-        slots_and_heads = PartitionSpec(RULES["batch"], RULES["kv_heads"])
+        slots = PartitionSpec(RULES["slots"])
+        slots_and_heads = PartitionSpec(RULES["slots"], RULES["kv_heads"])
         return jax.shard_map(
             kernel,
             mesh=mesh,

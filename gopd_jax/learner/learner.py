@@ -26,6 +26,7 @@ from gopd_jax.learner.optimizer import (
     restart_schedule,
 )
 from gopd_jax.learner.packing import TOKENS, BatchShape, Example, RowSlice, make_buckets, pack
+from gopd_jax.learner.parking import HOST, bring, is_parked, moments_in_host, moments_to
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, train_step
 from gopd_jax.models.config import ModelConfig
@@ -44,11 +45,16 @@ class FrozenModel:
     """A model that scores or answers and is never trained.
 
     role: what messages call it, such as "teacher of math".
+    params: on the devices, or parked in the memory of the host; see `parking`.
     """
 
     role: str
     config: ModelConfig
     params: Params
+
+    @property
+    def parked(self) -> bool:
+        return is_parked(self.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +133,11 @@ class Learner:
             optimizer, abstract_params(student), self.param_shardings, self.mesh
         )
         self._state_shardings = TrainState(replicated(self.mesh), self.param_shardings, moments)
+        self.parks_optimizer = settings.park_optimizer
+        shapes = jax.eval_shape(optimizer.init, abstract_params(student))
+        self._resting = self._state_shardings
+        if settings.park_optimizer:
+            self._resting = self._resting.replace(opt_state=moments_in_host(shapes, moments))
         self.student = student
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
@@ -148,6 +159,7 @@ class Learner:
             likelihood=likelihood,
             num_ids=num_ids,
             loss_fn=loss_fn,
+            parked=settings.park_optimizer,
         )
 
     def decoder(self, config: ModelConfig, remat: Remat = "none") -> Decoder:
@@ -165,14 +177,24 @@ class Learner:
         run = self.programs.compiled(
             self._initial, params, name="start", donate=0, out=lambda: self._state_shardings
         )
-        return run(params)
+        return self.rest(run(params))
 
     def restart(self, state: TrainState) -> TrainState:
         """Step 0 of a run that starts from another run's state (donated); see `_restarted`."""
         run = self.programs.compiled(
             _restarted, state, name="restart", donate=0, out=lambda: self._state_shardings
         )
-        return run(state)
+        return self.rest(run(state))
+
+    def rest(self, state: TrainState) -> TrainState:
+        """The state as it is between updates: moments in the host's memory, if they are parked."""
+        if not self.parks_optimizer:
+            return state
+        return jax.block_until_ready(state.replace(opt_state=moments_to(HOST, state.opt_state)))
+
+    def awake(self, state: TrainState) -> TrainState:
+        """The state with all arrays on the devices, as a checkpoint takes and gives it."""
+        return state.replace(opt_state=bring(state.opt_state))
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
@@ -218,6 +240,7 @@ class Learner:
         function, rows, at_once = self.comparing(model, rollouts[0].request.max_tokens)
         longest = self.shape.longest
         found: list[dict[str, np.ndarray]] = []
+        theirs = None if teacher is None else bring(teacher.params)
         for start in range(0, len(rollouts), at_once):
             part = rollouts[start : start + at_once]
             reads = [
@@ -227,8 +250,7 @@ class Learner:
                 )
                 for as_teacher in (False, True)
             ]
-            theirs = (None, None) if teacher is None else (teacher.params, reads[1])
-            args = (params, theirs[0], reads[0], theirs[1])
+            args = (params, theirs, reads[0], None if teacher is None else reads[1])
             run = self.programs.compiled(function, *args, name="distance", out=lambda: rows)
             stop_point()
             values = {name: fetch(x) for name, x in run(*args).items()}
@@ -264,7 +286,9 @@ class Learner:
         self, state: TrainState, batches: Sequence[PackedBatch]
     ) -> tuple[tuple, dict[str, Any]]:
         """Positional and keyword arguments of `ProgramTable.compiled` for the train step."""
-        where = self._state_shardings, replicated(self.mesh), self.row_sharding
+        if self.parks_optimizer and isinstance(state.step, jax.ShapeDtypeStruct):
+            state = with_shardings(state, self._resting)
+        where = self._resting, replicated(self.mesh), self.row_sharding
         given = self._step, state, *batches
         return given, {"name": "train step", "donate": 0, "out": lambda: where}
 

@@ -2,7 +2,8 @@
 
 In: examples, in any number of portions. Out: the log-probs of each one. Rows that are full are
 scored at once, while other rollouts are still drawn; what is left waits for company. Models that
-read the same prompt share the packing. Each model scores only what it is needed for.
+read the same prompt share the packing. Each model scores only what it is needed for. Parked models
+come to the devices one after the other, those that are needed, and stay for what each has to score.
 """
 
 import collections
@@ -27,6 +28,7 @@ from gopd_jax.learner.packing import (
     members_of,
     plan,
 )
+from gopd_jax.learner.parking import bring
 from gopd_jax.learner.step import score
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
@@ -51,6 +53,9 @@ class _Reads:
     domain: int
     as_teacher: bool
     models: tuple[tuple[str, FrozenModel], ...]
+
+
+_Work = tuple[_Reads, Sequence[Row], Bucket]  # a micro-batch
 
 
 def scoring_program(learner: Learner, config: ModelConfig) -> tuple[Any, dict[str, Any]]:
@@ -105,6 +110,7 @@ class Scoring:
         self._waiting: dict[tuple[int, bool, tuple[str, ...]], tuple[_Reads, list[Example]]] = {}
         self._scored: dict[SampleKey, dict[str, np.ndarray]] = {}
         self._counted: dict[str, Prompts] = collections.defaultdict(set)  # by field
+        self._brought: tuple[Params, Params] | None = None  # a parked model, parked and on device
         self._running: list[tuple[str, jax.Array, list[tuple[Example, int, int]]]] = []
 
     def add(self, examples: Sequence[Example]) -> None:
@@ -125,13 +131,14 @@ class Scoring:
                     as_read = dataclasses.replace(example, prompt=example.teacher_prompt)
                 check_fits(as_read, bucket)
                 self._waiting.setdefault(name, (reads, []))[1].append(as_read)
-        room = bucket.rows * bucket.length
+        room, work = bucket.rows * bucket.length, []
         for reads, waiting in self._waiting.values():
             if sum(map(len, waiting)) < room:
                 continue
             groups = self._ready(waiting, bucket)
             if sum(map(len, groups)) >= room:
-                self._score_full_rows(reads, waiting, groups, bucket)
+                work += self._full_rows(reads, waiting, groups, bucket)
+        self._score_all(work)
 
     def finish(self) -> dict[SampleKey, dict[str, np.ndarray]]:
         """Scores what is waiting.
@@ -139,15 +146,16 @@ class Scoring:
         Returns:
             For each example, float32 [T] of each model by the field of `Example`, nats.
         """
-        buckets = self._learner.buckets
+        buckets, work = self._learner.buckets, []
         for reads, waiting in self._waiting.values():
             planned = plan(waiting, buckets, self._learner.sharing)
             for bucket, rows in zip(buckets, planned, strict=True):
-                for start in range(0, len(rows), bucket.rows):
-                    stop_point()
-                    self._score(reads, rows[start : start + bucket.rows], bucket)
+                starts = range(0, len(rows), bucket.rows)
+                work += [(reads, rows[start : start + bucket.rows], bucket) for start in starts]
             waiting.clear()
+        self._score_all(work)
         self._collect()
+        self._brought = None
         return self._scored
 
     def _models_of(self, example: Example) -> list[_Reads]:
@@ -174,21 +182,45 @@ class Scoring:
             full=FULL * bucket.length,
         )
 
-    def _score_full_rows(
+    def _full_rows(
         self,
         reads: _Reads,
         waiting: list[Example],
         groups: Sequence[Group[Example]],
         bucket: Bucket,
-    ) -> None:
-        """Scores whole micro-batches of full rows; the other examples stay."""
+    ) -> list[_Work]:
+        """Whole micro-batches of full rows, to be scored; the other examples stay."""
         rows = best_fit(groups, [bucket.length] * len(groups))
         full = [row for row in rows if sum(map(len, row)) >= FULL * bucket.length]
         full = full[: len(full) // bucket.rows * bucket.rows]
-        for start in range(0, len(full), bucket.rows):
-            self._score(reads, full[start : start + bucket.rows], bucket)
         gone = {e.key for e in members_of(full)}
         waiting[:] = [e for e in waiting if e.key not in gone]
+        starts = range(0, len(full), bucket.rows)
+        return [(reads, full[start : start + bucket.rows], bucket) for start in starts]
+
+    def _score_all(self, work: Sequence[_Work]) -> None:
+        """Scores micro-batches: first with the models on the devices, then with each parked one."""
+        models = [model for reads, _, _ in work for _, model in reads.models]
+        parked = {id(model.params): model for model in models if model.parked}
+        for turn in [None, *parked]:
+            for reads, rows, bucket in work:
+                now = [
+                    (field, model)
+                    for field, model in reads.models
+                    if turn == (id(model.params) if model.parked else None)
+                ]
+                if now:
+                    stop_point()
+                    self._score(dataclasses.replace(reads, models=tuple(now)), rows, bucket)
+
+    def _on_device(self, model: FrozenModel) -> Params:
+        """The parameters of a model. A parked one comes back, and the one before it is dropped."""
+        if not model.parked:
+            return model.params
+        if self._brought is None or self._brought[0] is not model.params:
+            self._brought = None
+            self._brought = model.params, bring(model.params)
+        return self._brought[1]
 
     def _score(self, reads: _Reads, rows: Sequence[Row], bucket: Bucket) -> None:
         """Starts one micro-batch, after the one before it is done."""
@@ -201,9 +233,10 @@ class Scoring:
         given = [put(x, where) for x in (*(arrays[name] for name in READ), wanted_RS)]
         for field, model in reads.models:
             function, options = scoring_program(learner, model.config)
-            run = learner.programs.compiled(function, model.params, *given, **options)
+            params = self._on_device(model)
+            run = learner.programs.compiled(function, params, *given, **options)
             places = [(e, *starts[e.key]) for e in examples]
-            self._running.append((field, run(model.params, *given), places))
+            self._running.append((field, run(params, *given), places))
             decoder = learner.decoder(model.config)
             self.cost += score_cost(
                 decoder,

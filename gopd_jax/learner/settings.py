@@ -73,7 +73,20 @@ class PackingSettings:
 
 
 @settings
-class LearnerSettings(Clipping, Weighting, OptimizerSettings, PackingSettings):
+class ParkingSettings:
+    """What waits in the memory of the host while it is not used. No number depends on it."""
+
+    park_frozen: bool = False
+    """Teachers and reference wait in the memory of the host. They come back to the devices one at
+    a time, those that the responses need, which takes seconds and saves the memory of all but
+    one."""
+    park_optimizer: bool = False
+    """The moments of AdamW wait in the memory of the host, and are on the devices only while the
+    parameters change. It saves 8 bytes per parameter, and each update takes longer."""
+
+
+@settings
+class LearnerSettings(Clipping, Weighting, OptimizerSettings, PackingSettings, ParkingSettings):
     """How the student is updated from the responses of a step."""
 
     reward_scale: NonNegative = 1.25

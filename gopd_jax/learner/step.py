@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gopd_jax.learner.parking import moments_to
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import PLAIN, SamplingRule
@@ -66,6 +67,7 @@ def train_step(
     likelihood: bool = False,
     num_ids: int | None = None,
     loss_fn: Loss = weighted_loss,
+    parked: bool = False,
 ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
     """One optimizer update from the packed batches of one update, each with rows of its own length.
 
@@ -84,6 +86,7 @@ def train_step(
         likelihood: the loss is the negative log-likelihood (SFT); see `objective.loss`.
         num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
+        parked: the arrays of the optimizer state are in the memory of the host, and return there.
 
     Returns:
         The new state, the metrics, and the values of each token of each batch.
@@ -130,7 +133,12 @@ def train_step(
     checked = [x for of_batch in finite for x in of_batch.values()]
     all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
     applied = all_finite & (sum(batch.used for batch in batches) > 0)
+    if parked:  # not before the gradients are there
+        grads, waiting = jax.lax.optimization_barrier((grads, state.opt_state))
+        state = state.replace(opt_state=moments_to(jax.memory.Space.Device, waiting))
     params, opt_state = _updated(state, grads, optimizer, applied)
+    if parked:
+        opt_state = moments_to(jax.memory.Space.Host, opt_state)
     metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
 

@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from gopd_jax.kernels import grouped_matmul, packed_attention_xla
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
 from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
-from gopd_jax.models.attention import Layout
+from gopd_jax.models.attention import Layout, for_each_rank
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import linear
@@ -40,15 +40,29 @@ class AnyLayout(Protocol):
     """What the block needs of a layout.
 
     cos, sin: float32 [B, T, H/2], rotation of the new queries and keys.
+    rows: logical axis of B.
     """
 
     cos: jax.Array
     sin: jax.Array
+    rows: str
 
     def attend(
         self, query_BTNH: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """Returns the attention output [B, T, N, H], and the layer's cache or what to put in it."""
+        ...
+
+
+class SplitWeights(Protocol):
+    """How `decode` reads decode weights that are split over the devices."""
+
+    def embed(self, embedding_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+        """The embedding of each token, [B, T, D]."""
+        ...
+
+    def layer(self, layer: Params, after: jax.Array) -> Params:
+        """The weights of a layer, whole; not before `after` is known."""
         ...
 
 
@@ -115,7 +129,8 @@ class Attention(nn.Module):
             query_BTNH = RMSNorm(c.norm_eps, name="query_norm")(query_BTNH)
             key_BTKH = RMSNorm(c.norm_eps, name="key_norm")(key_BTKH)
         query_BTNH = rotate(query_BTNH, layout.cos, layout.sin)
-        key_BTKH = rotate(key_BTKH, layout.cos, layout.sin)
+        key_BTKH = for_each_rank(rotate(key_BTKH, layout.cos, layout.sin), layout.rows)
+        value_BTKH = for_each_rank(value_BTKH, layout.rows)
         out_BTNH, cache = layout.attend(query_BTNH, key_BTKH, value_BTKH, cache)
         kernel = _matrix(
             self, "out", (c.heads, c.head_size, c.width), ("heads", "head_size", "embed")
@@ -161,7 +176,7 @@ class Block(nn.Module):
         else:
             mlp = Mlp(self.config, name="mlp")
         x_BTD = x_BTD + mlp(RMSNorm(eps, name="mlp_norm")(x_BTD))
-        return constrain(x_BTD, ("batch", None, None)), cache
+        return constrain(x_BTD, (layout.rows, None, None)), cache
 
 
 class Decoder(nn.Module):
@@ -324,6 +339,7 @@ def decode(
     layout: AnyLayout,
     caches: Sequence[Cache],
     matmul: GroupedMatmul = grouped_matmul.xla,
+    split: SplitWeights | None = None,
 ) -> tuple[jax.Array, tuple[Cache, ...]]:
     """Runs T new tokens of each sequence with layers unrolled, in prefill and decode alike.
 
@@ -334,15 +350,22 @@ def decode(
         layout: positions of the tokens, and what they attend to.
         caches: one for each layer, whatever the layout's `attend` takes.
         matmul: the kernel for experts.
+        split: reads weights that are split over the devices; None if they are whole.
 
     Returns:
         Hidden states [B, T, D] after the final norm, and for each layer what the layout's `attend`
         returned as its cache.
     """
-    x_BTD = constrain(jnp.take(params["embedding"], tokens_BT, axis=0), ("batch", None, None))
-    block = Block(config, matmul)
-    written = []
-    for layer, cache in zip(params["layers"], caches, strict=True):
+    block, layers = Block(config, matmul), params["layers"]
+    if split is None:
+        x_BTD = jnp.take(params["embedding"], tokens_BT, axis=0)
+    else:
+        x_BTD = split.embed(params["embedding"], tokens_BT)
+    x_BTD = constrain(x_BTD, (layout.rows, None, None))
+    before, written = x_BTD, []
+    for layer, cache in zip(layers, caches, strict=True):
+        if split is not None:  # may be gathered while the layer before it computes
+            layer, before = split.layer(layer, before), x_BTD
         x_BTD, cache = block.apply({"params": layer}, x_BTD, layout, cache)
         written.append(cache)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x_BTD), tuple(written)

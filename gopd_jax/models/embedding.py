@@ -14,15 +14,20 @@ from jax.typing import DTypeLike
 from gopd_jax.runtime.mesh import WidthSplit, on_each_device, width_split
 
 
-def embed(embedding_VD: jax.Array, tokens_RS: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """The embedding of each token, [R, S, D] in `dtype`; NaN for ids that do not exist."""
-    split = width_split(tokens_RS.shape[0], embedding_VD.shape[1])
+def embed(
+    embedding_VD: jax.Array, tokens_RS: jax.Array, dtype: DTypeLike, rows: str = "batch"
+) -> jax.Array:
+    """The embedding of each token, [R, S, D] in `dtype`; NaN for ids that do not exist.
+
+    `rows` is the logical axis of R.
+    """
+    split = width_split(tokens_RS.shape[0], embedding_VD.shape[1], rows)
     if split is None:
         return jnp.take(embedding_VD, tokens_RS, axis=0).astype(dtype)
     run = on_each_device(
         functools.partial(_exchanged, split=split, dtype=dtype),
-        ((None, "embed"), ("batch", None)),
-        ("batch", None, None),
+        ((None, "embed"), (rows, None)),
+        (rows, None, None),
     )
     return run(embedding_VD, tokens_RS)
 

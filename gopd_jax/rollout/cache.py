@@ -6,7 +6,7 @@ the whole cache, without a slice, which XLA would copy before a matrix product. 
 write to the blocks while it runs: it collects the columns of one dispatch in a small fresh block,
 at the same place for all slots, and merges them into the blocks at the end of the dispatch.
 
-Rows are numbered within a shard (the devices with one pair of data and fsdp coordinates), so that
+Rows are numbered within a shard (the devices of one tensor group), so that
 writes and copies never cross devices. Arrays only: which cache an engine keeps is in `cache_pool`.
 """
 
@@ -24,7 +24,7 @@ from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.runtime.mesh import RULES, constrain
 
-AXES = ("batch", "kv_heads", None, None)  # logical axes of keys and values [B, K, C, H]
+AXES = ("slots", "kv_heads", None, None)  # logical axes of keys and values [B, K, C, H]
 MIN_LIVE_COLUMNS = 128  # no program is compiled for fewer
 
 Tree = TypeVar("Tree")
@@ -70,10 +70,10 @@ def blocks_for(sizes: Sequence[int], columns: int) -> int:
 
 
 def new_block(
-    config: ModelConfig, rows: int, columns: int, dtype: DTypeLike, quantized: bool
+    config: ModelConfig, rows: int, columns: int, dtype: DTypeLike, quantized: bool, copies: int = 1
 ) -> CacheBlock:
     """A block of zeros, sharded over slots and key/value heads."""
-    shape = (rows, config.kv_heads, columns, config.head_size)
+    shape = (rows, config.kv_heads * copies, columns, config.head_size)
 
     def zeros(shape, dtype):
         return constrain(jnp.zeros(shape, dtype), AXES[: len(shape)])
@@ -91,6 +91,7 @@ def new_cache(
     fresh_columns: int,
     dtype: DTypeLike,
     quantized: bool,
+    copies: int = 1,
 ) -> SlotCache:
     """A cache of zeros.
 
@@ -101,11 +102,12 @@ def new_cache(
         fresh_columns: largest number of tokens that a slot draws in one dispatch.
         dtype: of keys and values that are not quantized.
         quantized: whether keys and values are int8.
+        copies: of each key/value head; see `mesh.kv_copies`.
     """
 
     def layers(columns):
         return tuple(
-            new_block(config, rows, columns, dtype, quantized) for _ in range(config.layers)
+            new_block(config, rows, columns, dtype, quantized, copies) for _ in range(config.layers)
         )
 
     return SlotCache(tuple(layers(size) for size in sizes), layers(fresh_columns))

@@ -1,10 +1,13 @@
-"""The caches that an engine keeps, one for each number of slots that it has used.
+"""The cache that an engine draws with: of all its slots, or a narrower one for the last samples.
 
-A cache is allocated when it is first needed and kept from call to call until `clear`. The engine
-lends blocks of it to programs, which take their memory, and puts back the blocks that they return.
+A cache is allocated when it is first needed, with zeros: what another model left might be NaN. It
+lives until `clear`, at the end of a call. The engine lends blocks of it to programs, which take
+their memory, and puts back the blocks that they return.
 """
 
+from collections.abc import Callable, Sequence
 import functools
+import math
 
 import jax
 from jax.typing import DTypeLike
@@ -12,10 +15,13 @@ from jax.typing import DTypeLike
 from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.rollout.cache import Blocks, SlotCache, cache_shardings, new_cache
-from gopd_jax.runtime.mesh import with_shardings
+from gopd_jax.rollout.scheduler import Scheduler
+from gopd_jax.runtime.mesh import kv_copies, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
 
 MIN_SLOTS = 4  # the cache is not narrowed to fewer
+
+Layers = tuple[CacheBlock, ...]  # a block of each layer
 
 
 def cache_widths(slots: int, shards: int) -> list[int]:
@@ -27,6 +33,23 @@ def cache_widths(slots: int, shards: int) -> list[int]:
     while (narrower := widths[-1] // 4 // shards * shards) >= MIN_SLOTS:
         widths.append(narrower)
     return widths
+
+
+def exit_at(scheduler: Scheduler, widths: Sequence[int]) -> int:
+    """Number of active slots at which a dispatch ends early, to refill or narrow the cache.
+
+    Args:
+        widths: see `cache_widths`.
+    """
+    active = scheduler.active
+    if scheduler.pending:
+        return max(0, active - max(1, scheduler.slots // 16))  # refill 1 / 16 of the slots
+    # Continue until the rest fits a narrower cache.
+    at = max((w for w in widths if w < active), default=0)
+    if scheduler.busiest_shard() * scheduler.shards > active:
+        # The shards are uneven, so that their sum does not tell whether the rest fits.
+        at = min(at, active - 1)
+    return max(0, at)
 
 
 class CachePool:
@@ -50,14 +73,14 @@ class CachePool:
         dtype: DTypeLike,
         quantized: bool,
     ):
-        self._programs = programs
+        self._programs, self._sizes = programs, sizes
         self._new = functools.partial(
             new_cache,
             config=config,
-            sizes=sizes,
             fresh_columns=fresh_columns,
             dtype=dtype,
             quantized=quantized,
+            copies=kv_copies(config.kv_heads, programs.mesh),
         )
         self._caches: dict[int, SlotCache] = {}
 
@@ -68,20 +91,49 @@ class CachePool:
 
     def abstract(self, slots: int) -> SlotCache:
         """The cache as ShapeDtypeStructs with shardings; nothing is allocated."""
-        shapes = jax.eval_shape(functools.partial(self._new, rows=slots))
+        shapes = jax.eval_shape(functools.partial(self._new, rows=slots, sizes=self._sizes))
         return with_shardings(shapes, cache_shardings(self._programs.mesh, shapes))
+
+    def bytes_of(self, slots: int) -> int:
+        """Bytes of the cache with that many slots, over all devices."""
+        shapes = jax.tree.leaves(self.abstract(slots))
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in shapes)
 
     def __getitem__(self, slots: int) -> SlotCache:
         if slots not in self._caches:
-            make = functools.partial(self._new, rows=slots)
-            compiled = self._programs.compiled(
-                make,
-                name="cache",
-                bucket=f"{slots} slots",
-                out=lambda: jax.tree.map(lambda x: x.sharding, self.abstract(slots)),
-            )
-            self._caches[slots] = compiled()
+            self._caches[slots] = self._made(slots, 0)
         return self._caches[slots]
+
+    def _made(self, slots: int, first: int) -> SlotCache:
+        """A cache of zeros that lacks the blocks before the first one given."""
+        make = functools.partial(self._new, rows=slots, sizes=self._sizes[first:])
+        compiled = self._programs.compiled(
+            make,
+            name="cache",
+            bucket=f"{slots} slots, {sum(self._sizes[first:])} columns",
+            out=lambda: jax.tree.map(
+                lambda x: x.sharding,
+                self.abstract(slots).replace(blocks=self.abstract(slots).blocks[first:]),
+            ),
+        )
+        return compiled()
+
+    def replace(self, before: int, slots: int, move: Callable[[Layers], Layers], live: int) -> None:
+        """Replaces a cache by a narrower one.
+
+        Each block is given up as soon as it has moved, so that the two are never there together.
+
+        Args:
+            before, slots: numbers of slots.
+            move: makes a block of the narrower cache of one of the wider cache.
+            live: number of blocks that hold something.
+        """
+        wide, narrow = list(self[before].blocks[:live]), []
+        del self._caches[before]
+        while wide:
+            narrow.append(move(wide.pop(0)))
+        rest = self._made(slots, live)
+        self._caches[slots] = rest.replace(blocks=(*narrow, *rest.blocks))
 
     def put_back(
         self, slots: int, blocks: Blocks, fresh: tuple[CacheBlock, ...] | None = None

@@ -19,6 +19,7 @@ from gopd_jax.models.heads import real_logits
 from gopd_jax.models.rope import rotation
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.cache import Blocks, as_block, copy_rows, take, write
+from gopd_jax.rollout.gathered import Gathered, logits
 from gopd_jax.rollout.layouts import OneToken, PrefillChunk
 from gopd_jax.rollout.sampling import draw, sample_keys
 from gopd_jax.runtime.mesh import constrain
@@ -80,6 +81,8 @@ def decode_steps(
     shards: int,
     key_impl: str,
     num_ids: int | None = None,
+    looks_every: int = 1,
+    split: Gathered | None = None,
 ) -> tuple[Blocks, tuple[CacheBlock, ...], Outcome]:
     """Draws up to K tokens for every active slot, where K is the number of columns of `fresh`.
 
@@ -90,10 +93,14 @@ def decode_steps(
         key_data: data of the key of (run seed, step); see `sampling.sample_keys`.
         exit_at: int32 scalar; the dispatch ends early when at most this many slots continue.
         num_ids: ids from this number on are never drawn; None stands for the whole vocabulary.
+        looks_every: number of steps after which the dispatch may end early. To count the slots
+            that continue, all devices of a mesh must wait for each other.
+        split: reads weights that are split over the mesh; None if they are whole.
 
     Returns:
         The blocks with the new columns, `fresh`, and the outcome.
     """
+    table = jax.tree.map(lambda x: constrain(x, ("slots",)), table)
     B, steps = len(table.tokens), fresh[0].keys.shape[2]
     step_key = jax.random.wrap_key_data(key_data, impl=key_impl)
     keys_B = sample_keys(step_key, table.prompts, table.samples)
@@ -108,10 +115,8 @@ def decode_steps(
         i, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = carry
         layout = OneToken(*rotation(config, (table.lengths + i)[:, None]), lengths_B, i, kernel)
         by_layer = [(_layer(blocks, layer), fresh[layer]) for layer in range(config.layers)]
-        hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer)
-        logits_BV = jnp.einsum(
-            "bd,vd->bv", hidden_B1D[:, 0], head_VD, preferred_element_type=jnp.float32
-        )
+        hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer, split=split)
+        logits_BV = (logits if split is None else split.logits)(hidden_B1D[:, 0], head_VD)
         logits_BV = real_logits(logits_BV, num_ids)
         drawn_B = table.drawn + i
         token_B, logprob_B = draw(jax.vmap(jax.random.fold_in)(keys_B, drawn_B), logits_BV, rule)
@@ -122,10 +127,15 @@ def decode_steps(
         active_B = active_B & ~stopped_B & (drawn_B + 1 < table.limits)
         return i + 1, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B)
 
+    def some_steps(carry):
+        last = jnp.minimum(carry[0] + looks_every, steps)
+        return jax.lax.while_loop(lambda carry: carry[0] < last, one_step, carry)
+
+    body = one_step if looks_every == 1 else some_steps
     ints, floats = jnp.zeros((B, steps), jnp.int32), jnp.zeros((B, steps), jnp.float32)
     drawn = ints, floats, jnp.zeros(B, jnp.int32)
     carry = jnp.int32(0), table.active, table.tokens, jnp.zeros(B, bool), fresh, drawn
-    i, active_B, _, stopped_B, fresh, drawn = jax.lax.while_loop(continues, one_step, carry)
+    i, active_B, _, stopped_B, fresh, drawn = jax.lax.while_loop(continues, body, carry)
     outcome = Outcome(*drawn, active=active_B, stopped=stopped_B, steps=i)
     return merge(blocks, fresh, table, i, shards=shards), fresh, outcome
 
@@ -155,6 +165,7 @@ def prefill(
     *,
     config: ModelConfig,
     prefix_blocks: int,
+    split: Gathered | None = None,
 ) -> Blocks:
     """Runs a chunk of up to D x r prompts and writes its keys and values into their slots.
 
@@ -163,6 +174,7 @@ def prefill(
         blocks: those that hold the prefix and the chunk; donated.
         tokens_DrT, starts_Dr, lengths_Dr, rows_Dr: fields of `scheduler.PrefillBatch`.
         prefix_blocks: number of blocks that hold the prefix.
+        split: as for `decode_steps`.
     """
     D, r, T = tokens_DrT.shape
     tokens_RT = tokens_DrT.reshape(D * r, T)
@@ -173,7 +185,8 @@ def prefill(
         tuple(take(block, rows_Dr) for block in _layer(blocks[:prefix_blocks], layer))
         for layer in range(config.layers)
     ]
-    _, new = decode(config, weights, constrain(tokens_RT, ("batch", None)), layout, prefix)
+    tokens_RT = constrain(tokens_RT, ("slots", None))
+    _, new = decode(config, weights, tokens_RT, layout, prefix, split=split)
     new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
     return _write_all(blocks, new, rows_Dr, starts_Dr, lengths_Dr)
 
@@ -183,17 +196,13 @@ def copy_prompts(blocks: Blocks, sources_Db: jax.Array, targets_Db: jax.Array) -
     return copy_rows(blocks, sources_Db, targets_Db)
 
 
-def shrink(
-    target: tuple[CacheBlock, ...], layers: tuple[CacheBlock, ...], rows_Dr: jax.Array
-) -> tuple[CacheBlock, ...]:
+def shrink(layers: tuple[CacheBlock, ...], rows_Dr: jax.Array) -> tuple[CacheBlock, ...]:
     """One block of a narrower cache: the given rows of each shard of a wider one.
 
     Args:
-        target: a block of the narrower cache, which gives its memory to the result; donated.
         layers: the block of the wider cache.
         rows_Dr: int32, rows within the shard.
     """
-    del target
     return take(layers, rows_Dr)
 
 

@@ -24,19 +24,23 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.rollout import device_programs
 from gopd_jax.rollout.cache import Blocks, SlotCache, block_sizes, blocks_for, cache_shardings
-from gopd_jax.rollout.cache_pool import CachePool, cache_widths
+from gopd_jax.rollout.cache_pool import CachePool, cache_widths, exit_at
 from gopd_jax.rollout.device_programs import Outcome
+from gopd_jax.rollout.gathered import Gathered
+from gopd_jax.rollout.memory import choose_layout
 from gopd_jax.rollout.scheduler import PrefillBatch, Scheduler, check_requests
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.rollout.stats import RolloutStats
 from gopd_jax.rollout.weights import decode_weight_shardings, decode_weights
-from gopd_jax.runtime.mesh import replicated, rows_multiple
+from gopd_jax.runtime.mesh import replicated, slots_multiple
 from gopd_jax.runtime.programs import Program, ProgramTable
 from gopd_jax.runtime.progress import detail
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.types import Params, Request, Rollout
 
 DEFAULTS = EngineOptions()
+# On several devices, a dispatch may end early after every so many steps only.
+LOOKS_EVERY = 4
 
 
 class RolloutEngine:
@@ -52,9 +56,9 @@ class RolloutEngine:
 
     Args:
         config: architecture of the model that is sampled.
-        mesh: slots are spread over its data and fsdp axes, weights and caches over its tensor axis.
+        mesh: slots are spread over all of its axes but tensor, weights and caches over tensor.
         stop_ids: drawing one of these token ids ends the response and is part of it.
-        slots: number of sequences decoded at once, a multiple of the data x fsdp devices.
+        slots: number of sequences decoded at once, a multiple of the number of tensor groups.
         max_prompt_tokens, max_response_tokens: a slot's cache has columns for both.
         num_ids: number of ids of the tokenizer; the model's further rows are never drawn. None
             stands for the whole vocabulary.
@@ -62,12 +66,16 @@ class RolloutEngine:
         options: how the work is done.
         programs: table to compile in. Engines with equal settings that are given one table share
             their programs. None makes a new table.
+        room: bytes of a device that decode weights and cache may take, which decides their layout
+            if the options leave it open; None stands for enough.
 
     Attributes:
         stats: counts of the current or latest call.
         kernel: the choice of the decode attention kernel.
+        layout: that of the decode weights, and why.
+        split: what reads decode weights that are split; None if they are whole.
         sizes: number of columns of each block of the cache.
-        shards: number of data x fsdp devices.
+        shards: number of tensor groups, each of which holds slots of its own.
         caches: see `CachePool`.
 
     Raises:
@@ -88,8 +96,9 @@ class RolloutEngine:
         dtype: DTypeLike = jnp.float32,
         options: EngineOptions = DEFAULTS,
         programs: ProgramTable | None = None,
+        room: int | None = None,
     ):
-        self.shards = rows_multiple(mesh)
+        self.shards = slots_multiple(mesh)
         _check_slots_and_stop_ids(slots, self.shards, stop_ids, num_ids or config.vocab_size)
         self.num_ids = num_ids
         if programs is not None and programs.mesh != mesh:
@@ -106,6 +115,17 @@ class RolloutEngine:
         self.kernel = choose_decode_attention(
             options.kernel, platform, quantized=quantized, block_sizes=self.sizes
         )
+        self.layout = choose_layout(
+            config,
+            mesh,
+            slots=slots,
+            max_tokens=max_prompt_tokens + max_response_tokens,
+            dtype=dtype,
+            options=options,
+            room=room,
+        )
+        int8 = options.weights == "int8"
+        self.split = Gathered(config, mesh, dtype, int8) if self.layout.gathered else None
         # A kernel that skips idle slots gains nothing from a narrower cache.
         self.widths = [slots] if self.kernel.skips else cache_widths(slots, self.shards)
         self.caches = CachePool(
@@ -113,7 +133,7 @@ class RolloutEngine:
         )
         self._drawing = False
         self._unreported: list[Program] = []  # compiled for this engine, not in the log yet
-        detail(f"rollout engine: {slots} slots x {sum(self.sizes)} columns")
+        detail(f"rollout engine: {slots} slots x {sum(self.sizes)} columns, weights {self.layout}")
 
     # ---- Weights and memory.
 
@@ -125,21 +145,21 @@ class RolloutEngine:
         quantized = self.options.weights == "int8"
         with self._reporting():
             program = self.programs.compiled(
-                functools.partial(decode_weights, dtype=self.dtype, int8=quantized),
+                functools.partial(
+                    decode_weights, dtype=self.dtype, int8=quantized, gathered=self.layout.gathered
+                ),
                 params,
                 name="weights",
-                out=lambda: decode_weight_shardings(self.config, self.mesh, self.dtype, quantized),
+                out=lambda: decode_weight_shardings(
+                    self.config, self.mesh, self.dtype, quantized, self.layout.gathered
+                ),
             )
         return program(params)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all caches, over all devices. They are kept until `free`."""
+        """Bytes of the caches that are allocated now, over all devices: none between two calls."""
         return self.caches.nbytes
-
-    def free(self) -> None:
-        """Frees the memory of the caches; the next call allocates them again."""
-        self.caches.clear()
 
     # ---- Drawing.
 
@@ -176,17 +196,11 @@ class RolloutEngine:
                 "this engine is drawing already: finish or close the other iterator first"
             )
         self._drawing = True
-        if self.kernel.leaks:
-            self.free()  # another model may have left NaN: begin with caches of zeros
         try:
             yield from self._draw(weights, requests, key, rule)
-        except GeneratorExit:  # closed early: the caches are whole
-            raise
-        except BaseException:
-            self.free()  # a program may have taken the caches and not given them back
-            raise
         finally:
             self._drawing = False
+            self.caches.clear()  # scoring and the update need the memory
             self._report()
 
     def _draw(
@@ -253,7 +267,10 @@ class RolloutEngine:
         n = blocks_for(self.sizes, min(prefix_columns + batch.width, sum(self.sizes)))
         blocks = self.caches[slots].blocks[:n]
         function = functools.partial(
-            device_programs.prefill, config=self.config, prefix_blocks=prefix_blocks
+            device_programs.prefill,
+            config=self.config,
+            prefix_blocks=prefix_blocks,
+            split=self.split,
         )
         bucket = f"{slots} slots, {batch.rows.size} x {batch.width} after {prefix_columns}"
         args = weights, blocks, batch.tokens, batch.starts, batch.lengths, batch.rows
@@ -270,16 +287,15 @@ class RolloutEngine:
         width, before = min(w for w in self.widths if w >= at_least), scheduler.slots
         if width >= before:
             return
-        wide, narrow = self.caches[before].blocks, self.caches[width].blocks
-        n = blocks_for(self.sizes, scheduler.longest())
+        live = blocks_for(self.sizes, scheduler.longest())
         rows = scheduler.shrink(width)
-        moved = []
-        for layers, target, columns in zip(wide[:n], narrow, self.sizes, strict=False):
-            bucket = f"{before} to {width} slots, {columns} columns"
-            args = target, layers, rows
-            program = self._on_blocks("shrink", bucket, device_programs.shrink, target, *args)
-            moved.append(program(*args))
-        self.caches.put_back(width, tuple(moved))
+
+        def move(layers: tuple[CacheBlock, ...]) -> tuple[CacheBlock, ...]:
+            bucket = f"{before} to {width} slots, {layers[0].keys.shape[2]} columns"
+            args = device_programs.shrink, layers, layers, rows
+            return self._on_blocks("shrink", bucket, *args, donate=())(layers, rows)
+
+        self.caches.replace(before, width, move, live)
 
     def _decode(
         self,
@@ -292,8 +308,8 @@ class RolloutEngine:
         cache = self.caches[scheduler.slots]
         columns = scheduler.longest() + self.options.steps_per_dispatch
         n = max(1, blocks_for(self.sizes, columns))
-        exit_at = np.int32(self._exit_at(scheduler))
-        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, exit_at
+        ends = np.int32(exit_at(scheduler, self.widths))
+        args = weights, cache.blocks[:n], cache.fresh, scheduler.table(), key_data, ends
         program = self.programs.compiled(
             function,
             *args,
@@ -305,18 +321,6 @@ class RolloutEngine:
         blocks, fresh, outcome = program(*args)
         self.caches.put_back(scheduler.slots, blocks, fresh)
         return jax.device_get(outcome)
-
-    def _exit_at(self, scheduler: Scheduler) -> int:
-        """Number of active slots at which a dispatch ends early, to refill or narrow the cache."""
-        active = scheduler.active
-        if scheduler.pending:
-            return max(0, active - max(1, scheduler.slots // 16))  # refill 1 / 16 of the slots
-        # Continue until the rest fits a narrower cache.
-        exit_at = max((w for w in self.widths if w < active), default=0)
-        if scheduler.busiest_shard() * self.shards > active:
-            # The shards are uneven, so that their sum does not tell whether the rest fits.
-            exit_at = min(exit_at, active - 1)
-        return max(0, exit_at)
 
     # ---- Programs.
 
@@ -331,6 +335,8 @@ class RolloutEngine:
             shards=self.shards,
             key_impl=key_impl,
             num_ids=self.num_ids,
+            looks_every=1 if self.mesh.size == 1 else LOOKS_EVERY,
+            split=self.split,
         )
 
     def decode_shardings(self, cache: SlotCache, blocks: int) -> Any:
@@ -348,7 +354,7 @@ class RolloutEngine:
         function: Callable[..., Any],
         result: Blocks | tuple[CacheBlock, ...],
         *args: Any,
-        donate: int = 0,
+        donate: int | tuple[int, ...] = 0,
     ) -> jax.stages.Compiled:
         """The compiled program of a function that returns cache blocks like `result`."""
         return self.programs.compiled(
@@ -383,7 +389,8 @@ def _check_slots_and_stop_ids(
 ) -> None:
     if slots < 1 or slots % shards:
         raise ValueError(
-            f"rollout slots={slots}: expected a positive multiple of {shards} (data x fsdp devices)"
+            f"rollout slots={slots}: expected a positive multiple of {shards} "
+            "(data x fsdp x expert x context devices)"
         )
     outside = [i for i in stop_ids if not 0 <= i < num_ids]
     if not stop_ids or outside:

@@ -11,9 +11,11 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.kernels import packed_attention_xla
 from gopd_jax.kernels.decode_attention import CacheBlock, DecodeAttention, join, xla
-from gopd_jax.models.attention import Layout
-from gopd_jax.rollout.cache import as_block, as_floats
+from gopd_jax.kernels.packed_attention import SegmentMask
+from gopd_jax.rollout.cache import AXES, as_block, as_floats
+from gopd_jax.runtime.mesh import on_each_device
 
 
 @struct.dataclass
@@ -31,6 +33,8 @@ class OneToken:
     lengths_B: jax.Array
     step: jax.Array
     kernel: DecodeAttention = struct.field(pytree_node=False)
+
+    rows = "slots"
 
     def attend(
         self,
@@ -79,6 +83,8 @@ class PrefillChunk:
     lengths_R: jax.Array
     starts_R: jax.Array
 
+    rows = "slots"
+
     def attend(
         self,
         query_RTNH: jax.Array,
@@ -108,6 +114,11 @@ class PrefillChunk:
         values = jnp.where(segments[:, None, :, None] > 0, values, 0)
         ones, key_index = jnp.ones((R, T), jnp.int32), jnp.arange(columns + T)
         query_index = columns + jnp.arange(T)
-        layout = Layout(self.cos, self.sin, ones, segments, query_index, key_index)
-        out, _ = layout.attend(query_RTNH, keys.swapaxes(1, 2), values.swapaxes(1, 2), None)
-        return out, (key_RTKH, value_RTKH)
+
+        def one_device(query, keys, values, ones, segments):
+            mask = SegmentMask(ones, segments, query_index, key_index)
+            return packed_attention_xla.xla(query, keys, values, mask)
+
+        new, cached, row = ("slots", None, "kv_heads", None), AXES, ("slots", None)
+        run = on_each_device(one_device, (new, cached, cached, row, row), new)
+        return run(query_RTNH, keys, values, ones, segments), (key_RTKH, value_RTKH)

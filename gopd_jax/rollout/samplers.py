@@ -20,8 +20,8 @@ class Samplers:
 
     Args:
         programs: table that the engines compile in; its mesh is theirs.
-        stop_ids, slots, max_prompt_tokens, max_response_tokens, num_ids, dtype, options: see
-            `RolloutEngine`.
+        stop_ids, slots, max_prompt_tokens, max_response_tokens, num_ids, dtype, options, room:
+            see `RolloutEngine`.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Samplers:
         num_ids: int | None = None,
         dtype: DTypeLike = jnp.float32,
         options: EngineOptions = DEFAULTS,
+        room: int | None = None,
     ):
         self._programs, self._stop_ids = programs, stop_ids
         self._shape = {
@@ -42,6 +43,7 @@ class Samplers:
             "max_prompt_tokens": max_prompt_tokens,
             "max_response_tokens": max_response_tokens,
             "num_ids": num_ids,
+            "room": room,
         }
         self._dtype, self._options = dtype, options
         self._engines: dict[ModelConfig, RolloutEngine] = {}

@@ -20,6 +20,10 @@ class EngineOptions:
     head, which halves the cache of bfloat16."""
     weights: Literal["compute", "int8"] = "compute"
     """Decode weights are in the compute dtype, or in int8 with one scale per output channel."""
+    layout: Literal["auto", "whole", "gathered"] = "auto"
+    """Decode weights are whole in each tensor group, or stay split over all devices and each layer
+    is gathered when it is used, which is slower and needs less memory. "auto" takes whole ones
+    where memory allows."""
     steps_per_dispatch: PositiveCount = 16
     """Tokens that a slot draws in one dispatch. Larger values cost less scheduling, and finished
     slots idle longer."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from gopd_jax.types import Tree
@@ -23,6 +23,7 @@ AXES = ("data", "fsdp", "expert", "context", "tensor")
 Rules = dict[str, str | tuple[str, ...] | None]
 RULES: Rules = {
     "batch": ("data", "fsdp", "expert"),
+    "slots": ("data", "fsdp", "expert", "context"),
     "vocab": "tensor",
     "embed": ("fsdp", "expert", "context"),
     "heads": "tensor",
@@ -34,6 +35,8 @@ RULES: Rules = {
     "norm": None,
     "layers": None,
 }
+# A parameter is whole on every device if the mesh does not divide its axis of one of these names.
+WHOLE_IF_ODD = ("kv_heads",)
 DECODE_RULES = RULES | {"embed": None, "experts": None, "expert_embed": None}
 
 
@@ -121,6 +124,9 @@ def _partition(
                 f"parameter {name}: two of its axes {given} map to the same mesh axis {names}"
             )
         ways = math.prod(mesh.shape[n] for n in names)
+        if size % ways and axis in WHOLE_IF_ODD:
+            entries.append(None)
+            continue
         if size % ways:
             raise ValueError(
                 f"parameter {name}: axis {axis!r} of size {size} does not divide over {names} "
@@ -168,7 +174,7 @@ def on_each_device(
     """The function, run by each device of the mesh in use on its own part of the arrays.
 
     For work that the partitioner cannot split, such as a loop whose length depends on the data.
-    Without a mesh, or on one device, it is the function itself.
+    Without a mesh, or on one device, it is the function itself, and so it is within another one.
 
     Args:
         function: of the arrays that a device holds.
@@ -176,7 +182,7 @@ def on_each_device(
             mesh does not divide every size among the arguments is not split.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:  # each device has its part
         return function
 
     def ways(name: str) -> int:
@@ -230,15 +236,16 @@ class WidthSplit:
         return jax.lax.psum(x, self.others) if self.others else x
 
 
-def width_split(rows: int, width: int) -> WidthSplit | None:
+def width_split(rows: int, width: int, axis: str = "batch") -> WidthSplit | None:
     """How `RULES` splits a matrix of this width that so many rows are multiplied with.
 
+    `axis` is the logical axis of the rows.
     None where it does not, and where the mesh in use does not divide the rows or the width.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return None
-    over, embed = RULES["batch"], RULES["embed"]
+    over, embed = RULES[axis], RULES["embed"]
     ways = math.prod(mesh.shape[a] for a in embed)
     if ways == 1 or width % ways or rows % math.prod(mesh.shape[a] for a in over):
         return None
@@ -254,3 +261,22 @@ def platform_in_use() -> str:
 def rows_multiple(mesh: Mesh) -> int:
     """Devices on the data and fsdp axes: row counts must be a multiple of this number."""
     return int(np.prod([mesh.shape[a] for a in RULES["batch"]]))
+
+
+def slots_multiple(mesh: Mesh) -> int:
+    """Devices that have slots of their own: all but those of one tensor group."""
+    return math.prod(mesh.shape[a] for a in RULES["slots"])
+
+
+def kv_copies(kv_heads: int, mesh: Mesh | AbstractMesh | None = None) -> int:
+    """How often each key/value head is repeated, so that the tensor axis divides them all.
+
+    A tensor rank then holds the key/value heads that its query heads need, and few others.
+
+    Args:
+        mesh: None takes the mesh in use.
+    """
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    if mesh.empty:
+        return 1
+    return math.lcm(kv_heads, mesh.shape["tensor"]) // kv_heads

@@ -14,6 +14,7 @@ from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, evaluate
 from gopd_jax.evaluate.unverified import Unverified, measure
 from gopd_jax.learner.learner import FrozenModel, Learner
+from gopd_jax.learner.parking import bring
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.settings import NONE
@@ -126,7 +127,7 @@ class Evaluator:
         return {}
 
     def teachers(self, teachers: Mapping[str, FrozenModel]) -> dict[str, float]:
-        """Evaluates each teacher on its own domain, and frees the caches that only it needed.
+        """Evaluates each teacher on its own domain.
 
         Where answers are not verified, there is nothing to know of a teacher alone.
 
@@ -134,7 +135,6 @@ class Evaluator:
             Their scores, as trackers show them; empty if nothing was evaluated.
         """
         scores: dict[str, float] = {}
-        student = self._inputs.models[self._config.student]
         for domain, teacher in teachers.items() if self._config.eval.teachers else ():
             if self._config.domains[domain].reward == NONE:
                 continue
@@ -142,8 +142,6 @@ class Evaluator:
                 continue
             loaded = teacher.role
             scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0, loaded)
-            if teacher.config != student:
-                self._samplers[teacher.config].free()
         return scores
 
     def _inputs_of(self, loaded: str | None, domain: str) -> JsonObject | None:
@@ -195,7 +193,7 @@ class Evaluator:
         between = 0 < step < config.steps and config.eval.during_prompts
         most = between or config.eval.prompts
         sampler = self._samplers[model]
-        weights = sampler.sync_weights(params)
+        weights = sampler.sync_weights(bring(params))
         at_step = f" at step {step}" if who == "student" else ""
         for domain, what in missing.items():
             prompts = self._inputs.test[domain]

@@ -1,8 +1,9 @@
-"""The memory that a run takes at least, by part, from the config and the models' shapes.
+"""The memory that a run takes at least, by phase and part, from the config and the models' shapes.
 
 In: the config and architectures. Out: the parts, or one sentence when a device cannot hold them.
-What is left out makes the sum a lower bound: activations, decode weights, narrower caches,
-temporaries of the compiler.
+The phases of a step share the memory: cache and decode weights are gone when it scores, and what is
+parked is on the devices only while it is used. What is left out makes the sum a lower bound:
+activations, temporaries of the compiler.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_
 from gopd_jax.learner.packing import make_buckets
 from gopd_jax.models.config import ModelConfig, load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.rollout.memory import cache_part
+from gopd_jax.rollout.memory import cache_part, choose_layout, weights_part
 from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
@@ -42,56 +43,111 @@ def devices_for(config: Config, workdir: str) -> tuple[ProgramTable, jnp.dtype]:
     if read_summary(workdir, config.steps) is None:
         roles = roles_of(config)
         models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
-        check_fits(run_parts(config, roles, models, mesh, dtype), mesh, device_memory(mesh))
+        memory = device_memory(mesh)
+        phases = run_phases(config, roles, models, mesh, dtype, memory).values()
+        largest = max(phases, key=lambda parts: sum(part.bytes for part in parts))
+        check_fits(largest, mesh, memory)
     return ProgramTable(mesh), dtype
 
 
-def run_parts(
+def run_phases(
     config: Config,
     roles: Mapping[str, str],
     models: Mapping[str, ModelConfig],
     mesh: Mesh,
     dtype: jnp.dtype,
-) -> list[Part]:
-    """What a device holds during an update.
+    memory: int | None = None,
+) -> dict[str, list[Part]]:
+    """What a device holds in each phase of a step: "rollout", "score" and "update".
 
     Args:
         roles: path of the model in each role, the student first.
         models: architecture by path.
         mesh: the devices.
         dtype: compute dtype.
+        memory: bytes of one device, which decide the layout of the decode weights; None stands for
+            enough.
     """
     student, rollout = models[config.student], config.rollout
-    parts = [_state(config, student, mesh)]
-    frozen = {path: role for role, path in reversed(roles.items()) if role != "student"}
-    for path, role in frozen.items():
+    resting, frozen, scoring = _resident(config, roles, models, mesh, dtype)
+    beside = [resting, *(scoring if config.learner.score_early else frozen)]
+    shape = {
+        "slots": rollout.slots,
+        "max_tokens": config.data.max_prompt_tokens + rollout.max_response_tokens,
+        "dtype": dtype,
+        "options": rollout.options,
+    }
+    cache = cache_part(student, mesh, **shape, setting=f"config.rollout.slots={rollout.slots}")
+    room = room_to_draw(config, roles, models, mesh, dtype, memory)
+    gathered = choose_layout(student, mesh, **shape, room=room).gathered
+    name = f"student {config.student!r}"
+    weights = weights_part(student, mesh, dtype, rollout.options, name, gathered)
+    return {
+        "rollout": [*beside, cache, weights],
+        "score": [resting, *scoring],
+        "update": [_state(config, student, mesh), *frozen, _packed(config, roles, mesh)],
+    }
+
+
+def room_to_draw(
+    config: Config,
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    mesh: Mesh,
+    dtype: jnp.dtype,
+    memory: int | None,
+) -> int | None:
+    """Bytes of a device that decode weights and cache may take; None if the memory is not known.
+
+    The arguments are those of `run_phases`.
+    """
+    resting, frozen, scoring = _resident(config, roles, models, mesh, dtype)
+    beside = [resting, *(scoring if config.learner.score_early else frozen)]
+    return None if memory is None else memory - sum(part.bytes for part in beside)
+
+
+def _resident(
+    config: Config,
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    mesh: Mesh,
+    dtype: jnp.dtype,
+) -> tuple[Part, list[Part], list[Part]]:
+    """The student between updates, frozen models that stay, and those that are there to score.
+
+    The devices of a CPU are no better off with what is parked: it is the same memory.
+    """
+    settings, on_cpu = config.learner, mesh.devices.flat[0].platform == "cpu"
+    moments = on_cpu or not settings.park_optimizer
+    resting = _state(config, models[config.student], mesh, moments, gradient=False)
+    frozen = []
+    for path, role in {p: r for r, p in reversed(roles.items()) if r != "student"}.items():
         model = models[path]
         shapes = jax.tree.map(lambda x: x.update(dtype=dtype), abstract_params(model))
         held = device_bytes(with_shardings(shapes, param_shardings(model, mesh)))
         needs = f"{model.num_params:,} parameters x {jnp.dtype(dtype).itemsize} bytes"
-        parts.append(Part(role, needs, held, f"{role} {path!r}"))
-    cache = cache_part(
-        student,
-        mesh,
-        slots=rollout.slots,
-        max_tokens=config.data.max_prompt_tokens + rollout.max_response_tokens,
-        dtype=dtype,
-        options=rollout.options,
-        setting=f"config.rollout.slots={rollout.slots}",
-    )
-    return [*parts, cache, _packed(config, roles, mesh)]
+        frozen.append(Part(role, needs, held, f"{role} {path!r}"))
+    if on_cpu or not settings.park_frozen:
+        return resting, frozen, frozen
+    return resting, [], sorted(frozen, key=lambda part: -part.bytes)[:1]
 
 
-def _state(config: Config, student: ModelConfig, mesh: Mesh) -> Part:
+def _state(
+    config: Config, student: ModelConfig, mesh: Mesh, moments: bool = True, gradient: bool = True
+) -> Part:
     """The student's parameters and gradients in float32, and the moments of AdamW."""
     settings, shapes = config.learner.optimizer, abstract_params(student)
     optimizer = make_optimizer(settings, make_schedule(settings, updates=1))
     where = param_shardings(student, mesh)
-    moments = with_shardings(
+    state = with_shardings(
         jax.eval_shape(optimizer.init, shapes), opt_state_shardings(optimizer, shapes, where, mesh)
     )
-    held = 2 * device_bytes(with_shardings(shapes, where)) + device_bytes(moments)
-    needs = f"{student.num_params:,} parameters x 4 (itself, gradient, two moments) x 4 bytes"
+    copies = ["itself", *["gradient"] * gradient]
+    held = len(copies) * device_bytes(with_shardings(shapes, where))
+    held += device_bytes(state) if moments else 0
+    number = len(copies) + 2 * moments
+    copies += ["two moments"] * moments
+    needs = f"{student.num_params:,} parameters x {number} ({', '.join(copies)}) x 4 bytes"
     return Part("student", needs, held, f"student {config.student!r}")
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from gopd_jax.config import Config
 from gopd_jax.learner.ahead import compile_ahead
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
+from gopd_jax.learner.parking import park
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import param_shardings
 from gopd_jax.models.huggingface import load_params
@@ -68,11 +69,16 @@ def compile_learner_ahead(config: Config, inputs: RunInputs, learner: Learner) -
 
 
 def make_samplers(
-    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+    config: Config,
+    inputs: RunInputs,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
+    room: int | None = None,
 ) -> Samplers:
     """The rollout engines of a run.
 
-    That of the student is made at once, so that wrong options are found before any work.
+    That of the student is made at once, so that wrong options are found before any work. `room` is
+    that of `RolloutEngine`.
     """
     samplers = Samplers(
         programs,
@@ -83,6 +89,7 @@ def make_samplers(
         num_ids=inputs.num_ids,
         dtype=dtype,
         options=config.rollout.options,
+        room=room,
     )
     _ = samplers[inputs.models[config.student]]
     return samplers
@@ -112,11 +119,14 @@ def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainS
 
 
 def load_frozen(
-    inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+    inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype, parked: bool = False
 ) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
     """The teachers by domain, and the reference or None, in the compute dtype.
 
     A folder that serves in several roles is loaded once.
+
+    Args:
+        parked: each waits in the memory of the host; see `learner.parking`.
     """
     loaded: dict[str, Params] = {}
 
@@ -124,7 +134,8 @@ def load_frozen(
         model = inputs.models[path]
         if path not in loaded:
             where = param_shardings(model, programs.mesh)
-            loaded[path] = load_params(path, model, dtype, where)
+            params = load_params(path, model, dtype, where)
+            loaded[path] = park(params) if parked else params
         return FrozenModel(role, model, loaded[path])
 
     teachers = {n: frozen(f"teacher of {n}", path) for n, path in inputs.teachers.items()}

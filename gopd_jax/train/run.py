@@ -16,6 +16,7 @@ from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.memory import device_memory
 from gopd_jax.runtime.processes import agree, of_first
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, result, result_width, say
@@ -34,7 +35,7 @@ from gopd_jax.train.identity import (
     run_identity,
     start_or_resume,
 )
-from gopd_jax.train.memory import devices_for
+from gopd_jax.train.memory import devices_for, room_to_draw
 from gopd_jax.train.models import (
     compile_learner_ahead,
     initial_state,
@@ -42,7 +43,7 @@ from gopd_jax.train.models import (
     make_learner,
     make_samplers,
 )
-from gopd_jax.train.prepare import RunInputs, make_stream, prepare
+from gopd_jax.train.prepare import RunInputs, make_stream, prepare, roles_of
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
 from gopd_jax.train.verification import BackgroundVerifier
@@ -75,11 +76,16 @@ def _run(
 ) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
-    samplers = make_samplers(config, inputs, programs, dtype)
+    mesh, roles = programs.mesh, roles_of(config)
+    room = room_to_draw(config, roles, inputs.models, mesh, dtype, device_memory(mesh))
+    samplers = make_samplers(config, inputs, programs, dtype, room)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     before = steps_before(workdir)
     sampler = samplers[inputs.models[config.student]]
-    kernels = learner.kernels | {"decode attention": str(sampler.kernel)}
+    kernels = learner.kernels | {
+        "decode attention": str(sampler.kernel),
+        "decode weights": str(sampler.layout),
+    }
     start = _this_start(config, workdir, inputs, kernels)
     finished = read_summary(workdir, config.steps)
     check_same_command(host.identity)  # and no host writes before all have read
@@ -95,10 +101,10 @@ def _run(
 
     # ---- Models, at the start or where the last run stopped.
     compile_learner_ahead(config, inputs, learner)
-    teachers, reference = load_frozen(inputs, programs, dtype)
+    teachers, reference = load_frozen(inputs, programs, dtype, config.learner.park_frozen)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:
-        first, state = saved.step, check_saved(saved.state, saved.step)
+        first, state = saved.step, learner.rest(check_saved(saved.state, saved.step))
         host.restore(workdir, saved.host)
     else:
         first, state = 0, initial_state(config, inputs, learner)
@@ -171,7 +177,7 @@ def _train(
         Stopped: a signal has asked for it; the last finished step is saved.
     """
     steps, every, clock = trainer.config.steps, trainer.config.checkpoint.every, trainer.clock
-    done = saved = first
+    done, saved, awake = first, first, trainer.learner.awake
     now = host.to_json()
     clock.lap()  # what came before is of no step
     try:
@@ -188,7 +194,7 @@ def _train(
                     if step == steps or step % every == 0:
                         note = log.write_last() or note
                         with bar.aside():
-                            checkpoints.save(step, check_to_save(state, step), now)
+                            checkpoints.save(step, check_to_save(awake(state), step), now)
                         saved = step
                     checkpoints.check()
                 bar.advance(1, note)
@@ -197,5 +203,5 @@ def _train(
     except Stopped as stop:
         if done > saved:
             log.write_last()
-            checkpoints.save(done, check_to_save(state, done), now)
+            checkpoints.save(done, check_to_save(awake(state), done), now)
         raise Stopped(stop.number, summary.stopped(done, steps)) from None

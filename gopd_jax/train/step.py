@@ -16,6 +16,7 @@ from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
 from gopd_jax.learner.packing import Example, padding_hint
+from gopd_jax.learner.parking import bring
 from gopd_jax.learner.scoring import Scoring
 from gopd_jax.learner.sources import (
     given_answers,
@@ -220,8 +221,9 @@ class Trainer:
             if mine and name in self.teachers:
                 teacher = self.teachers[name]
                 sampler = self.samplers[teacher.config]
-                weights = sampler.sync_weights(teacher.params)
+                weights = sampler.sync_weights(bring(teacher.params))
                 yield from self._drawn(sampler, weights, mine, record)
+                del weights  # before those of the next teacher are made
             else:
                 answers = given_answers_of(self.inputs.tokenizer, [r.prompt for r in mine])
                 yield from given_answers(mine, answers)

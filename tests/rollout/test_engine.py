@@ -209,18 +209,23 @@ def test_a_prompt_is_prefilled_once_for_eight_samples():
     assert stats.utilisation == stats.tokens / stats.slot_steps > 0.5
 
 
-def test_caches_and_programs_are_kept_until_they_are_freed():
-    engine = make_engine(slots=8)
-    first = sample(engine, EIGHT)
-    size, programs = engine.cache_bytes, list(engine.programs.programs)
+def test_a_cache_lives_while_samples_are_drawn_and_gives_way_to_a_narrower_one():
+    engine = make_engine(slots=16)
     column = 2 * TINY.layers * TINY.kv_heads * TINY.head_size * 4  # keys and values in float32
-    assert size == 8 * column * (32 + 16)  # 20 + 10 columns in one block, 16 fresh ones
-    same(sample(engine, EIGHT), first)
-    assert (engine.cache_bytes, engine.programs.programs) == (size, programs)
-    engine.free()
-    assert engine.cache_bytes == 0
-    same(sample(engine, EIGHT), first)
-    assert (engine.cache_bytes, engine.programs.programs) == (size, programs)
+    sizes = [n * column * (32 + 16) for n in (16, 4)]  # 20 + 10 columns in a block, 16 fresh ones
+    assert [engine.caches.bytes_of(n) for n in (16, 4)] == sizes
+    drawn, compiled = [], []
+    for _ in range(2):
+        drawn.append({})
+        held = []
+        for rollout in engine(weights(), EIGHT, KEY):
+            drawn[-1][rollout.request.key] = rollout
+            held.append(engine.cache_bytes)
+        assert held[0] == sizes[0] and held[-1] == sizes[1] and set(held) == set(sizes)
+        assert engine.cache_bytes == 0
+        compiled.append(len(engine.programs.programs))
+    same(*drawn)
+    assert compiled[0] == compiled[1]
 
 
 def test_the_described_cache_is_the_one_that_is_allocated():

@@ -46,7 +46,10 @@ def test_two_prompts_with_one_id():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"slots": 0}, r"slots=0: expected a positive multiple of 1 \(data x fsdp devices\)"),
+        (
+            {"slots": 0},
+            r"slots=0: expected a positive multiple of 1 \(data x fsdp x expert x ",
+        ),
         ({"stop_ids": (3, 96)}, r"stop ids \[3, 96\].*all in \[0, 96\); outside: \[96\]"),
         ({"stop_ids": (-1,)}, r"outside: \[-1\]"),
         ({"stop_ids": ()}, r"stop ids \[\]: expected at least one"),

@@ -85,7 +85,7 @@ def test_an_int8_cache_is_close_and_does_not_depend_on_slots_either():
     drawn = sample(engine, SHORT)
     assert 1e-4 < mean_gap(drawn.values()) < 0.2
     column = 2 * TINY.layers * TINY.kv_heads * (TINY.head_size + 4)  # a scale has 4 bytes
-    assert engine.cache_bytes == 4 * column * (32 + 16)
+    assert engine.caches.bytes_of(4) == 4 * column * (32 + 16)
     other = make_engine(slots=7, kv_cache="int8", steps_per_dispatch=3)
     same(sample(other, SHORT[::-1]), drawn)
 

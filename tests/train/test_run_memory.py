@@ -10,7 +10,7 @@ from gopd_jax.models.config import load_config
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.train.memory import run_parts
+from gopd_jax.train.memory import run_phases
 from gopd_jax.train.models import make_learner
 from gopd_jax.train.prepare import roles_of
 from gopd_jax.train.run import run
@@ -22,7 +22,8 @@ def parts_of(config, dtype=jnp.float32):
     roles = roles_of(config)
     models = {path: load_config(path) for path in roles.values()}
     mesh = make_mesh(devices=jax.devices()[:1])
-    return {part.what: part for part in run_parts(config, roles, models, mesh, dtype)}
+    phases = run_phases(config, roles, models, mesh, dtype)
+    return {part.what: part for parts in phases.values() for part in parts}
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,7 @@ def test_the_bytes_are_those_of_the_arrays():
         max_response_tokens=config.rollout.max_response_tokens,
         options=config.rollout.options,
     )
-    _ = engine.caches[config.rollout.slots]
-    assert parts["rollout cache"].bytes == engine.cache_bytes
+    assert parts["rollout cache"].bytes == engine.caches.bytes_of(config.rollout.slots)
 
     tokens = sum(b.micro_batches * b.rows * b.length for b in learner.buckets)
     # tokens, positions, segments, targets, weights, lambda, advantages, and the log-probs of
