@@ -20,8 +20,6 @@ import sys
 from gopd_jax import cli
 from gopd_jax.train.__main__ import parse
 
-PROMPT_SHARE, RESPONSE_SHARE = 8, 4  # of the limits, where no mean is given
-
 
 def parser() -> cli.Parser:
     made = cli.Parser(prog="python -m gopd_jax.plan", description=cli.as_started(__doc__))

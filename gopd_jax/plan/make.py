@@ -72,7 +72,10 @@ class Planner:
         """The run, not compiled; raises ValueError for a config that the slice cannot have."""
         settings = run_settings(config, self.where.chip.kind)
         devices = self.where.devices
-        return rehearse_run(settings, self.models, devices, ids=self.ids, every=self.every)
+        memory = round(self.where.chip.memory)
+        return rehearse_run(
+            settings, self.models, devices, memory=memory, ids=self.ids, every=self.every
+        )
 
     def plan(self, run: RehearsedRun) -> Plan:
         """Compiles all programs of a run."""

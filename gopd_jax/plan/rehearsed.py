@@ -16,6 +16,7 @@ from gopd_jax.config import Config
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.learner.ahead import ask_for_distance, compile_ahead, frozen_params
 from gopd_jax.learner.learner import Learner
+from gopd_jax.learner.parking import is_parked
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.models.settings import SamplingRule
@@ -26,6 +27,7 @@ from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.memory import device_bytes
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, with_shardings
 from gopd_jax.runtime.rehearsal import Call, Rehearsal
+from gopd_jax.train.memory import room_to_draw
 from gopd_jax.train.models import make_learner, make_samplers
 from gopd_jax.train.prepare import RunInputs, roles_of
 from gopd_jax.types import Params, TrainState, Tree
@@ -66,10 +68,12 @@ class Planned:
 
     role: the model that it runs, such as "student".
     call: what is compiled.
+    brought: its first argument comes to the devices for it alone.
     """
 
     role: str
     call: Call
+    brought: bool = False
 
     @property
     def name(self) -> str:
@@ -90,12 +94,12 @@ class Planned:
     def held_arguments(self) -> int:
         """Bytes on one device of its arguments that a phase holds anyway."""
         places = HELD_ARGUMENTS.get(self.call.name, ())
-        return sum(_held(self.call.args[i]) for i in places)
+        return sum(on_device(self.call.args[i]) for i in places if i or not self.brought)
 
     @property
     def held_results(self) -> int:
         """Bytes on one device of its results that a phase holds from then on."""
-        return device_bytes(self.call.result()) if self.call.name in MAKE_HELD else 0
+        return on_device(self.call.result()) if self.call.name in MAKE_HELD else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +146,7 @@ def rehearse_run(
     models: Mapping[str, ModelConfig],
     devices: Iterable[jax.Device],
     *,
+    memory: int | None = None,
     ids: tuple[int | None, tuple[int, ...]] = (None, ()),
     every: bool = False,
 ) -> RehearsedRun:
@@ -151,6 +156,8 @@ def rehearse_run(
         config: with a compute dtype that is not "auto"; see `run_settings`.
         models: architecture by path.
         devices: of the mesh.
+        memory: bytes of one device, which decide the layout of decode weights; None stands for
+            enough.
         ids: number of ids of the tokenizer, and those that end a response; where they are not
             known, None for the student's vocabulary, and ().
         every: takes all buckets of prefill and decode; else those that need the most memory.
@@ -160,13 +167,17 @@ def rehearse_run(
     """
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=list(devices))
     table, dtype = Rehearsal(mesh), compute_dtype(config.compute_dtype)
-    inputs = _inputs(config, models, *ids)
+    inputs, roles = _inputs(config, models, *ids), roles_of(config)
     student = models[config.student]
     learner = make_learner(config, student, table, dtype, inputs.num_ids)
-    samplers = make_samplers(config, inputs, table, dtype)
+    room = room_to_draw(config, roles, models, mesh, dtype, memory)
+    samplers = make_samplers(config, inputs, table, dtype, room)
     phases = _Phases(config, inputs, learner, samplers, every).all()
     sampler = samplers[student]
-    kernels = learner.kernels | {"decode attention": str(sampler.kernel)}
+    kernels = learner.kernels | {
+        "decode attention": str(sampler.kernel),
+        "decode weights": str(sampler.layout),
+    }
     return RehearsedRun(config, models, learner, sampler, table, phases, kernels)
 
 
@@ -212,9 +223,9 @@ class _Phases:
     def all(self) -> tuple[Phase, ...]:
         with self._table.asked() as asked:
             state = self._learner.start(self._params)
-        frozen = self._frozen()
+        frozen = () if self._parks else self._frozen()
         held = (*_state_parts(state), *frozen)
-        start = Phase("start", (Held("student", device_bytes(self._params)), *frozen), _of(asked))
+        start = Phase("start", (Held("student", on_device(self._params)), *frozen), _of(asked))
         phases = [start, *self._evaluations(state, held), *self._step(state, held)]
         return tuple(phases)
 
@@ -235,16 +246,20 @@ class _Phases:
             for path, roles in paths.items()
         )
 
-    def _caches(self, *models: ModelConfig) -> list[Held]:
-        """The caches of the engines of these architectures, wide and narrow."""
-        parts = []
-        for model in dict.fromkeys(models):
-            engine = self._samplers[model]
-            wide, *narrow = (device_bytes(engine.caches.abstract(w)) for w in engine.widths)
-            of = "" if model == self._model else " (teacher)"
-            parts.append(Held(f"rollout cache{of}", wide))
-            parts += [Held(f"narrower caches{of}", sum(narrow))] if narrow else []
-        return parts
+    @property
+    def _parks(self) -> bool:
+        """Whether frozen models wait in the memory of the host."""
+        return self._config.learner.park_frozen
+
+    def _brought(self) -> list[Held]:
+        """What is on the devices of parked models while they score: one at a time."""
+        models = self._frozen() if self._parks else ()
+        return [max(models, key=lambda h: h.bytes)] if models else []
+
+    def _cache(self, model: ModelConfig) -> Held:
+        """The cache of an engine; it is there while the engine draws, and becomes narrower."""
+        engine = self._samplers[model]
+        return Held("rollout cache", on_device(engine.caches.abstract(engine.slots)))
 
     # ---- The phases.
 
@@ -256,14 +271,15 @@ class _Phases:
             weights = rehearse(
                 self._samplers[model], params, rule, samples=samples, every=self._every
             )
-        return Held(f"decode weights ({role})", device_bytes(weights)), _of(asked, role)
+        brought = self._parks and role != "student"
+        return Held(f"decode weights ({role})", on_device(weights)), _of(asked, role, brought)
 
     def _evaluations(self, state: TrainState, held: tuple[Held, ...]) -> list[Phase]:
         """Where student and teachers stand before the first step."""
         config, inputs = self._config, self._inputs
         rule, samples = config.eval.rule, config.eval.samples
         weights, programs = self._drawn("student", self._model, state.params, rule, samples)
-        student = (*held, weights, *self._caches(self._model))
+        student = (*held, weights, self._cache(self._model))
         phases = [Phase("evaluate student", student, programs)]
         unverified = [n for n, d in config.domains.items() if d.reward == NONE]
         if unverified:
@@ -273,7 +289,8 @@ class _Phases:
                     teacher = inputs.models[path] if path else None
                     limit = config.rollout.max_response_tokens
                     ask_for_distance(self._learner, state.params, teacher, limit)
-            phases.append(Phase("distance to teachers", student, _of(asked)))
+            compared = (*held, weights, *self._brought())
+            phases.append(Phase("distance to teachers", compared, _of(asked)))
         done = set()
         for domain, path in inputs.teachers.items() if config.eval.teachers else ():
             if domain in unverified or path in done:
@@ -282,8 +299,8 @@ class _Phases:
             model, role = inputs.models[path], f"teacher of {domain}"
             params = frozen_params(self._learner, model)
             weights, programs = self._drawn(role, model, params, rule, samples)
-            caches = self._caches(self._model, model)
-            phases.append(Phase(f"evaluate {role}", (*held, weights, *caches), programs))
+            parts = (*held, weights, self._cache(model))
+            phases.append(Phase(f"evaluate {role}", parts, programs))
         return phases
 
     def _step(self, state: TrainState, held: tuple[Held, ...]) -> list[Phase]:
@@ -291,25 +308,18 @@ class _Phases:
         config = self._config
         rollout = self._rollout(state, held)
         score, update = self._learning(state)
-        caches = self._caches(*self._drawing_models())
         phases = []
         if rollout is not None:
-            early = config.learner.score_early
-            phases.append(Phase("rollout", rollout[0], (*rollout[1], *(score if early else ()))))
-        if score and not (config.learner.score_early and rollout):
-            phases.append(Phase("score", (*held, *caches), score))
+            early = score if config.learner.score_early else ()
+            parts = (*rollout[0], *(self._brought() if early else ()))
+            phases.append(Phase("rollout", parts, (*rollout[1], *early)))
+        if score:
+            phases.append(Phase("score", (*held, *self._brought()), score))
         others = config.learner.updates_per_batch - 1
         batches = Held("packed batches of other updates", others * _batch_bytes(update))
         more = [batches] if others else []
-        phases.append(Phase("update", (*held, *caches, *more), update))
+        phases.append(Phase("update", (*held, *more), update))
         return phases
-
-    def _drawing_models(self) -> list[ModelConfig]:
-        """The architectures that draw in a step: the student, or for sft the teachers."""
-        if self._config.method != "sft":
-            return [self._model]
-        drawing = [self._inputs.models[p] for p in self._inputs.teachers.values()]
-        return [self._model, *drawing]  # the student's cache is that of its evaluation
 
     def _rollout(
         self, state: TrainState, held: tuple[Held, ...]
@@ -317,18 +327,19 @@ class _Phases:
         config, inputs = self._config, self._inputs
         rule, samples = config.rollout.rule, config.rollout.samples_per_prompt
         if config.method != "sft":
-            drawn = [self._drawn("student", self._model, state.params, rule, samples)]
-        else:
-            drawn = []
-            for domain, path in inputs.teachers.items():
-                model = inputs.models[path]
-                params = frozen_params(self._learner, model)
-                drawn.append(self._drawn(f"teacher of {domain}", model, params, rule, samples))
+            weights, programs = self._drawn("student", self._model, state.params, rule, samples)
+            return (*held, weights, self._cache(self._model)), programs
+        drawn = []
+        for domain, path in inputs.teachers.items():
+            model, role = inputs.models[path], f"teacher of {domain}"
+            params = frozen_params(self._learner, model)
+            drawn.append((*self._drawn(role, model, params, rule, samples), self._cache(model)))
         if not drawn:
             return None
-        weights = max((w for w, _ in drawn), key=lambda w: w.bytes)
-        parts = (*held, weights, *self._caches(*self._drawing_models()))
-        return parts, tuple(p for _, programs in drawn for p in programs)
+        # One teacher after the other: what the largest needs.
+        weights, _, cache = max(drawn, key=lambda d: d[0].bytes + d[2].bytes)
+        parts = (*held, weights, cache)
+        return parts, tuple(p for _, programs, _ in drawn for p in programs)
 
     def _learning(self, state: TrainState) -> tuple[tuple[Planned, ...], tuple[Planned, ...]]:
         """The programs that score, and the train step."""
@@ -360,21 +371,22 @@ class _Phases:
         return tuple(score), tuple(update)
 
 
-def _held(tree: Tree) -> int:
-    """Bytes on one device of the shapes in a tree; arrays of the host do not count."""
-    leaves = jax.tree.leaves(tree)
-    return device_bytes([x for x in leaves if isinstance(x, jax.ShapeDtypeStruct)])
+def on_device(tree: Tree) -> int:
+    """Bytes on one device of the shapes in a tree; what is in the host's memory does not count."""
+    shapes = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct)]
+    return device_bytes([x for x in shapes if not is_parked(x)])
 
 
-def _of(asked: Iterable[Call], role: str = "student") -> tuple[Planned, ...]:
-    """The programs, each once."""
-    return tuple(Planned(role, call) for call in {c.key: c for c in asked}.values())
+def _of(asked: Iterable[Call], role: str = "student", brought: bool = False) -> tuple[Planned, ...]:
+    """The programs, each once; only weights are made from parameters that are brought."""
+    calls = {call.key: call for call in asked}.values()
+    return tuple(Planned(role, call, brought and call.name == "weights") for call in calls)
 
 
 def _state_parts(state: TrainState) -> tuple[Held, ...]:
     return (
-        Held("student", device_bytes(state.params)),
-        Held("optimizer state", device_bytes((state.step, state.opt_state))),
+        Held("student", on_device(state.params)),
+        Held("optimizer state", on_device((state.step, state.opt_state))),
     )
 
 

@@ -86,16 +86,34 @@ CHANGES = (
         "the teachers' scores are not known",
     ),
     Change(
+        "learner.park_frozen",
+        _unless("learner.park_frozen", False, True),
+        (),
+        "teachers and reference travel between host and devices in every step",
+    ),
+    Change(
+        "rollout.layout",
+        _unless("rollout.layout", "auto", "gathered"),
+        DRAWING,
+        "each layer is gathered for every token",
+    ),
+    Change(
         "rollout.kv_cache",
         _unless("rollout.kv_cache", "compute", "int8"),
-        (*DRAWING, *LEARNING),
+        DRAWING,
         "keys and values are rounded to 8 bits",
     ),
     Change(
         "rollout.slots",
         _halves("rollout.slots", 3, 1),
-        (*DRAWING, *LEARNING),
+        DRAWING,
         "fewer sequences are drawn at once",
+    ),
+    Change(
+        "learner.park_optimizer",
+        _unless("learner.park_optimizer", False, True),
+        (),
+        "the optimizer's moments travel between host and devices in every update",
     ),
     Change("mesh.tensor", _unless("mesh.tensor", 1, 2, 4, 8), (), "more traffic between chips"),
     Change(

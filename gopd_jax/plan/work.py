@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import heapq
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from gopd_jax.rollout.cache import blocks_for
 from gopd_jax.rollout.scheduler import chunk_width
 from gopd_jax.rollout.weights import abstract_weights
 from gopd_jax.runtime.memory import device_bytes
+from gopd_jax.runtime.mesh import RULES
 from gopd_jax.types import PackedBatch, SampleKey
 
 MOST_STEPS = 256  # of decode that are counted with one number of columns
@@ -117,7 +119,8 @@ def _rollout(
 ) -> list[Load]:
     engine, devices, model = run.sampler, run.learner.mesh.size, run.sampler.config
     int8 = engine.options.weights == "int8"
-    weights = device_bytes(abstract_weights(model, engine.mesh, engine.dtype, int8))
+    whole = device_bytes(abstract_weights(model, engine.mesh, engine.dtype, int8))
+    weights = 2 * whole if engine.layout.gathered else whole  # written where they are gathered
     read = _param_bytes(model, 4) / devices
     sync = Load("weight sync", 1, 0, read + weights, _network(run, compiled, "weights"))
     prompts = run.config.rollout.prompts_per_step
@@ -301,14 +304,19 @@ def _gathered(run: RehearsedRun, model: ModelConfig) -> float:
     """Bytes to read the weights of a model once, and to write them where they are gathered."""
     mesh, size = run.learner.mesh, np.dtype(run.learner.dtype).itemsize
     held = _param_bytes(model, size) / mesh.shape["tensor"]
-    return held * (2 if mesh.shape["fsdp"] > 1 else 1)
+    return held * (2 if _split(run) > 1 else 1)
+
+
+def _split(run: RehearsedRun) -> int:
+    """Devices that the width of a matrix is split over."""
+    return math.prod(run.learner.mesh.shape[axis] for axis in RULES["embed"])
 
 
 def _update_bytes(run: RehearsedRun, used: int) -> float:
     """Weights in each pass, gradients added up, and the optimizer: seven numbers a parameter."""
     model, mesh = run.learner.student, run.learner.mesh
     passes = 2 if run.config.learner.remat == "none" else 3
-    shard = _param_bytes(model, 4) / (mesh.shape["fsdp"] * mesh.shape["tensor"])
+    shard = _param_bytes(model, 4) / (_split(run) * mesh.shape["tensor"])
     return used * (passes * _gathered(run, model) + 2 * shard) + 7 * shard
 
 
