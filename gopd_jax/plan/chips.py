@@ -11,6 +11,7 @@ import os
 import re
 
 import jax
+from jax.experimental import topologies
 
 from gopd_jax.runtime.memory import host_memory
 
@@ -62,6 +63,14 @@ CHIPS = {
     )
 }
 EXAMPLES = "v5e:4x4, v6e:4x4, v5p:2x2x4 or tpu7x:2x2x2 (TPU), h100:8 (GPU), cpu:4 (this machine)"
+# What XLA asks of a GPU: cores, KiB of shared memory of a core and of a block, MiB of cache, GHz,
+# compute capability, name.
+GPUS = {
+    "a100": (108, 164, 163, 40, 1.41, (8, 0), "NVIDIA A100-SXM4-80GB"),
+    "h100": (132, 228, 227, 50, 1.98, (9, 0), "NVIDIA H100 80GB HBM3"),
+    "h200": (132, 228, 227, 50, 1.98, (9, 0), "NVIDIA H200"),
+    "b200": (148, 228, 227, 126, 1.965, (10, 0), "NVIDIA B200"),
+}
 # What a process that describes TPUs needs: there is no metadata server to ask, and several
 # processes may describe them at once.
 TPU_ENVIRONMENT = {
@@ -130,12 +139,23 @@ def describe(name: str, memory: float | None = None) -> Slice:
         devices = devices[:count]
     else:
         chip = CHIPS[kind]
-        if chip.kind == "gpu":
-            raise ValueError(f"--topology={name}: GPUs cannot be described; expected {EXAMPLES}")
-        devices = _tpus(name)
+        devices = _gpus(name, chip, count) if chip.kind == "gpu" else _tpus(name)
     if memory is not None:
         chip = dataclasses.replace(chip, memory=memory)
     return Slice(name, chip, count // chip.devices, tuple(devices))
+
+
+def larger(name: str, times: int = 2) -> list[str]:
+    """The next slices of the same TPU, each of twice the size; none of other chips."""
+    kind, _, size = name.partition(":")
+    if kind not in CHIPS or CHIPS[kind].kind != "tpu":
+        return []
+    sizes, found = [int(n) for n in size.split("x")], []
+    for _ in range(times):
+        sizes[sizes.index(min(sizes))] *= 2
+        sizes.sort()
+        found.append(f"{kind}:{'x'.join(map(str, sizes))}")
+    return found
 
 
 def _tpus(name: str) -> list[jax.Device]:
@@ -144,8 +164,6 @@ def _tpus(name: str) -> list[jax.Device]:
             f"--topology={name}: expected libtpu, the compiler for TPUs, to be installed: "
             "pip install 'gopd_jax[tpu]', or pip install libtpu"
         )
-    from jax.experimental import topologies
-
     for variable, value in TPU_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
@@ -157,3 +175,42 @@ def _tpus(name: str) -> list[jax.Device]:
             f"({reason:.200})"
         ) from e
     return list(description.devices)
+
+
+def _gpus(name: str, chip: Chip, count: int) -> list[jax.Device]:
+    """Described GPUs of one host; XLA chooses its kernels for them without measuring any."""
+    if importlib.util.find_spec("jax_cuda12_plugin") is None:
+        version = jax.__version__
+        raise ValueError(
+            f"--topology={name}: expected JAX's compiler for NVIDIA GPUs to be installed: pip "
+            f"install --no-deps jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} "
+            "nvidia-cuda-nvcc-cu12"
+        )
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    text = _target_config(chip)
+    description = topologies.get_topology_desc(
+        platform="cuda", target_config=text, topology=f"1x1x{count}"
+    )
+    return list(description.devices)
+
+
+def _target_config(chip: Chip) -> str:
+    """What XLA is told of a GPU, as a text proto."""
+    cores, shared, in_block, cache, clock, (major, minor), described = GPUS[chip.name]
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: {shared * 1024}
+  shared_memory_per_block_optin: {in_block * 1024}
+  core_count: {cores} fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: {int(chip.bandwidth)} l2_cache_size: {cache * 2**20}
+  clock_rate_ghz: {clock} device_memory_size: {int(chip.memory)}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 8 }}
+runtime_version {{ major: 12 minor: 9 patch: 0 }}
+device_description_str: "{described}"
+"""

@@ -7,6 +7,7 @@ that a plan with another setting compiles only what that setting changes.
 
 from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+import copy
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -87,6 +88,12 @@ class Compiler:
         self._folder = cache_folder("plans") if keep else None
         self._jobs = jobs or max(1, min(os.cpu_count() or 1, int(host_memory() // JOB_BYTES)))
         self._tracing = threading.Lock()  # tracing needs Python; compilation does not
+
+    def on(self, topology: str) -> "Compiler":
+        """The same for another slice."""
+        other = copy.copy(self)
+        other._topology = topology
+        return other
 
     def __call__(self, calls: Iterable[Call]) -> dict[Hashable, Compiled]:
         """What the compiler says of each program, by its key.

@@ -249,7 +249,8 @@ class _Phases:
     @property
     def _parks(self) -> bool:
         """Whether frozen models wait in the memory of the host."""
-        return self._config.learner.park_frozen
+        on_cpu = self._table.mesh.devices.flat[0].platform == "cpu"
+        return self._config.learner.park_frozen and not on_cpu
 
     def _brought(self) -> list[Held]:
         """What is on the devices of parked models while they score: one at a time."""
@@ -374,7 +375,12 @@ class _Phases:
 def on_device(tree: Tree) -> int:
     """Bytes on one device of the shapes in a tree; what is in the host's memory does not count."""
     shapes = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct)]
-    return device_bytes([x for x in shapes if not is_parked(x)])
+    return device_bytes([x for x in shapes if not is_parked(x) or _on_cpu(x.sharding)])
+
+
+def _on_cpu(sharding: jax.sharding.Sharding) -> bool:
+    """Whether the devices have no memory but the host's."""
+    return next(iter(sharding.device_set)).platform == "cpu"
 
 
 def _of(asked: Iterable[Call], role: str = "student", brought: bool = False) -> tuple[Planned, ...]:

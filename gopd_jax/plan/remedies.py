@@ -10,10 +10,14 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
+
 from gopd_jax.config import Config
+from gopd_jax.plan.chips import describe, larger
 from gopd_jax.plan.make import Plan, Planner
 from gopd_jax.plan.memory import besides
 from gopd_jax.plan.rehearsed import RehearsedRun
+from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.memory import in_words
 from gopd_jax.runtime.progress import say
 
@@ -129,11 +133,13 @@ CHANGES = (
 class Remedy:
     """Changes with which a run fits.
 
+    topology: the larger slice that it needs; empty if the one that was asked for is enough.
     changes: value by setting.
     plan: of the changed config, compiled.
     tried: settings and outcome of each attempt, in words.
     """
 
+    topology: str
     changes: dict[str, Any]
     plan: Plan
     tried: tuple[str, ...]
@@ -141,7 +147,8 @@ class Remedy:
     @property
     def options(self) -> str:
         """The changes as options of the command line."""
-        return " ".join(f"--config.{name}={spelled(v)}" for name, v in self.changes.items())
+        larger = [f"--topology={self.topology}"] if self.topology else []
+        return " ".join([*larger, *(f"--config.{n}={spelled(v)}" for n, v in self.changes.items())])
 
 
 def spelled(value: Any) -> str:
@@ -169,11 +176,24 @@ def find_remedy(planner: Planner, plan: Plan) -> tuple[Remedy | None, tuple[str,
     """The smallest change that makes a run fit, and what was tried.
 
     One change alone is tried first. Then changes are added, each time the mildest that makes less
-    of the run too large, and in the end those that are not needed are taken away again.
+    of the run too large, and in the end those that are not needed are taken away again. Where
+    nothing helps, slices of twice and four times the size are tried in the same way.
     """
     search = _Search(planner, plan)
-    found = search.single() or search.several()
-    return (Remedy(*found, tuple(search.tried)) if found else None), tuple(search.tried)
+    found, tried, name = search.single() or search.several(), search.tried, ""
+    for name in larger(planner.where.name) if found is None else ():
+        say(f"does not fit {planner.where.name}: trying {name}")
+        bigger = dataclasses.replace(
+            planner, where=describe(name), compiler=planner.compiler.on(name)
+        )
+        plan = bigger.plan(bigger.rehearsed(plan.run.config))
+        search = _Search(bigger, plan)
+        found = ({}, plan) if plan.fits else search.single() or search.several()
+        tried += [f"{name}: {'fits' if plan.fits else 'does not fit'}"]
+        tried += [f"{name}, {text}" for text in search.tried]
+        if found is not None:
+            break
+    return (Remedy(name, *found, tuple(tried)) if found else None), tuple(tried)
 
 
 Changes = dict[str, Any]
@@ -188,6 +208,7 @@ class _Search:
         self._known: dict[Hashable, float] = {}  # bytes besides what is held, by program
         self._by_name: dict[str, float] = {}
         self._note(plan)
+        self._runs: dict[tuple[tuple[str, Any], ...], RehearsedRun | None] = {}
         self.tried: list[str] = []
 
     def single(self) -> tuple[Changes, Plan] | None:
@@ -208,10 +229,10 @@ class _Search:
             changes, run = added
             if self._excess(run) == (0, 0):
                 plan = self._try(changes, run)
-                if plan is None:
-                    return None
-                if plan.fits:
+                if plan is not None and plan.fits:
                     return self._fewest(changes, plan)
+                if plan is None or len(self.tried) >= MOST_TRIES:
+                    return None
         return None
 
     def _mildest(self, changes: Changes, run: RehearsedRun) -> tuple[Changes, RehearsedRun] | None:
@@ -246,6 +267,12 @@ class _Search:
 
     def _rehearsed(self, changes: Changes) -> RehearsedRun | None:
         """The changed run; None for a config that there cannot be."""
+        key = tuple(changes.items())
+        if key not in self._runs:
+            self._runs[key] = self._new_run(changes)
+        return self._runs[key]
+
+    def _new_run(self, changes: Changes) -> RehearsedRun | None:
         config = self._plan.run.config
         try:
             for name, value in changes.items():
@@ -284,12 +311,16 @@ class _Search:
         return sum(size == math.inf for size in sizes), over
 
     def _try(self, changes: Changes, run: RehearsedRun) -> Plan | None:
-        """The plan of a changed run; None when enough was tried."""
+        """The plan of a changed run; None when enough was tried, or it cannot be compiled."""
         if len(self.tried) >= MOST_TRIES:
             return None
         names = ", ".join(f"{name}={spelled(value)}" for name, value in changes.items())
         say(f"does not fit yet: trying {names}")
-        plan = self._planner.plan(run)
+        try:
+            plan = self._planner.plan(run)
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+            self.tried.append(f"{names}: cannot be compiled ({brief(error)})")
+            return None
         self._note(plan)
         worst = plan.worst
         what = "refused by the compiler" if worst.refused else in_words(worst.bytes)

@@ -96,7 +96,8 @@ def rehearse(
     for slots in widths if every else widths[:1]:
         narrower = [w for w in widths if w < slots]
         for width in narrower if every else narrower[:1]:
-            engine._narrow(_Standing(slots, engine.shards, most, width))
+            for columns in _lengths(engine, most, every):
+                engine._narrow(_Standing(slots, engine.shards, columns, width))
     return weights
 
 

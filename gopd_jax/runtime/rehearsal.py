@@ -36,28 +36,27 @@ class Call:
     mesh: Mesh
     _make: Callable[[], jax.stages.Wrapped]
     _out: Callable[[], Tree]
-    _traced: jax.stages.Traced | None = None
+    _result: Tree = None
 
-    def traced(self) -> jax.stages.Traced:
-        """The function traced on the mesh; each is traced once."""
-        if self._traced is None:
-            # Kernels ask the default device for its generation.
-            with jax.set_mesh(self.mesh), jax.default_device(self.mesh.devices.flat[0]):
-                self._traced = self._make().trace(*self.args)
-        return self._traced
+    @contextlib.contextmanager
+    def _on_mesh(self) -> Iterator[None]:
+        # Kernels ask the default device for its generation.
+        with jax.set_mesh(self.mesh), jax.default_device(self.mesh.devices.flat[0]):
+            yield
 
     def lowered(self) -> jax.stages.Lowered:
-        """The program as XLA gets it; the trace is given up."""
-        traced, self._traced = self.traced(), None
-        with jax.set_mesh(self.mesh), jax.default_device(self.mesh.devices.flat[0]):
-            return traced.lower()
+        """The program as XLA gets it."""
+        with self._on_mesh():
+            return self._make().lower(*self.args)
 
     def result(self) -> Tree:
-        """What the program returns, as shapes with shardings."""
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.traced().out_info
-        )
-        return with_shardings(shapes, jax.tree.broadcast(self._out(), shapes))
+        """What the program returns, as shapes with shardings; it is traced once for that."""
+        if self._result is None:
+            with self._on_mesh():
+                found = jax.eval_shape(self.function, *self.args)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
+            self._result = with_shardings(shapes, jax.tree.broadcast(self._out(), shapes))
+        return self._result
 
     def __call__(self, *args: Any) -> Tree:
         """Stands for running the compiled program."""

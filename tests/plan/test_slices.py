@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gopd_jax.plan.architectures import architectures
-from gopd_jax.plan.chips import CHIPS, describe, devices_of
+from gopd_jax.plan.chips import CHIPS, describe, devices_of, larger
 
 QWEN = "Qwen/Qwen3-4B"
 
@@ -23,6 +23,12 @@ def test_a_name_tells_the_number_of_devices(name, count):
 def test_another_name_is_refused(name):
     with pytest.raises(ValueError, match=f"--topology={name}: expected CHIP:SIZE, such as v5e:4x4"):
         devices_of(name)
+
+
+def test_a_larger_slice_has_twice_the_chips():
+    assert larger("v5e:4x4") == ["v5e:4x8", "v5e:8x8"]
+    assert larger("v5p:2x2x4") == ["v5p:2x4x4", "v5p:4x4x4"]
+    assert larger("cpu:2") == larger("h100:8") == []
 
 
 def test_the_cpu_is_a_slice():
