@@ -356,14 +356,14 @@ def decode(
         Hidden states [B, T, D] after the final norm, and for each layer what the layout's `attend`
         returned as its cache.
     """
-    block, layers = Block(config, matmul), params["layers"]
+    block = Block(config, matmul)
     if split is None:
         x_BTD = jnp.take(params["embedding"], tokens_BT, axis=0)
     else:
         x_BTD = split.embed(params["embedding"], tokens_BT)
     x_BTD = constrain(x_BTD, (layout.rows, None, None))
     before, written = x_BTD, []
-    for layer, cache in zip(layers, caches, strict=True):
+    for layer, cache in zip(params["layers"], caches, strict=True):
         if split is not None:  # may be gathered while the layer before it computes
             layer, before = split.layer(layer, before), x_BTD
         x_BTD, cache = block.apply({"params": layer}, x_BTD, layout, cache)

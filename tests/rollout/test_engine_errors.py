@@ -62,7 +62,7 @@ def test_engines_that_cannot_be(settings, message):
 
 def test_slots_that_the_mesh_does_not_divide():
     class FakeMesh:
-        shape = {"data": 2, "fsdp": 2, "tensor": 1}
+        shape = {"data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 1}
 
     with pytest.raises(ValueError, match=r"slots=6: expected a positive multiple of 4"):
         RolloutEngine(TINY, FakeMesh(), (3,), slots=6, max_prompt_tokens=4, max_response_tokens=4)

@@ -1,5 +1,7 @@
 """Every axis of the mesh and both layouts of the weights draw what one device draws."""
 
+import json
+
 import pytest
 
 PROGRAM = """
@@ -85,8 +87,6 @@ COMBINED = [
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["xla", "pallas_tpu"])
 def test_every_axis_and_layout_draws_what_one_device_draws(run_on_fake_devices, kernel):
-    import json
-
     cases = [("tiny", sizes, kernel, {}) for sizes in AXES + COMBINED]
     cases.append(("wide", {"tensor": 8, "fsdp": 1}, kernel, {}))
     cases.append(("wide", COMBINED[0], kernel, {"kv_cache": "int8"}))
@@ -95,10 +95,6 @@ def test_every_axis_and_layout_draws_what_one_device_draws(run_on_fake_devices, 
 
 ONE_MESH = """
 one = draw(WIDE, {"devices": jax.devices()[:1]})[1]
-engine, drawn, whole = draw(WIDE, {"tensor": 8, "fsdp": 1})
-same(one, drawn)
-print("heads of a rank", engine.caches.abstract(8).blocks[0][0].keys.sharding.shard_shape(
-    engine.caches.abstract(8).blocks[0][0].keys.shape)[1])
 engine, drawn, whole = draw(WIDE, {"data": 2, "fsdp": 4})
 same(one, drawn)
 for found in collectives(engine):  # of loops: one of them looks how many slots continue
@@ -106,8 +102,6 @@ for found in collectives(engine):  # of loops: one of them looks how many slots 
 engine, drawn, held = draw(WIDE, {"data": 2, "fsdp": 4}, "gathered")
 same(one, drawn)
 assert held < whole / 2 and str(engine.layout) == "gathered: requested", (held, whole)
-counts = sorted(len(found) for found in collectives(engine))
-print(counts)
 gathers = [x for found in collectives(engine) for x in found if x[0] == "all-gather"]
 # In the loop over tokens, each layer is gathered: its 7 matrices and nothing of the head.
 assert len(gathers) >= 7 * WIDE.layers, gathers
@@ -116,4 +110,4 @@ assert len(gathers) >= 7 * WIDE.layers, gathers
 
 def test_tokens_are_drawn_without_waiting_for_other_devices(run_on_fake_devices):
     """And layers that are split are gathered in the loop, not before it."""
-    assert "heads of a rank 1" in run_on_fake_devices(PROGRAM + ONE_MESH)
+    run_on_fake_devices(PROGRAM + ONE_MESH)

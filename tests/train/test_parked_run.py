@@ -53,7 +53,7 @@ def held(monkeypatch):
     return found
 
 
-def test_what_is_alive_in_each_phase_of_a_parked_run(held, tmp_path, lines):
+def test_what_is_alive_in_each_phase_of_a_parked_run(held, tmp_path):
     config = small(**SHORT, **PARKED)
     model = load_config(tiny.model("base"))
     params = 4 * model.num_params
@@ -74,11 +74,8 @@ def test_what_is_alive_in_each_phase_of_a_parked_run(held, tmp_path, lines):
     host = {x["pinned_host"] for place in places for x in held[place]}
     assert len(host) == 1 and 4 * params <= host.pop() < 4 * params + SLACK
 
-    run(small(**SHORT), str(tmp_path / "plain"))
-    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
-        assert lines(tmp_path / "parked", name) == lines(tmp_path / "plain", name)
 
-
+@pytest.mark.slow
 def test_without_parking_the_cache_is_gone_when_scoring_begins(held, tmp_path):
     """Teacher and reference are on the device, with the student and its moments, and no more."""
     run(small(**SHORT | {"steps": 1, "eval.teachers": False}), str(tmp_path / "run"))
