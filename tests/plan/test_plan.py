@@ -8,6 +8,8 @@ import pytest
 
 from gopd_jax.plan.__main__ import main
 from gopd_jax.plan.remedies import changed, find_remedy
+from gopd_jax.plan.text import report, sweep, verdict
+from gopd_jax.runtime.memory import in_words
 from gopd_jax.train import run as train_run
 
 
@@ -51,19 +53,15 @@ def test_a_plan_has_the_programs_of_a_run_and_their_memory(tmp_path, monkeypatch
 
 def test_a_phase_holds_what_the_run_has_alive(plan):
     held = {peak.phase: {h.what: h.bytes for h in peak.held} for peak in plan.peaks}
-    assert list(held) == [
-        "start",
-        "evaluate student",
-        "evaluate teacher of math",
-        "rollout",
-        "update",
-    ]
+    evaluations = ["evaluate student", "evaluate teacher of math"]
+    assert list(held) == ["start", *evaluations, "rollout", "score", "update"]
     student = plan.run.learner.student.num_params
     assert held["update"]["student"] == 4 * student
     assert held["update"]["teacher of math"] == held["update"]["reference"] == 4 * student
     assert held["update"]["optimizer state"] == pytest.approx(8 * student, abs=16)
     assert held["rollout"]["decode weights (student)"] == 4 * student
-    assert "decode weights (student)" not in held["update"]
+    for phase in ("score", "update"):
+        assert not held[phase].keys() & {"decode weights (student)", "rollout cache"}
     columns = sum(plan.run.sampler.sizes) + 16  # of the tokens of one dispatch
     model = plan.run.learner.student
     each = model.layers * 2 * model.kv_heads * model.head_size * 4
@@ -72,24 +70,21 @@ def test_a_phase_holds_what_the_run_has_alive(plan):
 
 
 def test_a_run_that_does_not_fit_gets_a_change_with_which_it_does(plan):
-    # As much as the run needs with half of the slots.
-    config = plan.run.config
-    half = planner_of(config)
-    half = half.plan(half.rehearsed(changed(config, "rollout.slots", 8)))
-    limit = max(half.worst.bytes, max(p.bytes for p in plan.peaks if p.phase == "update"))
-    drawing = max(p.bytes for p in plan.peaks if p.phase != "update")
-    memory = max(limit, drawing - 1) / 0.95
-    planner = planner_of(config, memory=memory if limit < drawing else (limit - 1) / 0.95)
-    found = planner.plan(planner.rehearsed(config))
-    assert not found.fits
+    config, limit = plan.run.config, plan.worst.bytes - 1
+    planner = planner_of(config, memory=limit / 0.95)
+    found = dataclasses.replace(plan, where=planner.where)
+    assert planner.where.limit == limit and not found.fits
     remedy, tried = find_remedy(planner, found)
-    assert remedy is not None and remedy.plan.fits and tried
-    again = config
+    assert remedy is not None and remedy.plan.fits and remedy.changes
+    assert any("fits" in text and in_words(remedy.plan.worst.bytes) in text for text in tried)
     for setting, value in remedy.changes.items():
-        again = changed(again, setting, value)
-    assert planner.plan(planner.rehearsed(again)).fits
+        config = changed(config, setting, value)
+        assert f"--config.{setting}=" in remedy.options
+    again = planner.plan(planner.rehearsed(config))
+    assert again.fits and again.worst.bytes <= limit
 
 
+@pytest.mark.slow
 def test_nothing_makes_a_run_fit_into_too_little(plan):
     planner = planner_of(plan.run.config, memory=1000)
     found = dataclasses.replace(plan, where=planner.where)
@@ -113,3 +108,23 @@ def test_the_command_prints_tables_or_records(plan, capsys, monkeypatch, tmp_pat
     assert record["peak_bytes"] == plan.worst.bytes
     assert "memory of one device" in printed.err
     assert (tmp_path / "memory.png").stat().st_size > 1000
+
+
+def test_a_sweep_has_a_line_for_each_slice(plan):
+    short = dataclasses.replace(plan, where=dataclasses.replace(plan.where, name="cpu:9"))
+    lines = sweep([(plan, None), (short, None)], None).splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["cpu:1", "1", "yes"],
+        ["cpu:9", "1", "yes"],
+    ]
+
+
+def test_a_report_says_where_its_numbers_come_from(plan):
+    shown = report(plan, ["student: made up"], fast=False, every=False, width=None)
+    for part in ("held: computed from shapes; besides: compiled", "assumed: student: made up"):
+        assert part in shown
+    assert f"{plan.where.name}: fits" in shown
+    refused = dataclasses.replace(plan.peaks[-1], refused="train step: Ran out of memory")
+    small = dataclasses.replace(plan, peaks=(*plan.peaks[:-1], refused))
+    assert not small.fits
+    assert "the compiler refuses train step: Ran out of memory" in verdict(small)
