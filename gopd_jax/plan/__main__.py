@@ -2,8 +2,8 @@ r"""Plans a run for devices that are not here: does it fit, what does it take, w
 
 Compiles every program of the run that `train` would make with the same config, for a TPU slice that
 is described and not rented. Needs neither weights nor data: a model is a folder with config.json
-alone, or one of those that the config files name. libtpu is needed for TPUs:
-pip install 'gopd_jax[tpu]'.
+alone, or one of those that the config files name. Needs the compiler of the devices:
+pip install 'gopd_jax[tpu]' for TPUs.
 
   python -m gopd_jax.plan --config=math:qwen3_4b --topology=v6e:4x4
   python -m gopd_jax.plan --config=math:qwen3_4b --sweep v5e:4x4,v5e:8x8,v6e:4x4 --fast
@@ -26,7 +26,8 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--topology",
         metavar="SLICE",
-        help="the devices: a TPU slice such as v6e:4x4 or v5p:2x2x4, or cpu:N for this machine",
+        help="the devices: a TPU slice such as v6e:4x4 or v5p:2x2x4, the GPUs of a host such as "
+        "h100:8, or cpu:N for this machine",
     )
     made.add_argument(
         "--sweep", metavar="A,B", help="several slices with commas between them: one table"

@@ -308,7 +308,7 @@ class _Phases:
         """The phases of a step."""
         config = self._config
         rollout = self._rollout(state, held)
-        score, update = self._learning(state)
+        score, update = self._learning()
         phases = []
         if rollout is not None:
             early = score if config.learner.score_early else ()
@@ -342,7 +342,7 @@ class _Phases:
         parts = (*held, weights, cache)
         return parts, tuple(p for _, programs, _ in drawn for p in programs)
 
-    def _learning(self, state: TrainState) -> tuple[tuple[Planned, ...], tuple[Planned, ...]]:
+    def _learning(self) -> tuple[tuple[Planned, ...], tuple[Planned, ...]]:
         """The programs that score, and the train step."""
         config, inputs = self._config, self._inputs
         policy = config.method != "sft"
@@ -367,8 +367,7 @@ class _Phases:
                 update.append(Planned("student", call))
                 continue
             model = call.function.keywords["model"].config
-            named = roles.get(model, []) if call.args[0] is not state.params else []
-            score.append(Planned(", ".join(named) or "old student", call))
+            score.append(Planned(", ".join(roles.get(model, ["old student"])), call))
         return tuple(score), tuple(update)
 
 
