@@ -33,7 +33,7 @@ class Config:
     name: Text = ""
     """Name of the run; the default --workdir is runs/NAME. Set by the preset."""
     student: Text = ""
-    """The model that is trained: a Hugging Face folder or hub id. Required."""
+    """The model that is trained: a Hugging Face folder, local or gs://, or hub id. Required."""
     method: Method = "gopd"
     """gopd distils on-policy from teachers, grpo learns from verified rewards without teachers,
     sft learns from the teachers' samples or from given responses."""

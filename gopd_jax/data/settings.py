@@ -120,7 +120,8 @@ class DataSettings:
     """How prompts are read."""
 
     cache_dir: Text = ""
-    """Folder of the prepared data sets; empty is WORKDIR/datasets."""
+    """Folder of the prepared data sets; empty is WORKDIR/datasets, and with a workdir on gs://
+    datasets in the user's cache folder."""
     max_prompt_tokens: PositiveCount = 2048
     """Longest prompt in tokens, template included; longer prompts are left out, never cut."""
     max_teacher_prompt_tokens: Count = 0

@@ -24,6 +24,7 @@ from gopd_jax.data.template_check import TemplateCheck
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import read_json
 from gopd_jax.runtime.hub import ask_for
+from gopd_jax.runtime.object_store import local_copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ChatTokenizer:
             ValueError: no tokenizer at `path`, no chat template, no stop id, a stop id outside the
                 vocabulary, or a reserved name in `template_kwargs`.
         """
-        path = os.path.expanduser(os.fspath(path))
+        path = local_copy(os.path.expanduser(os.fspath(path)))
         tokenizer = _from_pretrained(path)
         if chat_template is not None:
             tokenizer.chat_template = chat_template

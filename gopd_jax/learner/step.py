@@ -133,12 +133,7 @@ def train_step(
     checked = [x for of_batch in finite for x in of_batch.values()]
     all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
     applied = all_finite & (sum(batch.used for batch in batches) > 0)
-    if parked:  # not before the gradients are there
-        grads, waiting = jax.lax.optimization_barrier((grads, state.opt_state))
-        state = state.replace(opt_state=moments_to(jax.memory.Space.Device, waiting))
-    params, opt_state = _updated(state, grads, optimizer, applied)
-    if parked:
-        opt_state = moments_to(jax.memory.Space.Host, opt_state)
+    params, opt_state = _updated(state, grads, optimizer, applied, parked)
     metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
 
@@ -179,12 +174,17 @@ def _updated(
     grads: Params,
     optimizer: optax.GradientTransformation,
     applied: jax.Array,
+    parked: bool,
 ) -> tuple[Params, optax.OptState]:
     """Parameters and optimizer state after an update; as they were unless it is `applied`."""
+    if parked:  # the moments do not come before the gradients are there
+        grads, waiting = jax.lax.optimization_barrier((grads, state.opt_state))
+        state = state.replace(opt_state=moments_to(jax.memory.Space.Device, waiting))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = optax.apply_updates(state.params, updates), opt_state
     old = state.params, state.opt_state
-    return jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
+    params, opt_state = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
+    return params, moments_to(jax.memory.Space.Host, opt_state) if parked else opt_state
 
 
 def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Array]:

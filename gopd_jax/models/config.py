@@ -13,6 +13,7 @@ import transformers
 
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.hub import ask_for
+from gopd_jax.runtime.object_store import local_copy
 
 FAMILIES = {
     "qwen3": "Qwen3ForCausalLM",
@@ -96,13 +97,14 @@ class ModelConfig:
 
 
 def load_config(path: str) -> ModelConfig:
-    """Reads the `config.json` of a local folder or hub id.
+    """Reads the `config.json` of a local folder, a folder on an object store, or a hub id.
 
     Raises:
         ValueError: no such folder or hub id, or a malformed field.
         UnsupportedModel: a ValueError for an architecture or a field value that the block does not
             implement. The message names the field, its value and what is supported.
     """
+    path = local_copy(path)
     refuse_path(path)
     try:
         # The family is checked first, because transformers has its own error, and its own advice,

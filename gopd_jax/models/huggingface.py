@@ -24,6 +24,7 @@ from gopd_jax.models.config import ModelConfig, refuse_path
 from gopd_jax.models.tensor_names import Row, StoredTensor, table
 from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import read_json
+from gopd_jax.runtime.object_store import local_copy
 from gopd_jax.runtime.processes import shared
 from gopd_jax.types import Params
 
@@ -34,15 +35,16 @@ READERS = 8  # tensors that are hashed at once
 
 
 def local_folder(path: str | Path, patterns: tuple[str, ...] = WEIGHT_FILES) -> Path:
-    """A local folder as it is, or the folder of a hub id.
+    """A local folder as it is, or the local copy of a folder on gs:// or of a hub id.
 
     Args:
-        path: local folder or hub id.
+        path: local folder, folder on an object store, or hub id.
         patterns: file names of the hub id to download, unless they are in the cache already.
 
     Raises:
         ValueError: neither a folder nor a hub id that can be downloaded.
     """
+    path = local_copy(str(path))
     if Path(path).is_dir():
         return Path(path)
     refuse_path(path)

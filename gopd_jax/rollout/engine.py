@@ -73,6 +73,7 @@ class RolloutEngine:
         stats: counts of the current or latest call.
         kernel: the choice of the decode attention kernel.
         layout: that of the decode weights, and why.
+        kernels: both, in words.
         split: what reads decode weights that are split; None if they are whole.
         sizes: number of columns of each block of the cache.
         shards: number of tensor groups, each of which holds slots of its own.
@@ -124,6 +125,8 @@ class RolloutEngine:
             options=options,
             room=room,
         )
+        words = {"decode attention": self.kernel, "decode weights": self.layout}
+        self.kernels = {name: str(choice) for name, choice in words.items()}
         int8 = options.weights == "int8"
         self.split = Gathered(config, mesh, dtype, int8) if self.layout.gathered else None
         # A kernel that skips idle slots gains nothing from a narrower cache.
@@ -142,17 +145,14 @@ class RolloutEngine:
 
         Needed once after each change of the parameters.
         """
-        quantized = self.options.weights == "int8"
+        int8, gathered = self.options.weights == "int8", self.layout.gathered
+        how = {"dtype": self.dtype, "int8": int8, "gathered": gathered}
         with self._reporting():
             program = self.programs.compiled(
-                functools.partial(
-                    decode_weights, dtype=self.dtype, int8=quantized, gathered=self.layout.gathered
-                ),
+                functools.partial(decode_weights, **how),
                 params,
                 name="weights",
-                out=lambda: decode_weight_shardings(
-                    self.config, self.mesh, self.dtype, quantized, self.layout.gathered
-                ),
+                out=lambda: decode_weight_shardings(self.config, self.mesh, **how),
             )
         return program(params)
 

@@ -16,7 +16,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.files import JsonObject, absolute, is_remote
 from gopd_jax.runtime.manifest import (
     damage,
     has_manifest,
@@ -198,7 +198,10 @@ def saved_steps(workdir: str) -> list[int]:
     folder = _folder(workdir)
     if not folder.exists():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    names = [path.name for path in folder.iterdir() if path.name.isdigit()]
+    if is_remote(folder):  # without renaming, a step that is not complete lacks a mark
+        names = [n for n in names if ocp.utils.is_checkpoint_finalized(folder / n)]
+    return sorted(map(int, names))
 
 
 def restore_state(workdir: str, step: int, abstract_state: TrainState) -> TrainState:
@@ -288,4 +291,4 @@ def _says_no_error_twice(record: logging.LogRecord) -> bool:
 
 
 def _folder(workdir: str) -> epath.Path:
-    return epath.Path(workdir).absolute() / "checkpoints"
+    return absolute(workdir) / "checkpoints"

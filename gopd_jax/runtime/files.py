@@ -13,6 +13,17 @@ _KINDS = {dict: "JSON object", list: "list", str: "text", int: "whole number"}
 JsonObject = dict[str, Any]  # as json.loads returns it: the values may be anything
 
 
+def is_remote(path: object) -> bool:
+    """Whether a path is one of an object store, such as gs://BUCKET/MODEL."""
+    return "://" in str(path)
+
+
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """The absolute path of a file or folder; one of an object store is absolute already."""
+    path = epath.Path(path)
+    return path if is_remote(path) else path.absolute()
+
+
 def replace_text(path: str | os.PathLike, text: str) -> None:
     """`replace_bytes` of a text in UTF-8."""
     replace_bytes(path, text.encode())
@@ -21,17 +32,23 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 def replace_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Writes `content` beside `path` and renames it to `path`.
 
+    An object store (gs://) does so by itself: an object is there as a whole or not at all.
+
     Raises:
         OSError: it cannot be written; names the file, which is as it was.
     """
     path = epath.Path(path)
-    temporary = path.with_suffix(".tmp")
+    temporary = path if is_remote(path) else path.with_suffix(".tmp")
     try:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if temporary != path:
+            temporary.replace(path)
+    except Exception as e:  # each client of a store has errors of its own
+        if not isinstance(e, OSError) and not is_remote(path):
+            raise
+        if temporary != path:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         raise cannot_write(path, e) from e
 
 

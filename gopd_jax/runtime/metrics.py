@@ -13,7 +13,7 @@ from etils import epath
 import jax
 import jax.monitoring
 
-from gopd_jax.runtime.files import JsonObject, append, replace_text
+from gopd_jax.runtime.files import JsonObject, append, is_remote, replace_text
 from gopd_jax.runtime.tensorboard import Board
 from gopd_jax.runtime.trackers import Trackers
 
@@ -51,13 +51,13 @@ class JsonLines:
     """An append-only file of JSON objects, each with a "step".
 
     Opening the file drops the lines of steps after `last_step`, which a resumed run writes again,
-    and a line that a kill has cut short. On object stores (gs://), which cannot append, each
-    `flush` writes the whole file.
+    and a line that a kill has cut short. On object stores (gs://), which cannot append, `flush`
+    writes the whole file if it has grown.
     """
 
     def __init__(self, path: str | epath.Path, last_step: int):
         self._path = epath.Path(path)
-        self._remote = "://" in str(path)
+        self._remote, self._grown = is_remote(path), False
         self._lines = self._kept(last_step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self._path, "".join(self._lines))
@@ -92,12 +92,14 @@ class JsonLines:
         line = json.dumps(record) + "\n"
         if self._file is None:
             self._lines.append(line)
+            self._grown = True
         else:
             append(self._file, line.encode(), self._path)
 
     def flush(self) -> None:
-        if self._file is None:
-            self._path.write_text("".join(self._lines))
+        if self._grown:
+            replace_text(self._path, "".join(self._lines))
+            self._grown = False
 
     def close(self) -> None:
         self.flush()

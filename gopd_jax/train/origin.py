@@ -9,13 +9,11 @@ import dataclasses
 import hashlib
 import re
 
-from etils import epath
-
 from gopd_jax.config import Config
 from gopd_jax.models.exported import read_exported
 from gopd_jax.models.huggingface import local_folder
 from gopd_jax.runtime.checkpoint import saved_steps
-from gopd_jax.runtime.files import JsonObject
+from gopd_jax.runtime.files import JsonObject, absolute
 from gopd_jax.runtime.manifest import MANIFEST, damage, has_manifest
 from gopd_jax.runtime.run_folder import holds_run, read_run
 
@@ -184,7 +182,7 @@ def _checkpoint(init_from: str, folder: str, step: int | None) -> StartingPoint:
         expected = f"one of the steps {steps}" if steps else "a run that has saved one"
         raise ValueError(f"{where}: there is no checkpoint{which}; expected {expected}")
     step = steps[-1] if step is None else step
-    path = epath.Path(folder).absolute() / "checkpoints" / str(step)
+    path = absolute(folder) / "checkpoints" / str(step)
     reason = damage(path) if has_manifest(path) else f"it has no {MANIFEST}"
     if reason:
         raise ValueError(
@@ -192,4 +190,4 @@ def _checkpoint(init_from: str, folder: str, step: int | None) -> StartingPoint:
             f"one, {folder} has the steps {steps}"
         )
     manifest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-    return StartingPoint(str(epath.Path(folder).absolute()), step, manifest)
+    return StartingPoint(str(absolute(folder)), step, manifest)

@@ -28,7 +28,8 @@ from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.rewards.verifier import Verifier
-from gopd_jax.runtime.files import JsonObject, check_output
+from gopd_jax.runtime.files import JsonObject, check_output, is_remote
+from gopd_jax.runtime.object_store import local_root
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.trackers import check_installed
 from gopd_jax.train import own_rewards
@@ -224,7 +225,7 @@ def _domain_prompts(
 ) -> _DomainPrompts:
     """Reads, encodes and checks the prompts of a domain."""
     domain, limit = config.domains[name], config.data.max_prompt_tokens
-    data_dir = config.data.cache_dir or os.path.join(workdir, "datasets")
+    data_dir = config.data.cache_dir or _datasets(workdir)
     encoded, dropped, fingerprints = {}, {}, {}
     for split in ("train", "test"):
         where = f"{name}/{split}"
@@ -248,6 +249,16 @@ def _domain_prompts(
     if config.method == "sft" and not domain.teacher:
         given_answers_of(tokenizer, spread(encoded["train"]))  # for its check
     return _DomainPrompts(encoded["train"], encoded["test"], dropped, fingerprints)
+
+
+def _datasets(workdir: str) -> str:
+    """The folder of the prepared data sets: that of the run, or the user's cache if it is remote.
+
+    They are read row by row, and array_record files cannot be read from an object store.
+    """
+    if not is_remote(workdir):
+        return os.path.join(workdir, "datasets")
+    return str(local_root("datasets"))
 
 
 def _warn_of_overlap(inputs: RunInputs) -> None:

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from gopd_jax.config import Config
 from gopd_jax.learner.learner import Learner
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime import provenance
 from gopd_jax.runtime.checkpoint import Checkpoints, saved_steps
 from gopd_jax.runtime.errors import Stopped
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.memory import device_memory
+from gopd_jax.runtime.object_store import check_reachable
 from gopd_jax.runtime.processes import agree, of_first
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.runtime.progress import Bar, result, result_width, say
@@ -59,6 +61,7 @@ def run(config: Config, workdir: str) -> summary.Summary:
         NonFiniteError: a number that decides the run is not finite; what was saved is as it was.
         OSError: a file of the run cannot be written; what was saved is as it was.
     """
+    check_reachable("--workdir", workdir)
     with undone_if_refused(workdir):
         programs, dtype = devices_for(config, workdir)
         inputs = prepare(config, workdir)
@@ -76,16 +79,10 @@ def _run(
 ) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
-    mesh, roles = programs.mesh, roles_of(config)
-    room = room_to_draw(config, roles, inputs.models, mesh, dtype, device_memory(mesh))
-    samplers = make_samplers(config, inputs, programs, dtype, room)
+    samplers = _samplers(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     before = steps_before(workdir)
-    sampler = samplers[inputs.models[config.student]]
-    kernels = learner.kernels | {
-        "decode attention": str(sampler.kernel),
-        "decode weights": str(sampler.layout),
-    }
+    kernels = learner.kernels | samplers[inputs.models[config.student]].kernels
     start = _this_start(config, workdir, inputs, kernels)
     finished = read_summary(workdir, config.steps)
     check_same_command(host.identity)  # and no host writes before all have read
@@ -131,6 +128,15 @@ def _run(
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
+
+
+def _samplers(
+    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
+) -> Samplers:
+    """The rollout engines, with the memory of a device that is left to them."""
+    mesh, roles = programs.mesh, roles_of(config)
+    room = room_to_draw(config, roles, inputs.models, mesh, dtype, device_memory(mesh))
+    return make_samplers(config, inputs, programs, dtype, room)
 
 
 def _write_end(

@@ -96,7 +96,8 @@ class Trainer:
         with self.clock.phase("update"):
             for packed in updates:
                 state, metrics, tokens = self.learner.update(state, packed)
-                record.updates.append(Update(packed, metrics, tokens))
+                kept = dataclasses.replace(packed, batches=())  # the next step has their memory
+                record.updates.append(Update(kept, metrics, tokens))
             # While the device works:
             note = log.write_last()  # of the step before
             record.learning_rate = log.learning_rate(record)

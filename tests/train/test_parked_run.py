@@ -15,7 +15,7 @@ from gopd_jax.train.verification import BackgroundVerifier
 
 SHORT = {"steps": 2, "eval.prompts": 8, "eval.cache": False, "learner.score_early": False}
 PARKED = {"learner.park_frozen": True, "learner.park_optimizer": True}
-SLACK = 50_000  # bytes of log-probs, keys, counters
+SLACK = 120_000  # bytes of what an update returns of each token, of keys and counters
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_is_alive_in_each_phase_of_a_parked_run(held, tmp_path):
     config = small(**SHORT, **PARKED)
     model = load_config(tiny.model("base"))
     params = 4 * model.num_params
-    assert params > 5 * SLACK
+    assert params > 3 * SLACK
     run(config, str(tmp_path / "parked"))
 
     device = {place: [x["device"] for x in all] for place, all in held.items()}
@@ -67,7 +67,7 @@ def test_what_is_alive_in_each_phase_of_a_parked_run(held, tmp_path):
         assert params <= there < params + SLACK, device
     # The update adds its batch; the student is there twice when it draws, and the cache besides.
     cache = 2 * model.layers * model.kv_heads * model.head_size * 4 * config.rollout.slots
-    assert all(params < there < 1.5 * params for there in device["update"]), device
+    assert all(params < there < 2 * params for there in device["update"]), device
     assert all(2 * params + cache * 64 < there for there in device["drawing"][:1]), device
     # Two moments, teacher and reference, from beginning to end.
     places = ("rollout", "score", "update", "drawing")
@@ -91,7 +91,7 @@ from loop_cases import small
 from gopd_jax.train.run import run
 
 SHORT = {"steps": 2, "eval.prompts": 8, "eval.cache": False, "eval.teachers": False}
-SHORT |= {"mesh.fsdp": 4, "mesh.context": 2}
+SHORT |= {"mesh.fsdp": 4, "mesh.tensor": 2}
 parked = {"learner.park_frozen": True, "learner.park_optimizer": True, "rollout.layout": "gathered"}
 found = []
 for changes in ({}, parked):

@@ -1,14 +1,18 @@
 """What a machine cannot hold is refused in one sentence, before anything is read or written."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from loop_cases import small
+import numpy as np
 import pytest
 
 from gopd_jax import tiny
 from gopd_jax.models.config import load_config
 from gopd_jax.rollout.engine import RolloutEngine
-from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.runtime.mesh import AXES, make_mesh
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train.memory import run_phases
 from gopd_jax.train.models import make_learner
@@ -88,3 +92,49 @@ def test_frozen_models_are_counted_once_in_the_compute_dtype():
     assert len([part for part in parts_of(small(**same)) if part.startswith(("teach", "ref"))]) == 1
     one = parts_of(small(**{"learner.reward_scale": 1.0}))
     assert "reference" not in one and one["packed batch"].bytes < half["packed batch"].bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device that is not here."""
+
+    id: int
+    platform: str = "tpu"
+    process_index: int = 0
+
+
+def phases_of(memory=None, **changes):
+    """Bytes of each part in each phase, on one of eight chips."""
+    config = small(**changes)
+    roles = roles_of(config)
+    models = {path: load_config(path) for path in roles.values()}
+    mesh = Mesh(np.array([Chip(i) for i in range(8)]).reshape(1, 8, 1, 1, 1), AXES)
+    phases = run_phases(config, roles, models, mesh, jnp.bfloat16, memory)
+    return {name: {part.what: part.bytes for part in parts} for name, parts in phases.items()}
+
+
+def test_phases_share_the_memory_and_what_is_parked_takes_none():
+    models = {"teacher of math", "reference"}
+    plain, late = phases_of(), phases_of(**{"learner.score_early": False})
+    assert plain["rollout"].keys() == {"student", "rollout cache", "decode weights"} | models
+    assert plain["score"].keys() == {"student"} | models == late["score"].keys()
+    assert plain["update"].keys() == {"student", "packed batch"} | models
+    parked = phases_of(**{"learner.park_frozen": True, "learner.park_optimizer": True})
+    for phase in ("rollout", "score"):  # which score as the responses come: one at a time
+        assert len(parked[phase].keys() & models) == 1
+        assert parked[phase]["student"] < 0.34 * plain[phase]["student"]
+    assert not parked["update"].keys() & models
+    assert parked["update"]["student"] == plain["update"]["student"]
+    late = phases_of(**{"learner.park_frozen": True, "learner.score_early": False})
+    assert not late["rollout"].keys() & models and late["score"].keys() & models
+
+
+def test_decode_weights_are_gathered_where_they_do_not_fit_as_a_whole():
+    plain = phases_of()["rollout"]
+    enough, whole = 10 * sum(plain.values()), plain["decode weights"]
+    assert phases_of(enough)["rollout"] == plain
+    little = phases_of(sum(plain.values()))["rollout"]
+    # An eighth of all, and a layer of the two.
+    assert whole / 8 < little["decode weights"] < whole * 0.7
+    assert phases_of(1, **{"rollout.layout": "whole"})["rollout"] == plain
+    assert phases_of(**{"rollout.layout": "gathered"})["rollout"] == little
