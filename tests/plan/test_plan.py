@@ -30,7 +30,7 @@ def what(key):
 
 
 def test_a_plan_has_the_programs_of_a_run_and_their_memory(tmp_path, monkeypatch):
-    config, tables = small(steps=1), []
+    config, tables = small(), []
     devices_for = train_run.devices_for
 
     def kept(*args):
