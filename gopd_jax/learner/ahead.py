@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gopd_jax.learner.adapters import frozen_params
+from gopd_jax.learner.distance import Reading
 from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.packing import Bucket
 from gopd_jax.learner.scoring import scoring_program
@@ -78,3 +79,27 @@ def abstract_rows(learner: Learner, bucket: Bucket) -> list[jax.ShapeDtypeStruct
     where, size = batch_sharding(learner.mesh), (bucket.rows, bucket.length)
     dtypes = [jnp.int32] * 4 + [jnp.bool]
     return [jax.ShapeDtypeStruct(size, dtype, sharding=where) for dtype in dtypes]
+
+
+def ask_for_distance(
+    learner: Learner, params: Params, teacher: ModelConfig | None, response: int
+) -> None:
+    """Begins to compile what compares the student with a teacher; see `Learner.distances`.
+
+    Args:
+        params: the student's, as shapes with shardings.
+        teacher: its architecture, or None.
+        response: limit of a response in tokens.
+    """
+    function, where, rows = learner.comparing(teacher, response)
+    wide, first = (
+        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
+        for shape in ((rows, learner.shape.longest), (rows,))
+    )
+    reads = Reading(wide, wide, wide, first)
+    theirs: tuple[Params | None, Reading | None] = (None, None)
+    if teacher is not None:
+        theirs = frozen_params(teacher, learner.mesh, learner.dtype), reads
+    learner.programs.compile_ahead(
+        function, params, theirs[0], reads, theirs[1], name="distance", out=lambda: where
+    )

@@ -283,16 +283,9 @@ class Learner:
         Returns:
             For each rollout, float32 [T] by name.
         """
-        function = functools.partial(
-            distance,
-            student=self.decoder(self.student),
-            teacher=None if teacher is None else self.decoder(teacher.config),
-            response=rollouts[0].request.max_tokens,
-            num_ids=self.num_ids,
-            devices=self.devices,
-        )
-        rows, longest = batch_sharding(self.mesh), self.shape.longest
-        at_once = self.devices * max(1, TOKENS // longest)
+        model = None if teacher is None else teacher.config
+        function, rows, at_once = self.comparing(model, rollouts[0].request.max_tokens)
+        longest = self.shape.longest
         found: list[dict[str, np.ndarray]] = []
         theirs = None if teacher is None else bring(teacher.params)
         for start in range(0, len(rollouts), at_once):
@@ -313,6 +306,26 @@ class Learner:
                 for i, r in enumerate(part)
             ]
         return found
+
+    def comparing(
+        self, teacher: ModelConfig | None, response: int
+    ) -> tuple[functools.partial, jax.sharding.NamedSharding, int]:
+        """The function of `distances`, the sharding of its rows, and their number.
+
+        Args:
+            teacher: its architecture, or None.
+            response: limit of a response in tokens.
+        """
+        function = functools.partial(
+            distance,
+            student=self.decoder(self.student),
+            teacher=None if teacher is None else self.decoder(teacher),
+            response=response,
+            num_ids=self.num_ids,
+            devices=self.devices,
+        )
+        at_once = self.devices * max(1, TOKENS // self.shape.longest)
+        return function, batch_sharding(self.mesh), at_once
 
     # ---- The update.
 
