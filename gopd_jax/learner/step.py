@@ -16,6 +16,7 @@ from gopd_jax.kernels.context import balanced, in_order
 from gopd_jax.learner.parking import moments_to
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
+from gopd_jax.models.routing import Routing, counted
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import Loss, LossDetails, weighted_loss
@@ -36,6 +37,7 @@ class StepMetrics:
         micro-batches.
     applied: bool scalar, whether the state was changed: everything was finite, and there was
         something to learn from.
+    routing: of a mixture's layers; None for a dense model.
     """
 
     loss: jax.Array
@@ -43,6 +45,7 @@ class StepMetrics:
     diagnostics: Diagnostics
     finite: tuple[dict[str, jax.Array], ...]
     applied: jax.Array
+    routing: Routing | None = None
 
 
 @struct.dataclass
@@ -69,6 +72,7 @@ def train_step(
     num_ids: int | None = None,
     loss_fn: Loss = weighted_loss,
     parked: bool = False,
+    student: Callable[[Params], Params] | None = None,
 ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
     """One optimizer update from the packed batches of one update, each with rows of its own length.
 
@@ -88,6 +92,8 @@ def train_step(
         num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
         parked: the arrays of the optimizer state are in the memory of the host, and return there.
+        student: of the parameters that are trained, the tree that the model reads, where that is
+            another one: the rest of it is frozen.
 
     Returns:
         The new state, the metrics, and the values of each token of each batch.
@@ -97,13 +103,13 @@ def train_step(
         return loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
 
     micro_loss = functools.partial(
-        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of
+        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of, student=student
     )
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
-        (loss, (more, values)), grads = value_and_grad(state.params, micro)
-        sums = jax.tree.map(jnp.add, sums, (loss, grads))
+        (loss, (more, values, counts)), grads = value_and_grad(state.params, micro)
+        sums = jax.tree.map(jnp.add, sums, ((loss, counts), grads))
         return (sums, diagnostics.merge(more)), values
 
     def over(total, batch):
@@ -124,18 +130,19 @@ def train_step(
     first = jax.tree.map(lambda x: x[0], batches[0].replace(used=batches[0].used[None]))
     shapes = jax.eval_shape(micro_loss, state.params, first)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-    total, found = ((jnp.zeros(()), zeros), shapes[1][0].emptied()), []
+    no_counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][2])
+    total, found = (((jnp.zeros(()), no_counts), zeros), shapes[1][0].emptied()), []
     for batch in batches:
         total, values = over(total, batch)
         found.append(values)
-    (loss, grads), diagnostics = total
+    ((loss, counts), grads), diagnostics = total
     tokens, finite = zip(*found, strict=True)
     grad_norm = optax.global_norm(grads)
     checked = [x for of_batch in finite for x in of_batch.values()]
     all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
     applied = all_finite & (sum(batch.used for batch in batches) > 0)
     params, opt_state = _updated(state, grads, optimizer, applied, parked)
-    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
+    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
 
 
@@ -147,20 +154,24 @@ def _micro_loss(
     rule: SamplingRule,
     num_ids: int | None,
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
-) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]]]]:
-    """The loss of one micro-batch, its diagnostics, its values of tokens, and what is finite."""
-    logprobs_of = _logprobs_of(params, micro.tokens, micro.positions, micro.segments, model)
+    student: Callable[[Params], Params] | None,
+) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]], Routing | None]]:
+    """The loss of one micro-batch, its diagnostics, values of tokens, what is finite, routing."""
+    params = student(params) if student else params
+    rows = micro.tokens, micro.positions, micro.segments
+    logprobs_of, counts = _logprobs_of(params, *rows, model)
+    logprobs_of = functools.partial(logprobs_of, num_ids=num_ids, frozen_head=bool(student))
     trained = micro.weights > 0
-    logprobs, entropy = logprobs_of(micro.targets, trained, num_ids=num_ids)
+    logprobs, entropy = logprobs_of(micro.targets, trained)
     ruled = None
     if rule != PLAIN:
         some = _one_in(RULED, trained)
-        found, _ = logprobs_of(micro.targets, some, rule=rule, num_ids=num_ids)
+        found, _ = logprobs_of(micro.targets, some, rule=rule)
         ruled = jnp.where(some, found, jnp.nan)
     loss, details = loss_of(logprobs, entropy, micro, ruled)
     tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
     finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
-    return loss, (details.diagnostics, (tokens, finite))
+    return loss, (details.diagnostics, (tokens, finite), counts)
 
 
 def _logprobs_of(
@@ -169,20 +180,23 @@ def _logprobs_of(
     positions_RS: jax.Array,
     segments_RS: jax.Array,
     model: Decoder,
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Runs a model; what returns takes the arguments of `token_logprobs` from the targets on.
+) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Routing | None]:
+    """Runs a model.
+
+    Returns:
+        A function of the arguments of `token_logprobs` from the targets on, and the routing.
 
     The head is applied in balanced order, so that padding, too, is spread over the devices.
     """
     rows = tokens_RS, positions_RS, segments_RS
-    hidden_RSD = model.apply({"params": params}, *rows, in_order=False)
+    hidden_RSD, counts = counted(model, params, *rows, False)
 
     def logprobs(targets_RS, wanted_RS, **options):
         of_tokens = map(balanced, (targets_RS, wanted_RS))
         found = token_logprobs(hidden_RSD, output_head(params), *of_tokens, **options)
         return tuple(map(in_order, found))
 
-    return logprobs
+    return logprobs, counts
 
 
 def _one_in(number: int, trained_RS: jax.Array) -> jax.Array:
@@ -252,5 +266,5 @@ def score(
     Returns:
         float32 [R, S], nats; exact zeros where nothing is wanted.
     """
-    logprobs_of = _logprobs_of(params, tokens_RS, positions_RS, segments_RS, model)
+    logprobs_of, _ = _logprobs_of(params, tokens_RS, positions_RS, segments_RS, model)
     return logprobs_of(targets_RS, wanted_RS, rule=rule, num_ids=num_ids)[0]

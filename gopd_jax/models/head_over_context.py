@@ -45,16 +45,19 @@ def forward(*given: jax.Array, run: Callable[..., Any]) -> Any:
     return run(*_of_row(*given))
 
 
-def backward(*given: jax.Array, run: Callable[..., Any]) -> tuple[jax.Array, jax.Array]:
+def backward(*given: jax.Array, run: Callable[..., Any]) -> tuple[jax.Array, ...]:
     """The gradients of a device's own tokens and of its own part of the head.
 
     Returns:
-        float32 [1, R, S, D] and [V, d], for the S tokens and the width d that the device holds.
+        float32 [1, R, S, D] and [V, d], for the S tokens and the width d that the device holds; no
+        second one where the head is frozen.
     """
-    of_row_1RSD, of_part_Vd = run(*_of_row(*given))
+    of_row_1RSD, *of_part_Vd = run(*_of_row(*given))
     parts = jax.lax.axis_size(AXIS)
     one, R, S, D = of_row_1RSD.shape
     of_row = of_row_1RSD.reshape(one, R, parts, S // parts, D)
     found = jax.lax.all_to_all(of_row, AXIS, split_axis=2, concat_axis=2)
-    head = jax.lax.all_to_all(of_part_Vd, AXIS, split_axis=1, concat_axis=0, tiled=True)
-    return jnp.sum(found, axis=2), head
+    exchange = functools.partial(
+        jax.lax.all_to_all, axis_name=AXIS, split_axis=1, concat_axis=0, tiled=True
+    )
+    return jnp.sum(found, axis=2), *map(exchange, of_part_Vd)
