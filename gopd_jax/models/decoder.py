@@ -9,7 +9,7 @@ costs about three times the bytes. The layout decides what a token attends to an
 it: `attention.Layout` for packed rows, the layouts of the sampler with a cache.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import functools
 from typing import Any, Protocol
 
@@ -22,12 +22,13 @@ from jax.typing import DTypeLike
 
 from gopd_jax.kernels import context, grouped_matmul, packed_attention_xla
 from gopd_jax.kernels.grouped_matmul import GroupedMatmul
-from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
+from gopd_jax.kernels.packed_attention import PackedAttention
 from gopd_jax.models.attention import PackedLayout, for_each_rank
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.embedding import embed
 from gopd_jax.models.linear import Adapted, linear
 from gopd_jax.models.moe import Moe
+from gopd_jax.models.remat import LAYER_INPUT, kept
 from gopd_jax.models.rope import rotate, rotation
 from gopd_jax.models.routing import COLLECTION
 from gopd_jax.models.settings import Remat
@@ -69,8 +70,6 @@ class SplitWeights(Protocol):
 
 _normal = nn.initializers.normal(0.02)
 BETWEEN = ("batch", "between", None)  # logical axes of what goes from block to block
-# What a rematerialised block begins with, by `checkpoint_name`.
-LAYER_INPUT = "layer input"
 
 
 def _matrix(
@@ -253,7 +252,7 @@ class Decoder(nn.Module):
         x_RSD = constrain(embed(embedding_VD, tokens_RS, self.dtype), BETWEEN)
         block = Block
         if self.remat != "none":
-            block = nn.remat(Block, prevent_cse=False, policy=_kept(self.remat))
+            block = nn.remat(Block, prevent_cse=False, policy=kept(self.remat))
         layers = nn.scan(
             block,
             variable_axes={"params": 0, COLLECTION: 0},
@@ -265,21 +264,6 @@ class Decoder(nn.Module):
         x_RSD, _ = layers(c, self.matmul, True, name="layers")(x_RSD, layout)
         hidden_RSD = _inside(RMSNorm(c.norm_eps, name="final_norm")(x_RSD), None, True)
         return context.in_order(hidden_RSD) if in_order else hidden_RSD
-
-
-def _kept(remat: Remat) -> Callable[..., Any] | None:
-    """What the backward pass finds of a block, as a policy; None keeps its input alone."""
-    policies = jax.checkpoint_policies
-    if remat == "attention":
-        return policies.save_only_these_names(SAVED)
-    if remat == "offload":
-        return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
-            names_which_can_be_offloaded=[LAYER_INPUT],
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
-    return None
 
 
 def output_head(params: Params) -> jax.Array:

@@ -101,8 +101,8 @@ def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids, froze
     parts = run(hidden_RSD, head, ids_V, targets_RS, wanted_RS)
     largest, total, weighted, target = _joined(parts)
     norm_RS = largest + jnp.log(total)
-    entropy_RS = norm_RS - weighted / total
-    results = jnp.where(wanted_RS, target - norm_RS, 0.0), jnp.where(wanted_RS, entropy_RS, 0.0)
+    found = target - norm_RS, norm_RS - weighted / total
+    results = tuple(jnp.where(wanted_RS, x, 0.0) for x in found)
     return results, (hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS)
 
 
@@ -115,11 +115,9 @@ def _logprobs_backward(num_ids, frozen_head, kept, gradients):
     if shared:
         function = functools.partial(head_over_context.backward, run=function)
     axes = SPLIT_HEAD if split else HEAD
-    run = on_each_device(
-        function,
-        (ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
-        (("vocab", *ROWS), *([] if frozen_head else [axes if split else (*TOKENS, *axes)])),
-    )
+    of_head = () if frozen_head else (axes if split else (*TOKENS, *axes),)
+    inputs = ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS
+    run = on_each_device(function, inputs, (("vocab", *ROWS), *of_head))
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
     args = hidden_RSD, head, ids_V, targets_RS, wanted_RS, norm_RS, gradients[0]
     grad_hidden, *of_head = run(*args)
