@@ -38,7 +38,6 @@ from gopd_jax.models.settings import NO_LORA, PLAIN, LoraSettings, Remat, Sampli
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import (
     batch_sharding,
-    length_multiple,
     replicated,
     row_layout,
     rows_multiple,
@@ -138,8 +137,7 @@ class Learner:
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self.devices = rows_multiple(self.mesh)
-        self.shape = shape
-        self.longest = shape.longest + -shape.longest % length_multiple(self.mesh)
+        self.shape, self.longest = shape, row_layout(self.mesh).rounded(shape.longest)
         self.buckets = make_buckets(shape, len(reward_scales), *row_layout(self.mesh))
         self.reward_scales, self.num_ids = dict(reward_scales), num_ids
         self.schedule: optax.Schedule = make_schedule(settings.optimizer, updates)
@@ -153,9 +151,8 @@ class Learner:
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self.token_sharding = token_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
-        self._new_adapter = functools.partial(
-            new_adapter, config=student, lora=lora, optimizer=optimizer
-        )
+        adapter = {"config": student, "lora": lora, "optimizer": optimizer}
+        self._new_adapter = functools.partial(new_adapter, **adapter)
         self._platform = self.mesh.devices.flat[0].platform
         attention = choose_packed_attention(settings.attention, self._platform)
         self.attention = attention.kernel

@@ -307,6 +307,10 @@ class RowLayout(NamedTuple):
     for_each: int
     length: int
 
+    def rounded(self, length: int) -> int:
+        """The least length of a row that has room for as many tokens."""
+        return length + -length % self.length
+
 
 def row_layout(mesh: Mesh) -> RowLayout:
     devices = rows_multiple(mesh)
