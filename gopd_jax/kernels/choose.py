@@ -15,6 +15,8 @@ import jax
 from gopd_jax.kernels import (
     decode_attention,
     grouped_matmul,
+    grouped_matmul_gpu,
+    grouped_matmul_tpu,
     packed_attention_gpu,
     packed_attention_tpu,
     packed_attention_xla,
@@ -40,7 +42,9 @@ class Row(Generic[Kernel]):
     on: the functions for particular platforms.
     auto_on: platforms where "auto" chooses it; on all others, "auto" chooses "xla".
     why_auto: the reason that is given when "auto" chooses it.
+    why_on: the reason on particular platforms, where it is another.
     capability: the least CUDA compute capability that it compiles for; () if it asks for none.
+        "auto" does not choose it for an older GPU, or one that is not from NVIDIA.
 
     The other fields are for decode attention.
 
@@ -53,6 +57,7 @@ class Row(Generic[Kernel]):
     on: Mapping[str, Kernel] = dataclasses.field(default_factory=dict)
     auto_on: tuple[str, ...] = ()
     why_auto: str = ""
+    why_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
     capability: tuple[int, ...] = ()
     skips: bool = False
     reads_int8: bool = True
@@ -105,7 +110,22 @@ DECODE_ATTENTION: Mapping[str, Row[DecodeAttention]] = {
 }
 
 GROUPED_MATMUL: Mapping[str, Row[GroupedMatmul]] = {
-    "xla": Row(grouped_matmul.xla, why_auto="the only kernel so far"),
+    "xla": Row(
+        grouped_matmul.xla,
+        why_auto="it runs everywhere",
+        why_on={"gpu": "dense: every row is multiplied by every expert; no other kernel runs here"},
+    ),
+    "pallas_tpu": Row(
+        on={"tpu": grouped_matmul_tpu.pallas_tpu},
+        auto_on=("tpu",),
+        why_auto="xla is dense in the gradient of the experts; compiled for TPU, not measured",
+    ),
+    "pallas_gpu": Row(
+        on={"gpu": grouped_matmul_gpu.pallas_gpu},
+        auto_on=("gpu",),
+        why_auto="xla is dense, it multiplies every row by every expert; not measured",
+        capability=(8, 0),
+    ),
 }
 
 
@@ -135,6 +155,11 @@ def choose_grouped_matmul(name: str, platform: str) -> Choice[GroupedMatmul]:
     """
     choice = _choose("grouped matmul", GROUPED_MATMUL, name, platform)
     return _announce("grouped matmul", choice)
+
+
+def matmul_of(experts: int, platform: str) -> GroupedMatmul:
+    """The kernel for a model with so many experts; a dense one, 0, calls none."""
+    return choose_grouped_matmul("auto", platform).kernel if experts else grouped_matmul.xla
 
 
 def choose_decode_attention(
@@ -176,8 +201,9 @@ def _choose(
         raise ValueError(f"{operation} kernel={name!r}: expected one of {['auto', *table]}")
     chosen, why = name, "requested"
     if name == "auto":
-        chosen = next((n for n, row in table.items() if platform in row.auto_on), FALLBACK)
-        why = table[chosen].why_auto
+        fit = (n for n, row in table.items() if platform in row.auto_on and not _too_old(row))
+        chosen = next(fit, FALLBACK)
+        why = table[chosen].why_on.get(platform, table[chosen].why_auto)
     row = table[chosen]
     kernel = row.function(platform)
     if kernel is None:
@@ -186,22 +212,23 @@ def _choose(
             f"{operation} kernel={name!r} runs on {', '.join(row.on)}, the devices here are "
             f"{platform}: expected one of {here}"
         )
-    if row.capability:
-        _check_capability(operation, name, row.capability)
+    if old := _too_old(row):
+        raise ValueError(
+            f"{operation} kernel={name!r}: {old}, expected an NVIDIA GPU with "
+            f"{'.'.join(map(str, row.capability))} or more, or kernel={FALLBACK!r}"
+        )
     return Choice(kernel, chosen, platform, why, row.skips)
 
 
-def _check_capability(operation: str, name: str, least: tuple[int, ...]) -> None:
-    """Raises if a GPU of this process is older, or not from NVIDIA; other devices have none."""
-    for device in jax.local_devices():
+def _too_old(row: Row[Kernel]) -> str:
+    """What is wrong with a GPU of this process for the kernel; "" if nothing, or no GPU."""
+    for device in jax.local_devices() if row.capability else ():
         has = getattr(device, "compute_capability", "")
         numbers = has.split(".")
-        if has and not (all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= least):
-            raise ValueError(
-                f"{operation} kernel={name!r}: {device.device_kind} has compute capability {has}, "
-                f"expected an NVIDIA GPU with {'.'.join(map(str, least))} or more, or "
-                f"kernel={FALLBACK!r}"
-            )
+        ours = all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= row.capability
+        if has and not ours:
+            return f"{device.device_kind} has compute capability {has}"
+    return ""
 
 
 def _announce(operation: str, choice: Choice[Kernel]) -> Choice[Kernel]:

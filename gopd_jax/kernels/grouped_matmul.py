@@ -24,10 +24,11 @@ class GroupedMatmul(Protocol):
         Args:
             rows_mD: [m, D], sorted by group.
             matrices_EDF: [E, D, F], in the dtype of the rows.
-            sizes_E: int32 [E], which sums to m; a group may be empty.
+            sizes_E: int32 [E], which sums to at most m; a group may be empty.
 
         Returns:
-            [m, F] in the dtype of the rows.
+            [m, F] in the dtype of the rows. Rows behind the last group may hold anything, and so
+            may their gradients; they have no part in the gradient of the matrices.
         """
         ...
 

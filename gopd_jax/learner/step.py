@@ -15,6 +15,7 @@ import optax
 from gopd_jax.learner.parking import moments_to
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
+from gopd_jax.models.routing import Routing, counted
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import Loss, LossDetails, weighted_loss
@@ -35,6 +36,7 @@ class StepMetrics:
         micro-batches.
     applied: bool scalar, whether the state was changed: everything was finite, and there was
         something to learn from.
+    routing: of a mixture's layers; None for a dense model.
     """
 
     loss: jax.Array
@@ -42,6 +44,7 @@ class StepMetrics:
     diagnostics: Diagnostics
     finite: tuple[dict[str, jax.Array], ...]
     applied: jax.Array
+    routing: Routing | None = None
 
 
 @struct.dataclass
@@ -68,6 +71,7 @@ def train_step(
     num_ids: int | None = None,
     loss_fn: Loss = weighted_loss,
     parked: bool = False,
+    student: Callable[[Params], Params] | None = None,
 ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
     """One optimizer update from the packed batches of one update, each with rows of its own length.
 
@@ -87,6 +91,8 @@ def train_step(
         num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
         parked: the arrays of the optimizer state are in the memory of the host, and return there.
+        student: of the parameters that are trained, the tree that the model reads, where that is
+            another one: the rest of it is frozen.
 
     Returns:
         The new state, the metrics, and the values of each token of each batch.
@@ -96,13 +102,13 @@ def train_step(
         return loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
 
     micro_loss = functools.partial(
-        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of
+        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of, student=student
     )
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
-        (loss, (more, values)), grads = value_and_grad(state.params, micro)
-        sums = jax.tree.map(jnp.add, sums, (loss, grads))
+        (loss, (more, values, counts)), grads = value_and_grad(state.params, micro)
+        sums = jax.tree.map(jnp.add, sums, ((loss, counts), grads))
         return (sums, diagnostics.merge(more)), values
 
     def over(total, batch):
@@ -123,18 +129,19 @@ def train_step(
     first = jax.tree.map(lambda x: x[0], batches[0].replace(used=batches[0].used[None]))
     shapes = jax.eval_shape(micro_loss, state.params, first)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-    total, found = ((jnp.zeros(()), zeros), shapes[1][0].emptied()), []
+    no_counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][2])
+    total, found = (((jnp.zeros(()), no_counts), zeros), shapes[1][0].emptied()), []
     for batch in batches:
         total, values = over(total, batch)
         found.append(values)
-    (loss, grads), diagnostics = total
+    ((loss, counts), grads), diagnostics = total
     tokens, finite = zip(*found, strict=True)
     grad_norm = optax.global_norm(grads)
     checked = [x for of_batch in finite for x in of_batch.values()]
     all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
     applied = all_finite & (sum(batch.used for batch in batches) > 0)
     params, opt_state = _updated(state, grads, optimizer, applied, parked)
-    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied)
+    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
     return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
 
 
@@ -146,10 +153,13 @@ def _micro_loss(
     rule: SamplingRule,
     num_ids: int | None,
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
-) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]]]]:
-    """The loss of one micro-batch, its diagnostics, its values of tokens, and what is finite."""
-    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
-    hidden_RSD = model.apply({"params": params}, micro.tokens, micro.positions, micro.segments)
+    student: Callable[[Params], Params] | None,
+) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]], Routing | None]]:
+    """The loss of one micro-batch, its diagnostics, values of tokens, what is finite, routing."""
+    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids, frozen_head=bool(student))
+    params = student(params) if student else params
+    rows = micro.tokens, micro.positions, micro.segments
+    hidden_RSD, counts = counted(model, params, *rows)
     head_VD, trained = output_head(params), micro.weights > 0
     logprobs, entropy = logprobs_of(hidden_RSD, head_VD, micro.targets, trained)
     ruled = None
@@ -160,7 +170,7 @@ def _micro_loss(
     loss, details = loss_of(logprobs, entropy, micro, ruled)
     tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
     finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
-    return loss, (details.diagnostics, (tokens, finite))
+    return loss, (details.diagnostics, (tokens, finite), counts)
 
 
 def _one_in(number: int, trained_RS: jax.Array) -> jax.Array:

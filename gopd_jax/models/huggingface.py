@@ -1,8 +1,9 @@
 """Hugging Face weights in: a folder of safetensors, or a hub id, becomes a sharded parameter tree.
 
 Tensors are read one after the other, each device's part straight into the target dtype. Besides
-the page cache of the files, host memory holds this process's part of one stacked parameter at a
-time, so a model larger than the host's memory can be loaded onto a slice.
+the page cache of the files, host memory holds one device's part of one stacked parameter at a time,
+so a model larger than the host's memory can be loaded onto a slice. Of a tensor that is split among
+processes, each reads its own part.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict, unflatten_dict
 import huggingface_hub
 import jax
+from jax.sharding import SingleDeviceSharding
 from jax.typing import DTypeLike
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -115,25 +117,37 @@ def _load(
     row: Row, tensors: Mapping[str, StoredTensor], dtype: np.dtype, sharding: jax.sharding.Sharding
 ) -> jax.Array:
     """One parameter; `tensors` are the slices of the open files, by tensor name."""
-    parts: dict[tuple, np.ndarray] = {}  # a part that several devices hold is read once
+    shape = (*row.stack, *row.shape)
+    holders: dict[tuple, list[jax.Device]] = {}  # a part that several devices hold is read once
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+        holders.setdefault(bounds, []).append(device)
+    pieces, kind = {}, sharding.memory_kind
+    for bounds, devices in holders.items():
+        part = _part(row, tensors, dtype, [slice(*pair) for pair in bounds])
+        pieces |= {
+            d: jax.device_put(part, SingleDeviceSharding(d, memory_kind=kind)) for d in devices
+        }
+        jax.block_until_ready(list(pieces.values()))  # the part is read by then, and freed
+    arrays = [pieces[device] for device in sharding.addressable_devices_indices_map(shape)]
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=dtype)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        key = tuple((s.start, s.stop) for s in index)
-        if key not in parts:
-            above, inside = index[: len(row.stack)], index[len(row.stack) :]
-            numbers = [range(size)[s] for size, s in zip(row.stack, above, strict=True)]
-            lengths = [len(range(size)[s]) for size, s in zip(row.shape, inside, strict=True)]
-            stacked = np.empty((*map(len, numbers), *lengths), dtype)
-            for place in np.ndindex(stacked.shape[: len(row.stack)]):
-                name = row.name.format(*(n[i] for n, i in zip(numbers, place, strict=True)))
-                with np.errstate(over="ignore"):  # found by the next line
-                    stacked[place] = row.read(tensors[name], inside)
-                if not np.isfinite(stacked[place]).all():
-                    raise ValueError(f"tensor {name} is not finite: expected neither NaN nor inf")
-            parts[key] = stacked
-        return parts[key]
 
-    return jax.make_array_from_callback((*row.stack, *row.shape), sharding, part)
+def _part(
+    row: Row, tensors: Mapping[str, StoredTensor], dtype: np.dtype, index: list[slice]
+) -> np.ndarray:
+    """What a device holds of a parameter."""
+    above, inside = index[: len(row.stack)], tuple(index[len(row.stack) :])
+    numbers = [range(size)[s] for size, s in zip(row.stack, above, strict=True)]
+    lengths = [len(range(size)[s]) for size, s in zip(row.shape, inside, strict=True)]
+    stacked = np.empty((*map(len, numbers), *lengths), dtype)
+    for place in np.ndindex(stacked.shape[: len(row.stack)]):
+        name = row.name.format(*(n[i] for n, i in zip(numbers, place, strict=True)))
+        with np.errstate(over="ignore"):  # found by the next line
+            stacked[place] = row.read(tensors[name], inside)
+        if not np.isfinite(stacked[place]).all():
+            raise ValueError(f"tensor {name} is not finite: expected neither NaN nor inf")
+    return stacked
 
 
 def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, safe_open]:

@@ -12,6 +12,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.kernels.choose import matmul_of
 from gopd_jax.kernels.decode_attention import CacheBlock, DecodeAttention, over_mesh
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import decode, output_head
@@ -22,7 +23,7 @@ from gopd_jax.rollout.cache import Blocks, as_block, copy_rows, take, write
 from gopd_jax.rollout.gathered import Gathered, logits
 from gopd_jax.rollout.layouts import OneToken, PrefillChunk
 from gopd_jax.rollout.sampling import draw, sample_keys
-from gopd_jax.runtime.mesh import constrain
+from gopd_jax.runtime.mesh import constrain, platform_in_use
 from gopd_jax.types import Params
 
 
@@ -105,6 +106,7 @@ def decode_steps(
     step_key = jax.random.wrap_key_data(key_data, impl=key_impl)
     keys_B = sample_keys(step_key, table.prompts, table.samples)
     head_VD, kernel = output_head(weights), over_mesh(kernel)
+    matmul = matmul_of(config.experts, platform_in_use())
     lengths_B = jnp.where(table.active, table.lengths, 0)
 
     def continues(carry):
@@ -115,7 +117,9 @@ def decode_steps(
         i, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B) = carry
         layout = OneToken(*rotation(config, (table.lengths + i)[:, None]), lengths_B, i, kernel)
         by_layer = [(_layer(blocks, layer), fresh[layer]) for layer in range(config.layers)]
-        hidden_B1D, fresh = decode(config, weights, token_B[:, None], layout, by_layer, split=split)
+        hidden_B1D, fresh = decode(
+            config, weights, token_B[:, None], layout, by_layer, matmul, split
+        )
         logits_BV = (logits if split is None else split.logits)(hidden_B1D[:, 0], head_VD)
         logits_BV = real_logits(logits_BV, num_ids)
         drawn_B = table.drawn + i
@@ -186,7 +190,8 @@ def prefill(
         for layer in range(config.layers)
     ]
     tokens_RT = constrain(tokens_RT, ("slots", None))
-    _, new = decode(config, weights, tokens_RT, layout, prefix, split=split)
+    matmul = matmul_of(config.experts, platform_in_use())
+    _, new = decode(config, weights, tokens_RT, layout, prefix, matmul, split)
     new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
     return _write_all(blocks, new, rows_Dr, starts_Dr, lengths_Dr)
 

@@ -2,7 +2,7 @@
 
 In: logical axes of parameters and activations. Out: shardings. `RULES` serves training and scoring,
 which shard parameters over every axis but data; `DECODE_RULES` serves sampling, which keeps a copy
-of the weights for each group of tensor ranks.
+of the weights for each group of tensor ranks, and of the experts for each group of expert ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,11 +33,12 @@ RULES: Rules = {
     "expert_embed": ("fsdp", "context"),
     "head_size": None,
     "norm": None,
+    "rank": None,
     "layers": None,
 }
 # A parameter is whole on every device if the mesh does not divide its axis of one of these names.
 WHOLE_IF_ODD = ("kv_heads",)
-DECODE_RULES = RULES | {"embed": None, "experts": None, "expert_embed": None}
+DECODE_RULES = RULES | {"embed": None, "expert_embed": None}
 
 
 def compute_dtype(name: str) -> type[np.generic]:

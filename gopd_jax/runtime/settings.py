@@ -21,7 +21,8 @@ class MeshSettings:
     tensor: AxisSize = 1
     """Shards of every layer's heads and MLP width, and of the vocabulary."""
     expert: AxisSize = 1
-    """Shards of the experts of a mixture. Everything else takes it for another fsdp axis."""
+    """Shards of the experts of a mixture, which stay split when they are used, also by the sampler:
+    set it where all experts do not fit a chip. Everything else takes it for another fsdp axis."""
 
 
 @settings

@@ -22,6 +22,7 @@ When = Literal[
     "sampled",
     "own reward",
     "stopped",
+    "mixture",
 ]
 WHEN: dict[When, str] = {
     "always": "",
@@ -36,6 +37,7 @@ WHEN: dict[When, str] = {
     "sampled": "tokens were drawn: not for sft on given responses",
     "own reward": "the reward function of a domain returns named numbers",
     "stopped": "answers ran into the limits of the verifier",
+    "mixture": "the student is a mixture of experts",
 }
 # How a number is split by domain: NAME/DOMAIN beside NAME.
 Split = Literal["", "domains", "several domains"]

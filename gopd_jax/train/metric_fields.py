@@ -253,6 +253,33 @@ OPTIMIZER = (
     ),
 )
 
+EXPERTS = (
+    Field(
+        "expert_load_max",
+        "",
+        "Tokens of the busiest expert / tokens of an expert on average; mean over layers",
+        "mixture",
+        "near that of step 1: no loss balances the experts",
+        "grows: the experts' devices wait for the busiest; a smaller `learner.learning_rate`",
+    ),
+    Field(
+        "experts_unused",
+        "share",
+        "Experts that no token of the updates went to; mean over layers",
+        "mixture",
+        "near 0 with thousands of tokens",
+        "grows: the router collapses; a smaller `learner.learning_rate`",
+    ),
+    Field(
+        "router_entropy",
+        "nats per token",
+        "Mean entropy of the router's probabilities over all experts; mean over tokens and layers",
+        "mixture",
+        "steady",
+        "falls towards 0: as for `experts_unused`",
+    ),
+)
+
 SPEED = (
     Field(
         "seconds",
@@ -338,6 +365,7 @@ GROUPS = {
     "Trained tokens": TOKENS,
     "By position": POSITIONS,
     "Optimizer and packing": OPTIMIZER,
+    "Experts": EXPERTS,
     "Speed": SPEED,
 }
 METRICS = tuple(field for group in GROUPS.values() for field in group)

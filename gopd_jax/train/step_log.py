@@ -20,6 +20,7 @@ from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.learner.learner import Packed
 from gopd_jax.learner.operations import NO_COST, Cost
 from gopd_jax.learner.step import StepMetrics, TokenValues
+from gopd_jax.models.routing import routing_metrics
 from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.rollout.stats import RolloutStats
 from gopd_jax.runtime.errors import Stopped
@@ -181,6 +182,8 @@ class StepLog:
         values["loss"] = float(np.mean([m.loss for m in fetched]))
         values["grad_norm"] = float(np.mean([m.grad_norm for m in fetched]))
         values["learning_rate"] = float(record.learning_rate)
+        if fetched[0].routing is not None:
+            values |= routing_metrics([m.routing for m in fetched])
         return values
 
     def _metrics(

@@ -9,6 +9,8 @@ import pytest
 from gopd_jax.kernels import (
     decode_attention,
     grouped_matmul,
+    grouped_matmul_gpu,
+    grouped_matmul_tpu,
     packed_attention_gpu,
     packed_attention_tpu,
     packed_attention_xla,
@@ -110,13 +112,30 @@ def test_gpus_that_the_kernel_compiles_for(capability, monkeypatch):
     assert choose_packed_attention("pallas_gpu", "gpu").name == "pallas_gpu"
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-@pytest.mark.parametrize("name", ["auto", "xla"])
-def test_grouped_matmul_runs_in_xla_everywhere(name, platform):
+@pytest.mark.parametrize(
+    "name, platform, kernel",
+    [
+        ("auto", "cpu", grouped_matmul.xla),
+        ("auto", "gpu", grouped_matmul_gpu.pallas_gpu),
+        ("auto", "tpu", grouped_matmul_tpu.pallas_tpu),
+        ("xla", "cpu", grouped_matmul.xla),
+        ("xla", "gpu", grouped_matmul.xla),
+        ("xla", "tpu", grouped_matmul.xla),
+    ],
+)
+def test_grouped_matmul_by_name_and_platform(name, platform, kernel):
     choice = choose_grouped_matmul(name, platform)
-    assert (choice.kernel, choice.name) == (grouped_matmul.xla, "xla")
-    assert choice.platform == platform
-    assert choice.why
+    assert (choice.kernel, choice.platform) == (kernel, platform)
+    assert ("requested" == choice.why) == (name != "auto")
+
+
+@pytest.mark.parametrize("capability", ["7.5", "gfx942"])
+def test_a_gpu_without_a_kernel_for_experts_is_told_that_the_product_is_dense(
+    capability, monkeypatch
+):
+    gpus(monkeypatch, capability)
+    choice = choose_grouped_matmul("auto", "gpu")
+    assert choice.kernel is grouped_matmul.xla and choice.why.startswith("dense: every row")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +189,7 @@ def test_decode_attention_that_cannot_be_used(name, platform, options, message):
             "packed attention",
             "'auto', 'xla', 'pallas_tpu', 'pallas_gpu'",
         ),
-        (choose_grouped_matmul, "grouped matmul", "'auto', 'xla'"),
+        (choose_grouped_matmul, "grouped matmul", "'auto', 'xla', 'pallas_tpu', 'pallas_gpu'"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_choices(choose, operation, names):

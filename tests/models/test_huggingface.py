@@ -122,20 +122,20 @@ def test_reads_by_slices_and_one_parameter_at_a_time(tmp_path, monkeypatch):
     """Host memory stays small: a tensor is read after earlier parameters are on their devices."""
     _save(tmp_path / "out")
     events = []
-    read, make = tensor_names.Row.read, jax.make_array_from_callback
+    read, put = tensor_names.Row.read, jax.device_put
 
     def spy_read(row, tensor, index):
         part = read(row, tensor, index)
         events.append((row.path, part.size))
         return part
 
-    def spy_make(shape, sharding, part):
-        array = make(shape, sharding, part)
+    def spy_put(part, place):
+        array = put(part, place)
         events.append(("on device", array.size))
         return array
 
     monkeypatch.setattr(tensor_names.Row, "read", spy_read)
-    monkeypatch.setattr(jax, "make_array_from_callback", spy_make)
+    monkeypatch.setattr(jax, "device_put", spy_put)
     params = load_params(tmp_path / "out", CONFIG, "float32", HERE)
     waiting = 0
     for kind, size in events:

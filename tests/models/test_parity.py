@@ -3,6 +3,8 @@
 In float32, on random tiny models.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from model_cases import CASES
@@ -153,6 +155,42 @@ def test_saved_folder_gives_the_same_logits_in_transformers(pair, tmp_path):
     tokens = torch.tensor(_tokens(config))
     with torch.no_grad():
         torch.testing.assert_close(again(tokens).logits, model(tokens).logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_mixtures(seed, tmp_path):
+    """Logits, and weights both ways: drawn by transformers, read here, written, read by it."""
+    rng = np.random.default_rng(seed)
+    heads, kv_heads = [(4, 1), (4, 2), (6, 3), (2, 2)][seed]
+    config = dataclasses.replace(
+        CASES["qwen3_moe_untied"],
+        layers=int(rng.integers(1, 4)),
+        width=int(rng.choice([24, 32, 40])),
+        heads=heads,
+        kv_heads=kv_heads,
+        experts=(experts := int(rng.integers(2, 20))),
+        experts_per_token=int(rng.integers(1, experts + 1)),
+        moe_mlp_width=int(rng.choice([8, 20, 36])),  # torch asks for multiples of 16 bytes
+        norm_topk_prob=bool(seed % 2),
+        tied_embeddings=seed == 2,
+    )
+    torch.manual_seed(seed)
+    kind = transformers.AutoModelForCausalLM
+    model = kind.from_config(to_hf(config), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "theirs")
+    assert from_hf(model.config) == config
+    params = load_params(tmp_path / "theirs", config, "float32", HERE)
+    tokens = _tokens(config, seed)[:, :12]
+    positions = jnp.broadcast_to(jnp.arange(12), tokens.shape)
+    hidden = Decoder(config).apply({"params": params}, tokens, positions, jnp.ones_like(positions))
+    theirs = model(torch.tensor(tokens)).logits
+    _same(hidden @ output_head(params).T, theirs)
+    save_pretrained(tmp_path / "ours", config, params, dtype="float32")
+    again = kind.from_pretrained(tmp_path / "ours", attn_implementation="eager")
+    torch.testing.assert_close(again(torch.tensor(tokens)).logits, theirs, atol=0, rtol=0)
 
 
 def test_bfloat16_files_of_transformers(pair, tmp_path):

@@ -15,6 +15,7 @@ CONDITIONS = {
     "sft on given responses": {"verified"},
     "not verified": GOPD | {"unverified", "compared"},
     "own reward": SCORED | {"own reward"},
+    "mixture": SCORED | {"mixture"},
 }
 
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from gopd_jax import tiny
 from gopd_jax.models.config import load_config
+from gopd_jax.models.decoder import init_params
 from gopd_jax.models.huggingface import load_params
 from gopd_jax.models.huggingface_save import save_pretrained
 
@@ -39,6 +40,22 @@ def with_rows(folder: Path, name: str, rows: int) -> str:
     params = params | {"embedding": jnp.concatenate([embedding, more])}
     wider = dataclasses.replace(config, vocab_size=rows)
     return str(save_pretrained(folder, wider, params, "float32", tokenizer_from=path))
+
+
+def mixture(folder: Path, seed: int) -> str:
+    """A mixture of 8 experts with the tokenizer of the embedded models; its numbers are noise."""
+    config = dataclasses.replace(
+        load_config(tiny.model("base")),
+        family="qwen3_moe",
+        experts=8,
+        experts_per_token=2,
+        moe_mlp_width=32,
+        layers=2,
+    )
+    params = init_params(config, jax.random.key(seed))
+    return str(
+        save_pretrained(folder, config, params, "float32", tokenizer_from=tiny.model("base"))
+    )
 
 
 def edit_json(path: Path, **fields: object) -> None:
