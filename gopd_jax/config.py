@@ -17,6 +17,7 @@ from pydantic import Field, Strict
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.learner.settings import LearnerSettings, Method
+from gopd_jax.models.settings import LoraSettings
 from gopd_jax.rewards.settings import NONE, VerifierSettings
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime import schema
@@ -59,6 +60,7 @@ class Config:
     data: DataSettings = DataSettings()
     rollout: RolloutSettings = RolloutSettings()
     learner: LearnerSettings = LearnerSettings()
+    lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     verifier: VerifierSettings = VerifierSettings()

@@ -2,6 +2,7 @@
 
 python -m gopd_jax.export --workdir=runs/math --out=exported/math --step=200 --dtype=bfloat16
 python -m gopd_jax.export --workdir=runs/math --out=exported/math --push-to-hub=OWNER/NAME
+python -m gopd_jax.export --workdir=runs/lora --out=exported/adapter --format=peft
 """
 
 import argparse
@@ -17,6 +18,10 @@ The folder holds the weights (safetensors), config.json, generation_config.json,
 chat template of the model that the student started from, and a model card, README.md, that says how
 the model was made and what it scored. It is read with
   transformers.AutoModelForCausalLM.from_pretrained("FOLDER")   or   vllm serve FOLDER
+
+Of a run with config.lora.rank, the adapter is merged into the model that it started from.
+--format=peft writes the adapter alone, for peft.PeftModel.from_pretrained(MODEL, "FOLDER") or
+vllm serve MODEL --enable-lora.
 
 --push-to-hub uploads the folder as one commit. The token is that of `hf auth login` or HF_TOKEN; it
 is checked before the work. The card names local models and files by their last name alone.
@@ -46,8 +51,15 @@ def make_parser() -> cli.Parser:
     parser.add_argument(
         "--dtype",
         choices=["bfloat16", "float32"],
-        default="bfloat16",
-        help="of the weights written; float32 is what was trained (default: %(default)s)",
+        help="of the weights written; float32 is what was trained (default: bfloat16, float32 with "
+        "--format=peft)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["merged", "peft"],
+        default="merged",
+        help="a whole model, or the adapter of a run with config.lora.rank alone, as PEFT reads it "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--push-to-hub",
@@ -71,19 +83,29 @@ def _export(args: argparse.Namespace) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens the run read-only
     if args.push_to_hub:
         hub.check_can_push(args.push_to_hub)
-    step = export(args.workdir, args.out, args.step, args.dtype, public=bool(args.push_to_hub))
-    lines = [f"wrote the student of step {step} to {args.out} ({args.dtype})"]
+    alone = args.format == "peft"
+    dtype = args.dtype or ("float32" if alone else "bfloat16")
+    public = bool(args.push_to_hub)
+    step = export(args.workdir, args.out, args.step, dtype, public=public, form=args.format)
+    what = "adapter" if alone else "student"
+    lines = [f"wrote the {what} of step {step} to {args.out} ({dtype})"]
     where, pushed = args.out, None
     if args.push_to_hub:
-        message = f"Student of step {step} ({args.dtype})"
+        message = f"{what.capitalize()} of step {step} ({dtype})"
         pushed = hub.push(args.out, args.push_to_hub, args.private, message)
         lines.append(f"pushed it to {pushed}")
         where = args.push_to_hub
-    lines += [
-        f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")',
-        f"serve it: vllm serve {where}",
-    ]
-    record = {"out": args.out, "step": step, "dtype": args.dtype, "pushed_to": pushed}
+    if alone:
+        lines += [
+            f'load it: peft.PeftModel.from_pretrained(MODEL, "{where}")',
+            f"serve it: vllm serve MODEL --enable-lora --lora-modules student={where}",
+        ]
+    else:
+        lines += [
+            f'load it: transformers.AutoModelForCausalLM.from_pretrained("{where}", dtype="auto")',
+            f"serve it: vllm serve {where}",
+        ]
+    record = {"out": args.out, "step": step, "dtype": dtype, "pushed_to": pushed}
     result("\n".join(lines), record)
 
 

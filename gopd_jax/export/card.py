@@ -44,13 +44,14 @@ CITATION = """The method is that of [arXiv 2602.12125](https://arxiv.org/abs/260
 RULE = "temperature {temperature:g}, top-k {top_k}, top-p {top_p:g}"
 
 
-def model_card(workdir: str, step: int, dtype: str) -> str:
+def model_card(workdir: str, step: int, dtype: str, alone: bool = False) -> str:
     """The text of the card.
 
     Args:
         workdir: folder of the run.
         step: of the exported checkpoint.
         dtype: of the exported weights.
+        alone: what is exported is an adapter without its model.
 
     Raises:
         ValueError: run.json or summary.json is missing or damaged.
@@ -61,11 +62,11 @@ def model_card(workdir: str, step: int, dtype: str) -> str:
     config = run["config"]
     title = config.get("name") or "Student"
     sections = [
-        front_matter(config),
+        front_matter(config, "peft" if alone else "transformers"),
         f"# {title}, step {step}",
         f"`{_model(config['student'])}` after {step} steps of training with gopd_jax"
         f"{_started_from(run)}. The weights were trained in float32 and are written in {dtype}.",
-        _loading(),
+        _loading_adapter(config) if alone else _loading(),
         "## How it was made",
         METHODS.get(config.get("method", ""), ""),
         _models(run),
@@ -80,7 +81,7 @@ def model_card(workdir: str, step: int, dtype: str) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def front_matter(config: JsonObject) -> str:
+def front_matter(config: JsonObject, library: str = "transformers") -> str:
     """The YAML block at the head of a card, which the hub reads.
 
     The base model and data sets are named where they are on the hub, and the license where the
@@ -93,7 +94,7 @@ def front_matter(config: JsonObject) -> str:
     data = huggingface_hub.ModelCardData(
         base_model=student if is_on_hub(student) else None,
         datasets=list(dict.fromkeys(datasets)) or None,
-        library_name="transformers",
+        library_name=library,
         pipeline_tag="text-generation",
         tags=["gopd_jax", *TAGS.get(config.get("method", ""), [])],
         **_license(student),
@@ -117,6 +118,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "."  # this folder, or the id of its repository
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained(folder)
+```"""
+
+
+def _loading_adapter(config: JsonObject) -> str:
+    return f"""```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{_model(config["student"])}", dtype="auto")
+model = PeftModel.from_pretrained(model, ".")  # this folder, or the id of its repository
 ```"""
 
 
@@ -191,6 +202,7 @@ def _settings(run: JsonObject, summary: JsonObject) -> list[tuple[str, str]]:
                 "gradients clipped at norm {clip_norm:g}",
             ),
         ),
+        ("trained", _adapter(config.get("lora", {}))),
         ("updates in each step", learner.get("updates_per_batch")),
         ("loss", _named(learner, "{aggregation}; truncated responses: {truncation}")),
         ("upper limit of importance weights", _named(learner, "{importance_cap:g}")),
@@ -219,6 +231,14 @@ def _prompt_settings(config: JsonObject) -> list[tuple[str, str]]:
         if len(_domains(config)) > 1:
             rows.append((f"share of {name} in each step, relative", f"{domain.get('share', 1):g}"))
     return rows
+
+
+def _adapter(lora: JsonObject) -> str:
+    """What is trained where it is not all parameters."""
+    if not lora.get("rank"):
+        return ""
+    targets = ", ".join(lora["targets"])
+    return f"an adapter (LoRA) of rank {lora['rank']}, alpha {lora['alpha']:g}, on {targets}"
 
 
 def _clipping(learner: JsonObject) -> str:

@@ -1,18 +1,28 @@
 """The student of a run as a Hugging Face folder, for transformers, vLLM or the hub.
 
-In: a run folder with a checkpoint. Out: a model folder with its card. The run is only read.
+In: a run folder with a checkpoint. Out: a model folder with its card. The run is only read. The
+adapter of a run that trained one is merged into the model that it started from, or written alone.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from gopd_jax.export.card import is_on_hub, model_card
+from gopd_jax.learner.adapters import trained_params
 from gopd_jax.models.config import load_config
-from gopd_jax.models.decoder import abstract_params, param_shardings
+from gopd_jax.models.decoder import param_shardings
+from gopd_jax.models.huggingface import load_params, weights_fingerprint
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
+from gopd_jax.models.lora import adapted, merged
+from gopd_jax.models.peft_save import save_adapter
+from gopd_jax.models.settings import LoraSettings
+from gopd_jax.runtime import schema
 from gopd_jax.runtime.checkpoint import restore_params
 from gopd_jax.runtime.files import JsonObject
-from gopd_jax.runtime.mesh import make_mesh, with_shardings
+from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.run_folder import read_run
+
+Format = Literal["merged", "peft"]
 
 
 def export(
@@ -21,6 +31,7 @@ def export(
     step: int | None = None,
     dtype: str = "bfloat16",
     public: bool = False,
+    form: Format = "merged",
 ) -> int:
     """Writes the student of a run as a Hugging Face folder.
 
@@ -30,12 +41,14 @@ def export(
         step: step of the checkpoint; None takes the latest.
         dtype: of the weights written, "bfloat16" or "float32".
         public: gopd.json names local models by their last name alone, as the card does.
+        form: "merged" is a whole model, "peft" the adapter alone, in PEFT's format.
 
     Returns:
         The step.
 
     Raises:
-        ValueError: there is no such run or step, or `out` is not free.
+        ValueError: there is no such run or step, `out` is not free, the run has no adapter to write
+            alone, or the model that its adapter belongs to has other weights now.
     """
     run = read_run(workdir)
     student = run["config"].get("student")
@@ -49,13 +62,38 @@ def export(
     checkpoints = Path(workdir).resolve() / "checkpoints"
     if checkpoints in (Path(out).resolve(), *Path(out).resolve().parents):
         raise ValueError(f"--out={out} is among the checkpoints of the run: expected another place")
-    config = load_config(student)
-    abstract = with_shardings(abstract_params(config), param_shardings(config, make_mesh()))
-    step, params = restore_params(workdir, step, abstract)
-    card = model_card(workdir, step, dtype)
+    config, mesh = load_config(student), make_mesh()
+    given = run["config"].get("lora", {})
+    lora = schema.build(LoraSettings, given, f"{workdir}/run.json: config.lora")
+    if form == "peft" and not lora.rank:
+        raise ValueError(
+            f"--format=peft: {workdir} has no adapter, its config.lora.rank is 0; expected "
+            "--format=merged"
+        )
+    if lora.rank:
+        _check_base(run, student)
+    step, params = restore_params(workdir, step, trained_params(config, lora, mesh))
+    card = model_card(workdir, step, dtype, alone=form == "peft")
     made = _made(run, step, public)
+    if form == "peft":
+        base = made["student"]["path"]
+        save_adapter(out, config, lora, params, base, dtype, card=card, made=made)
+        return step
+    if lora.rank:
+        base = load_params(student, config, "float32", param_shardings(config, mesh))
+        params = merged(adapted(base, params, lora))
     save_pretrained(out, config, params, dtype, tokenizer_from=student, card=card, made=made)
     return step
+
+
+def _check_base(run: JsonObject, student: str) -> None:
+    """Raises ValueError if the student's folder has other weights than the adapter belongs to."""
+    recorded = run["fingerprints"].get("weights", {}).get("student")
+    if recorded and (found := weights_fingerprint(student)) != recorded:
+        raise ValueError(
+            f"the adapter belongs to other weights than {student!r} has now (sha256 {found}); "
+            f"expected {recorded}"
+        )
 
 
 def _start(run: JsonObject, given: str) -> str:

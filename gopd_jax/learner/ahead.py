@@ -9,12 +9,13 @@ from collections.abc import Collection
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.learner.adapters import frozen_params
+from gopd_jax.learner.distance import Reading
 from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.packing import Bucket
 from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.decoder import abstract_params, param_shardings
-from gopd_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from gopd_jax.runtime.mesh import batch_sharding, replicated
 from gopd_jax.types import PackedBatch, Params
 
 
@@ -42,10 +43,9 @@ def compile_ahead(
         given, options = learner.updating(state, abstract_batches(learner, logprobs))
         learner.programs.compile_ahead(*given, **options)  # takes longest
     for model in {*teachers, *([reference] if reference else [])}:
-        shapes = jax.tree.map(lambda x: x.update(dtype=learner.dtype), abstract_params(model))
-        _begin_scorers(learner, model, with_shardings(shapes, param_shardings(model, learner.mesh)))
+        _begin_scorers(learner, model, frozen_params(model, learner.mesh, learner.dtype))
     if old:
-        _begin_scorers(learner, learner.student, state.params)
+        _begin_scorers(learner, learner.student, learner.student_params(state))
 
 
 def _begin_scorers(learner: Learner, model: ModelConfig, params: Params) -> None:
@@ -79,3 +79,27 @@ def abstract_rows(learner: Learner, bucket: Bucket) -> list[jax.ShapeDtypeStruct
     where, size = batch_sharding(learner.mesh), (bucket.rows, bucket.length)
     dtypes = [jnp.int32] * 4 + [jnp.bool]
     return [jax.ShapeDtypeStruct(size, dtype, sharding=where) for dtype in dtypes]
+
+
+def ask_for_distance(
+    learner: Learner, params: Params, teacher: ModelConfig | None, response: int
+) -> None:
+    """Begins to compile what compares the student with a teacher; see `Learner.distances`.
+
+    Args:
+        params: the student's, as shapes with shardings.
+        teacher: its architecture, or None.
+        response: limit of a response in tokens.
+    """
+    function, where, rows = learner.comparing(teacher, response)
+    wide, first = (
+        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
+        for shape in ((rows, learner.shape.longest), (rows,))
+    )
+    reads = Reading(wide, wide, wide, first)
+    theirs: tuple[Params | None, Reading | None] = (None, None)
+    if teacher is not None:
+        theirs = frozen_params(teacher, learner.mesh, learner.dtype), reads
+    learner.programs.compile_ahead(
+        function, params, theirs[0], reads, theirs[1], name="distance", out=lambda: where
+    )

@@ -107,6 +107,7 @@ def training_passes(
     products_again: int,
     head_again: bool,
     ruled: float = 0.0,
+    adapter: float = 0.0,
 ) -> Passes:
     """The passes of a train step that recomputes some of its forward pass.
 
@@ -120,13 +121,21 @@ def training_passes(
         head_again: it repeats the logits.
         ruled: share of the tokens whose log-prob under the sampling rule is computed as well,
             without a gradient.
+        adapter: elements of the adapter, as a share of those of the blocks, where an adapter is
+            trained. The matrices have no gradient then. 0 stands for all parameters.
     """
     last = 0 if config.experts else config.width * config.mlp_width
+    once = needed_passes(adapter)
     return Passes(
-        blocks=3 + block_again * (1 - last / block_elements(config)),
-        attention=3 + attention_again + products_again / 2,
-        head=3 + head_again + ruled,
+        blocks=once.blocks + block_again * (1 - last / block_elements(config) + adapter),
+        attention=once.attention + attention_again + products_again / 2,
+        head=once.head + head_again + ruled,
     )
+
+
+def needed_passes(adapter: float = 0.0) -> Passes:
+    """The passes of a train step that recomputes nothing; `adapter` as in `training_passes`."""
+    return Passes(2 + 3 * adapter, 3.0, 2.0) if adapter else TRAINING
 
 
 def useful_work(

@@ -17,7 +17,9 @@ import optax
 
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
+from gopd_jax.learner.adapters import adapter_step, frozen_params, new_adapter, trained_params
 from gopd_jax.learner.distance import distance, reading
+from gopd_jax.learner.flops import block_elements
 from gopd_jax.learner.operations import Cost, sharing_of, update_cost
 from gopd_jax.learner.optimizer import (
     make_optimizer,
@@ -30,8 +32,9 @@ from gopd_jax.learner.parking import HOST, bring, is_parked, moments_in_host, mo
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, train_step
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.decoder import Decoder, abstract_params, param_shardings
-from gopd_jax.models.settings import PLAIN, Remat, SamplingRule
+from gopd_jax.models.decoder import Decoder, param_shardings
+from gopd_jax.models.lora import adapted, adapter_elements
+from gopd_jax.models.settings import NO_LORA, PLAIN, LoraSettings, Remat, SamplingRule
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.runtime.mesh import batch_sharding, replicated, rows_multiple, with_shardings
 from gopd_jax.runtime.processes import fetch
@@ -101,6 +104,8 @@ class Learner:
             count for nothing. None stands for the whole vocabulary of each.
         dtype: compute dtype.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
+        lora: the adapter that is trained in place of the student's parameters, unless its rank is
+            0; `base` is then what stays as it is.
 
     Raises:
         ValueError: the mesh does not divide the rows of a micro-batch, or a parameter; or the
@@ -121,6 +126,7 @@ class Learner:
         num_ids: int | None = None,
         dtype: jnp.dtype = jnp.float32,
         loss_fn: Loss = weighted_loss,
+        lora: LoraSettings = NO_LORA,
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
         self.devices = rows_multiple(self.mesh)
@@ -129,18 +135,16 @@ class Learner:
         self.schedule: optax.Schedule = make_schedule(settings.optimizer, updates)
         optimizer = make_optimizer(settings.optimizer, self.schedule)
         self.param_shardings = param_shardings(student, self.mesh)
-        moments = opt_state_shardings(
-            optimizer, abstract_params(student), self.param_shardings, self.mesh
-        )
-        self._state_shardings = TrainState(replicated(self.mesh), self.param_shardings, moments)
         self.parks_optimizer = settings.park_optimizer
-        shapes = jax.eval_shape(optimizer.init, abstract_params(student))
-        self._resting = self._state_shardings
-        if settings.park_optimizer:
-            self._resting = self._resting.replace(opt_state=moments_in_host(shapes, moments))
-        self.student = student
+        self.student, self.lora = student, lora
+        self._trained_params = trained_params(student, lora, self.mesh)
+        self._state_shardings, self._resting = self._shardings(optimizer)
+        self.base: Params | None = None  # in the compute dtype, where an adapter is trained
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
+        self._new_adapter = functools.partial(
+            new_adapter, config=student, lora=lora, optimizer=optimizer
+        )
         self._platform = self.mesh.devices.flat[0].platform
         attention = choose_packed_attention(settings.attention, self._platform)
         self.attention = attention.kernel
@@ -161,6 +165,21 @@ class Learner:
             loss_fn=loss_fn,
             parked=settings.park_optimizer,
         )
+        self._adapter = 0.0  # its elements, as a share of those of the blocks
+        if lora.rank:
+            self._step = functools.partial(adapter_step, **self._step.keywords, lora=lora)
+            elements = student.layers * block_elements(student)
+            self._adapter = adapter_elements(student, lora) / elements
+
+    def _shardings(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, TrainState]:
+        """Those of the state in an update, and between updates."""
+        where = jax.tree.map(lambda x: x.sharding, self._trained_params)
+        moments = opt_state_shardings(optimizer, self._trained_params, where, self.mesh)
+        state = TrainState(replicated(self.mesh), where, moments)
+        if not self.parks_optimizer:
+            return state, state
+        shapes = jax.eval_shape(optimizer.init, self._trained_params)
+        return state, state.replace(opt_state=moments_in_host(shapes, moments))
 
     def decoder(self, config: ModelConfig, remat: Remat = "none") -> Decoder:
         """A model with the kernels of the learner's devices."""
@@ -172,8 +191,22 @@ class Learner:
 
     # ---- State.
 
-    def start(self, params: Params) -> TrainState:
-        """Step 0 of these parameters (donated), with an optimizer state sharded like them."""
+    def start(self, params: Params, key: jax.Array | None = None) -> TrainState:
+        """Step 0 of these parameters (donated), with an optimizer state sharded like them.
+
+        Args:
+            params: float32; in the compute dtype where an adapter is trained. They are its `base`
+                then, and stay.
+            key: the random key that an adapter is drawn with; needed for one.
+        """
+        if self.lora.rank:
+            self.base = params
+            if key is None:
+                raise ValueError("start of an adapter without a key: expected a random key")
+            data = np.asarray(jax.random.key_data(key))
+            function, options = self._new_adapter, {"out": lambda: self._state_shardings}
+            run = self.programs.compiled(function, data, name="start", **options)
+            return self.rest(run(data))
         run = self.programs.compiled(
             self._initial, params, name="start", donate=0, out=lambda: self._state_shardings
         )
@@ -198,8 +231,22 @@ class Learner:
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings, for a restore."""
-        shapes = jax.eval_shape(self._initial, abstract_params(self.student))
+        shapes = jax.eval_shape(self._initial, self._trained_params)
         return with_shardings(shapes, self._state_shardings)
+
+    def abstract_base(self) -> Params:
+        """The frozen parameters of a student with an adapter, as shapes with shardings."""
+        return frozen_params(self.student, self.mesh, self.dtype)
+
+    def student_params(self, state: TrainState) -> Params:
+        """The student's parameters as every model reads them; nothing is copied."""
+        if not self.lora.rank:
+            return state.params
+        return adapted(self._base(), state.params, self.lora)
+
+    def _base(self) -> Params:
+        """The frozen parameters, or their shapes before they are loaded."""
+        return self.abstract_base() if self.base is None else self.base
 
     # ---- Packing.
 
@@ -212,7 +259,7 @@ class Learner:
             slices,
             tuple(int(batch.used) for batch in batches),
             tuple(batch.domains[:, 0] for batch in batches),
-            update_cost(self._trained, examples, batches, self.devices, self._ruled),
+            update_cost(self._trained, examples, batches, self.devices, self._ruled, self._adapter),
         )
 
     def put(self, x: ArrayLike) -> jax.Array:
@@ -236,16 +283,9 @@ class Learner:
         Returns:
             For each rollout, float32 [T] by name.
         """
-        function = functools.partial(
-            distance,
-            student=self.decoder(self.student),
-            teacher=None if teacher is None else self.decoder(teacher.config),
-            response=rollouts[0].request.max_tokens,
-            num_ids=self.num_ids,
-            devices=self.devices,
-        )
-        rows, longest = batch_sharding(self.mesh), self.shape.longest
-        at_once = self.devices * max(1, TOKENS // longest)
+        model = None if teacher is None else teacher.config
+        function, rows, at_once = self.comparing(model, rollouts[0].request.max_tokens)
+        longest = self.shape.longest
         found: list[dict[str, np.ndarray]] = []
         theirs = None if teacher is None else bring(teacher.params)
         for start in range(0, len(rollouts), at_once):
@@ -267,6 +307,26 @@ class Learner:
             ]
         return found
 
+    def comparing(
+        self, teacher: ModelConfig | None, response: int
+    ) -> tuple[functools.partial, jax.sharding.NamedSharding, int]:
+        """The function of `distances`, the sharding of its rows, and their number.
+
+        Args:
+            teacher: its architecture, or None.
+            response: limit of a response in tokens.
+        """
+        function = functools.partial(
+            distance,
+            student=self.decoder(self.student),
+            teacher=None if teacher is None else self.decoder(teacher),
+            response=response,
+            num_ids=self.num_ids,
+            devices=self.devices,
+        )
+        at_once = self.devices * max(1, TOKENS // self.shape.longest)
+        return function, batch_sharding(self.mesh), at_once
+
     # ---- The update.
 
     def updating(
@@ -276,7 +336,8 @@ class Learner:
         if self.parks_optimizer and isinstance(state.step, jax.ShapeDtypeStruct):
             state = with_shardings(state, self._resting)
         where = self._resting, replicated(self.mesh), self.row_sharding
-        given = self._step, state, *batches
+        frozen = [self._base()] if self.lora.rank else []
+        given = self._step, state, *frozen, *batches
         return given, {"name": "train step", "donate": 0, "out": lambda: where}
 
     def update(
@@ -284,7 +345,7 @@ class Learner:
     ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
         """One optimizer update; `state` is donated. See `step.train_step`."""
         given, options = self.updating(state, packed.batches)
-        return self.programs.compiled(*given, **options)(state, *packed.batches)
+        return self.programs.compiled(*given, **options)(*given[1:])
 
 
 def put(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:

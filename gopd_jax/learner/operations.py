@@ -18,13 +18,13 @@ from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner.flops import (
     FORWARD,
-    TRAINING,
     Flops,
     Passes,
     Work,
     block_elements,
     block_pairs,
     flops,
+    needed_passes,
     training_passes,
     useful_work,
 )
@@ -114,6 +114,7 @@ def update_cost(
     batches: Sequence[PackedBatch],
     devices: int,
     ruled: float = 0.0,
+    adapter: float = 0.0,
 ) -> Cost:
     """The cost of one update.
 
@@ -123,6 +124,7 @@ def update_cost(
         batches: what they were packed into, as numpy arrays; the used micro-batches are run.
         devices: that the rows of a micro-batch are spread over.
         ruled: share of the tokens whose log-prob under the sampling rule is computed as well.
+        adapter: see `flops.training_passes`.
     """
     model, needed = decoder.config, _needed(examples, set())
     done, executed, tokens = NOTHING, NO_FLOPS, 0
@@ -130,10 +132,11 @@ def update_cost(
         if used := int(batch.used):
             segments_MRS, weights_MRS = batch.segments[:used], batch.weights[:used]
             work = _work(decoder, segments_MRS, weights_MRS > 0, devices)
-            passes = _training_passes(decoder, segments_MRS.shape[2], ruled)
+            passes = _training_passes(decoder, segments_MRS.shape[2], ruled, adapter)
             done, executed = done + work, executed + flops(model, work, passes)
             tokens += _real(segments_MRS)
-    return Cost(needed, done, flops(model, needed, TRAINING), executed, tokens)
+    useful = flops(model, needed, needed_passes(adapter))
+    return Cost(needed, done, useful, executed, tokens)
 
 
 def sharing_of(decoder: Decoder, buckets: Sequence[Bucket]) -> Sharing:
@@ -162,7 +165,7 @@ def _work(decoder: Decoder, segments_MRS: np.ndarray, wanted_MRS: np.ndarray, de
     return executed_work(segments_MRS, wanted_MRS, *sizes)
 
 
-def _training_passes(decoder: Decoder, length: int, ruled: float) -> Passes:
+def _training_passes(decoder: Decoder, length: int, ruled: float, adapter: float) -> Passes:
     """The passes of a train step on rows of this length."""
     ways, remat = _ways(decoder.attention, length), decoder.remat
     return training_passes(
@@ -172,6 +175,7 @@ def _training_passes(decoder: Decoder, length: int, ruled: float) -> Passes:
         products_again=ways.products_again,
         head_again=True,
         ruled=ruled,
+        adapter=adapter,
     )
 
 

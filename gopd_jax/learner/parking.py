@@ -6,6 +6,7 @@ the devices again. Programs take arrays on the devices only, unless they say oth
 
 import jax
 
+from gopd_jax.runtime.mesh import with_shardings
 from gopd_jax.types import Tree
 
 HOST, DEVICE = "pinned_host", "device"
@@ -18,12 +19,20 @@ def is_parked(tree: Tree) -> bool:
 
 def park(tree: Tree) -> Tree:
     """The arrays in the memory of the host, once they are there; those given can be dropped."""
-    return jax.block_until_ready(jax.device_put(tree, in_memory(tree, HOST)))
+    return jax.block_until_ready(_put(tree, HOST))
 
 
 def bring(tree: Tree) -> Tree:
     """The arrays on the devices; the tree itself if they are there already."""
-    return jax.device_put(tree, in_memory(tree, DEVICE)) if is_parked(tree) else tree
+    return _put(tree, DEVICE) if is_parked(tree) else tree
+
+
+def _put(tree: Tree, kind: str) -> Tree:
+    """The arrays in a memory of that kind; of a tree of shapes, the shapes there."""
+    where = in_memory(tree, kind)
+    if all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
+        return with_shardings(tree, where)
+    return jax.device_put(tree, where)
 
 
 def in_memory(tree: Tree, kind: str) -> Tree:
@@ -41,9 +50,7 @@ def moments_to(where: jax.memory.Space | str, opt_state: Tree) -> Tree:
     def one(x):
         if not x.ndim:
             return x
-        return jax.device_put(
-            x, x.sharding.with_memory_kind(where) if type(where) is str else where
-        )
+        return _put(x, where) if type(where) is str else jax.device_put(x, where)
 
     return jax.tree.map(one, opt_state)
 

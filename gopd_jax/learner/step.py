@@ -71,6 +71,7 @@ def train_step(
     num_ids: int | None = None,
     loss_fn: Loss = weighted_loss,
     parked: bool = False,
+    student: Callable[[Params], Params] | None = None,
 ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
     """One optimizer update from the packed batches of one update, each with rows of its own length.
 
@@ -90,6 +91,8 @@ def train_step(
         num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
         parked: the arrays of the optimizer state are in the memory of the host, and return there.
+        student: of the parameters that are trained, the tree that the model reads, where that is
+            another one: the rest of it is frozen.
 
     Returns:
         The new state, the metrics, and the values of each token of each batch.
@@ -99,7 +102,7 @@ def train_step(
         return loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
 
     micro_loss = functools.partial(
-        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of
+        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of, student=student
     )
 
     def accumulate(total, micro):
@@ -150,9 +153,11 @@ def _micro_loss(
     rule: SamplingRule,
     num_ids: int | None,
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
+    student: Callable[[Params], Params] | None,
 ) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]], Routing | None]]:
     """The loss of one micro-batch, its diagnostics, values of tokens, what is finite, routing."""
-    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids)
+    logprobs_of = functools.partial(token_logprobs, num_ids=num_ids, frozen_head=bool(student))
+    params = student(params) if student else params
     rows = micro.tokens, micro.positions, micro.segments
     hidden_RSD, counts = counted(model, params, *rows)
     head_VD, trained = output_head(params), micro.weights > 0

@@ -26,7 +26,7 @@ from gopd_jax.kernels.packed_attention import SAVED, PackedAttention
 from gopd_jax.models.attention import Layout, for_each_rank
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.embedding import embed
-from gopd_jax.models.linear import linear
+from gopd_jax.models.linear import Adapted, linear
 from gopd_jax.models.moe import Moe
 from gopd_jax.models.rope import rotate, rotation
 from gopd_jax.models.routing import COLLECTION
@@ -77,8 +77,8 @@ def _matrix(
 ) -> jax.Array:
     """A weight of the block.
 
-    Decode weights may be flat or int8 (see `unstack`), which `Module.param` would refuse for their
-    shape, so a weight that exists is returned as it is.
+    Decode weights may be flat or int8 (see `unstack`), and those of a student may be `Adapted`,
+    which `Module.param` would refuse, so a weight that exists is returned as it is.
     """
     if module.has_variable("params", name):
         return module.get_variable("params", name)
@@ -302,13 +302,24 @@ def unstack(params: Params, dtype: DTypeLike) -> Params:
     """Decode weights: parameters cast to `dtype`, with a tuple of L trees as "layers".
 
     Attention's matrices become two-dimensional, [N * H, D]: the TPU compiler copies other forms
-    before every dispatch.
+    before every dispatch. Adapters are merged into their matrices, one layer after the other.
     """
-    params = jax.tree.map(lambda p: p.astype(dtype), params)
+
+    def has_adapter(p):
+        return isinstance(p, Adapted)
+
+    def cast(p):
+        return p if has_adapter(p) else p.astype(dtype)
+
+    def merged(p):
+        return p.merged().astype(dtype) if has_adapter(p) else p
+
+    params = jax.tree.map(cast, params, is_leaf=has_adapter)
     num_layers = params["layers"]["attention_norm"]["scale"].shape[0]
 
     def layer(i):
         one = jax.tree.map(lambda p: p[i], params["layers"])
+        one = jax.tree.map(merged, one, is_leaf=has_adapter)
         attention = one["attention"]
         flat = {
             name: attention[name].reshape(attention[name].shape[0], -1).T

@@ -6,6 +6,7 @@ processes.
 """
 
 from collections.abc import Iterator
+import contextlib
 import functools
 import json
 import os
@@ -115,9 +116,7 @@ def save_pretrained(
         source = local_folder(tokenizer_from, (*TOKENIZER_FILES, "*config.json"))
     ids = (_token_ids(source) if source else {}) | (token_ids or {})
 
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
+    with complete_folder(out) as partial:
         _write_config(partial, config, dtype, ids)
         _write_weights(partial, config, params, dtype, shard_bytes)
         generation = source / "generation_config.json" if source else None
@@ -132,6 +131,20 @@ def save_pretrained(
             replace_json(partial / exported.NAME, made)
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
+    return out
+
+
+@contextlib.contextmanager
+def complete_folder(out: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `out` when all is written; else nothing is left of it.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
         # The helpers of `runtime.files` rename one file; this renames the whole folder, and
         # replaces `out` if it is an empty folder.
         os.replace(partial, out)
@@ -140,7 +153,6 @@ def save_pretrained(
         if isinstance(e, OSError | SafetensorError):
             raise cannot_write(out, e) from e
         raise
-    return out
 
 
 def _token_ids(source: Path) -> TokenIds:

@@ -8,6 +8,7 @@ gradient is also accumulated and returned in float32.
 
 from typing import TYPE_CHECKING
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -15,16 +16,53 @@ if TYPE_CHECKING:
     import qwix
 
 
-def linear(x: jax.Array, kernel: "jax.Array | qwix.QArray") -> jax.Array:
+@struct.dataclass
+class Adapted:
+    """A frozen matrix with a low-rank adapter, which stands for base + scale * a b.
+
+    base: [D, F], in any float dtype; D and F may be several axes.
+    a, b: [D, r] and [r, F], float32, with the axes of `base`.
+    """
+
+    base: jax.Array
+    a: jax.Array
+    b: jax.Array
+    scale: float = struct.field(pytree_node=False)
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def reshape(self, inputs: int, outputs: int) -> "Adapted":
+        """The same with one axis of inputs and one of outputs; one of the sizes may be -1."""
+        rank = self.a.shape[-1]
+        return Adapted(
+            self.base.reshape(inputs, outputs),
+            self.a.reshape(inputs, rank),
+            self.b.reshape(rank, outputs),
+            self.scale,
+        )
+
+    def merged(self) -> jax.Array:
+        """The matrix that it stands for, float32."""
+        product = jnp.tensordot(self.a, self.b, 1, precision=jax.lax.Precision.HIGHEST)
+        return self.base.astype(jnp.float32) + self.scale * product
+
+
+def linear(x: jax.Array, kernel: "jax.Array | Adapted | qwix.QArray") -> jax.Array:
     """x @ kernel, with the kernel cast to x's dtype.
 
     Args:
         x: [..., D].
-        kernel: [D, F]; an int8 array of qwix when decode weights are int8.
+        kernel: [D, F]; an int8 array of qwix when decode weights are int8. Of a matrix with an
+            adapter, base and adapter are multiplied apart, and the base gets no gradient.
 
     Returns:
         [..., F] in x's dtype.
     """
+    if isinstance(kernel, Adapted):
+        low = kernel.scale * _product(x, kernel.a)
+        return _frozen_product(x, kernel.base) + _product(low, kernel.b)
     if hasattr(kernel, "qvalue"):
         import qwix  # takes half a second, which only runs with int8 weights should wait for
 
@@ -50,3 +88,19 @@ def _backward(saved, grad):
 
 
 _product.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _frozen_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel.astype(x.dtype)
+
+
+def _frozen_forward(x, kernel):
+    return _frozen_product(x, kernel), kernel
+
+
+def _frozen_backward(kernel, grad):
+    return grad @ kernel.astype(grad.dtype).T, None
+
+
+_frozen_product.defvjp(_frozen_forward, _frozen_backward)

@@ -36,6 +36,7 @@ def token_logprobs(
     *,
     rule: SamplingRule = PLAIN,
     num_ids: int | None = None,
+    frozen_head: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The log-prob of each wanted target and the entropy of each wanted prediction.
 
@@ -58,6 +59,7 @@ def token_logprobs(
         rule: temperature, top-k and top-p.
         num_ids: ids from this number on do not exist: they have probability 0, and their rows of
             the head gradient 0. None stands for all V.
+        frozen_head: the head gets no gradient, and none is computed.
 
     Returns:
         Log-probs and entropies, float32 [R, S], nats; -inf for a target that is never drawn, 0
@@ -71,7 +73,7 @@ def token_logprobs(
         function = functools.partial(_ruled, rule=rule, num_ids=num_ids)
         run = on_each_device(function, (ROWS, WHOLE_HEAD, TOKENS, TOKENS), (TOKENS, TOKENS))
         return run(*fixed, targets_RS, wanted_RS)
-    return _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids)
+    return _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids, frozen_head)
 
 
 # Logical axes. The first axis of a partial result counts the parts that are still to be joined.
@@ -80,12 +82,13 @@ HEAD, SPLIT_HEAD, WHOLE_HEAD, IDS = ("vocab", None), ("vocab", "embed"), (None, 
 OF_VOCABULARY = ("vocab", "batch", None)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
-    return _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _logprobs(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids, frozen_head):
+    return _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids, frozen_head)[0]
 
 
-def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
+def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids, frozen_head):
+    del frozen_head  # of the backward pass
     split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
     function = functools.partial(_forward_split, split=split) if split else _forward
     run = on_each_device(
@@ -102,20 +105,23 @@ def _logprobs_forward(hidden_RSD, head_VD, targets_RS, wanted_RS, num_ids):
     return results, (hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS)
 
 
-def _logprobs_backward(num_ids, kept, gradients):
+def _logprobs_backward(num_ids, frozen_head, kept, gradients):
     hidden_RSD, head_VD, targets_RS, wanted_RS, norm_RS = kept
     split = width_split(hidden_RSD.shape[0], head_VD.shape[1])
     function = functools.partial(_backward_split, split=split) if split else _backward
     axes = SPLIT_HEAD if split else HEAD
     run = on_each_device(
-        functools.partial(function, num_ids=num_ids),
+        functools.partial(function, num_ids=num_ids, frozen=frozen_head),
         (ROWS, axes, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
-        (("vocab", *ROWS), axes if split else ("batch", *axes)),
+        (("vocab", *ROWS), *([] if frozen_head else [axes if split else ("batch", *axes)])),
     )
     head, ids_V = head_VD.astype(hidden_RSD.dtype), jnp.arange(head_VD.shape[0])
     args = hidden_RSD, head, ids_V, targets_RS, wanted_RS, norm_RS, gradients[0]
-    grad_hidden, grad_head = run(*args)
+    grad_hidden, *of_head = run(*args)
     grad_hidden = jnp.sum(grad_hidden, axis=0).astype(hidden_RSD.dtype)
+    if frozen_head:
+        return grad_hidden, None, None, None
+    (grad_head,) = of_head
     grad_head = grad_head if split else jnp.sum(grad_head, axis=0)
     return grad_hidden, grad_head.astype(head_VD.dtype), None, None
 
@@ -254,11 +260,12 @@ def _backward(
     grad_RS,
     *,
     num_ids: int | None,
+    frozen: bool,
 ):
     """Gradients: what this part of the vocabulary, and these rows, add to them.
 
     Returns:
-        float32 [1, R, S, D] of the hidden states, [1, V, D] of the head.
+        float32 [1, R, S, D] of the hidden states; [1, V, D] of the head, unless it is frozen.
     """
     R, S, D = hidden_RSD.shape
     V = head_VD.shape[0]
@@ -276,6 +283,8 @@ def _backward(
         grad_logits = (grad_C[:, None] * (hit - shares)).astype(hidden_CD.dtype)
         product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
         grad_hidden += product("cv,vd->cd", grad_logits, rows)
+        if frozen:
+            return grad_hidden, grad_head
         more = product("cv,cd->vd", grad_logits, hidden_CD)
         so_far = jax.lax.dynamic_slice_in_dim(grad_head, start, size)
         return grad_hidden, jax.lax.dynamic_update_slice(grad_head, so_far + more, (start, 0))
@@ -291,9 +300,9 @@ def _backward(
         grad_hidden, grad_head = _over_blocks(blocks, lambda n, x: block(n, x, *of_chunk), start)
         return chunks.put(index, gathered, grad_hidden), grad_head
 
-    zeros = jnp.zeros((chunks.padded, D)), jnp.zeros((V, D))
+    zeros = jnp.zeros((chunks.padded, D)), None if frozen else jnp.zeros((V, D))
     gathered, grad_head = jax.lax.fori_loop(0, chunks.count, chunk, zeros)
-    return chunks.spread(gathered)[None], grad_head[None]
+    return chunks.spread(gathered)[None], *(() if frozen else (grad_head[None],))
 
 
 # ---- One device with a part of the width of the head.
@@ -338,7 +347,7 @@ def _forward_split(hidden_RSD, part_Vd, ids_V, targets_RS, wanted_RS, *, num_ids
     return _joined(jax.lax.map(found_in, jnp.arange(head.count)))
 
 
-def _backward_split(hidden_RSD, part_Vd, ids_V, *of_tokens, num_ids, split):
+def _backward_split(hidden_RSD, part_Vd, ids_V, *of_tokens, num_ids, frozen, split):
     """`_backward`, one gathered block after the other.
 
     Returns:
@@ -349,15 +358,18 @@ def _backward_split(hidden_RSD, part_Vd, ids_V, *of_tokens, num_ids, split):
     num_ids = NO_ID if num_ids is None else num_ids
 
     def add(number, so_far):
-        grad_hidden, grad_part = so_far
+        grad_hidden, *grad_part = so_far
         of_head = head.block(number)
-        more, grad_rows = _backward(hidden_RSD, *of_head, *of_tokens, num_ids=num_ids)
-        added, start = split.add_up(grad_rows[0]), head.start(number)
-        added += jax.lax.dynamic_slice_in_dim(grad_part, start, head.size)
-        grad_part = jax.lax.dynamic_update_slice(grad_part, added, (start, 0))
-        return grad_hidden + more, grad_part
+        args = hidden_RSD, *of_head, *of_tokens
+        more, *grad_rows = _backward(*args, num_ids=num_ids, frozen=frozen)
+        if frozen:
+            return (grad_hidden + more,)
+        added, start = split.add_up(grad_rows[0][0]), head.start(number)
+        added += jax.lax.dynamic_slice_in_dim(grad_part[0], start, head.size)
+        joined = jax.lax.dynamic_update_slice(grad_part[0], added, (start, 0))
+        return grad_hidden + more, joined
 
-    zeros = jnp.zeros((1, *hidden_RSD.shape)), jnp.zeros(part_Vd.shape)
+    zeros = jnp.zeros((1, *hidden_RSD.shape)), *(() if frozen else (jnp.zeros(part_Vd.shape),))
     return jax.lax.fori_loop(0, head.count, add, zeros)
 
 

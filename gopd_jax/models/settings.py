@@ -1,8 +1,9 @@
-"""Settings of the distribution that a token is drawn from, and of what a backward pass keeps."""
+"""Settings of the distribution that a token is drawn from, of what a backward pass keeps, and of
+adapters."""
 
 from typing import Literal
 
-from gopd_jax.runtime.schema import Count, NonNegative, Probability, settings
+from gopd_jax.runtime.schema import Count, NonNegative, Positive, Probability, settings
 
 # What the backward pass computes again: nothing; each block but its attention; each block; each
 # block, from inputs that the host keeps.
@@ -24,3 +25,27 @@ class SamplingRule:
 
 
 PLAIN = SamplingRule()
+
+Target = Literal["query", "key", "value", "out", "gate", "up", "down"]
+
+
+@settings
+class LoraSettings:
+    """Low-rank adapters, which are trained in place of the student's own parameters."""
+
+    rank: Count = 0
+    """Rank of the adapters. Larger values can change the student more and need more memory; 0
+    trains the student's own parameters."""
+    alpha: Positive = 32.0
+    """An adapter acts with the factor alpha / rank. Larger values let the same learning rate change
+    the student faster."""
+    targets: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+    """The matrices of each layer that have an adapter. Experts can have none."""
+
+    @property
+    def scale(self) -> float:
+        """The factor that the product of A and B is multiplied by."""
+        return self.alpha / self.rank
+
+
+NO_LORA = LoraSettings()

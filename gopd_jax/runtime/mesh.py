@@ -33,6 +33,7 @@ RULES: Rules = {
     "expert_embed": ("fsdp", "context"),
     "head_size": None,
     "norm": None,
+    "rank": None,
     "layers": None,
 }
 # A parameter is whole on every device if the mesh does not divide its axis of one of these names.

@@ -75,11 +75,11 @@ class ProgramTable:
             out: returns the shardings of the result; called only to compile.
             donate: positions of arguments whose memory the result may take.
         """
-        key = _key(function, args, donate)
+        key = key_of(function, args, donate)
         if (compiled := self._compiled.get(key)) is None:
             future, is_new = self._future(key)
             if is_new:
-                self._compile(key, future, name, bucket, _jit(function, out, donate), args)
+                self._compile(key, future, name, bucket, jitted(function, out, donate), args)
             program, compiled = future.result()
             self.programs.append(program)
             self._compiled[key] = compiled
@@ -101,12 +101,16 @@ class ProgramTable:
         """
         if self.mesh.devices.flat[0].platform == "gpu":
             return
-        key = _key(function, args, donate)
+        key = key_of(function, args, donate)
         future, is_new = self._future(key)
         if is_new:
-            work = key, future, name, bucket, _jit(function, out, donate), args
+            work = key, future, name, bucket, jitted(function, out, donate), args
             # Python waits for it at its end: a daemon thread within XLA would abort the process.
             threading.Thread(target=self._compile, args=work, name=name).start()
+
+    def used(self) -> dict[Hashable, jax.stages.Compiled]:
+        """The programs that were asked for, by `key_of`."""
+        return dict(self._compiled)
 
     def _future(self, key: Hashable) -> tuple[Future, bool]:
         """The future of a program, and whether the caller has to see to it."""
@@ -149,16 +153,21 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def _jit(
+def jitted(
     function: Callable, out: Callable[[], Tree], donate: int | tuple[int, ...]
 ) -> Callable[[], jax.stages.Wrapped]:
+    """What makes the function that is lowered and compiled; see `ProgramTable.compiled`."""
+
     def make() -> jax.stages.Wrapped:
         return jax.jit(function, donate_argnums=donate, out_shardings=out(), keep_unused=True)
 
     return make
 
 
-def _key(function: Callable, args: tuple[Tree, ...], donate: int | tuple[int, ...]) -> Hashable:
+def key_of(
+    function: Callable, args: tuple[Tree, ...], donate: int | tuple[int, ...] = ()
+) -> Hashable:
+    """What a program is found again by: what it computes, and on which shapes."""
     leaves, structure = jax.tree.flatten(args)
     shapes = tuple((x.shape, x.dtype) for x in leaves)
     return _identity(function), structure, shapes, donate

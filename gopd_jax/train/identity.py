@@ -12,6 +12,7 @@ import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
+from gopd_jax.models.settings import NO_LORA
 from gopd_jax.runtime.checkpoint import saved_steps
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.processes import of_first, which_hosts
@@ -43,6 +44,9 @@ FREE_FIELDS = (
     "domains.*.train",
     "domains.*.test",
 )
+# What the settings are in runs that were started before there were these: no checkpoint to start
+# from, and no adapter.
+BEFORE = {"init_from": "", "lora": json.loads(json.dumps(dataclasses.asdict(NO_LORA)))}
 # Fields that the hosts of one run may be given differently: paths, of which the content is
 # compared, and what the first host's alone decides.
 OF_A_HOST = (
@@ -163,8 +167,7 @@ def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:
     they were recorded.
     """
     before, now = old["fingerprints"], new["fingerprints"]
-    # Runs that were started before there was `init_from` started from no checkpoint.
-    settings = differing_fields({"init_from": ""} | old["config"], new["config"])
+    settings = differing_fields(BEFORE | old["config"], new["config"])
     content = differing_fields(
         before, {kind: now[kind] for kind in now if kind in before}, "fingerprint of "
     )

@@ -8,16 +8,17 @@ activations, temporaries of the compiler.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gopd_jax.config import Config
+from gopd_jax.learner.adapters import frozen_params, trained_params
 from gopd_jax.learner.optimizer import make_optimizer, make_schedule, opt_state_shardings
 from gopd_jax.learner.packing import make_buckets
 from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.rollout.memory import cache_part, choose_layout, weights_part
 from gopd_jax.runtime.memory import Part, check_fits, device_bytes, device_memory
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, rows_multiple, with_shardings
@@ -120,35 +121,42 @@ def _resident(
     settings, on_cpu = config.learner, mesh.devices.flat[0].platform == "cpu"
     moments = on_cpu or not settings.park_optimizer
     resting = _state(config, models[config.student], mesh, moments, gradient=False)
+    paths = {p: r for r, p in reversed(roles.items()) if r != "student"}
+    if config.lora.rank:  # the student is frozen, too, and is there once for all of its roles
+        paths[config.student] = "student"
     frozen = []
-    for path, role in {p: r for r, p in reversed(roles.items()) if r != "student"}.items():
+    for path, role in paths.items():
         model = models[path]
-        shapes = jax.tree.map(lambda x: x.update(dtype=dtype), abstract_params(model))
-        held = device_bytes(with_shardings(shapes, param_shardings(model, mesh)))
+        held = device_bytes(frozen_params(model, mesh, dtype))
         needs = f"{model.num_params:,} parameters x {jnp.dtype(dtype).itemsize} bytes"
         frozen.append(Part(role, needs, held, f"{role} {path!r}"))
     if on_cpu or not settings.park_frozen:
         return resting, frozen, frozen
-    return resting, [], sorted(frozen, key=lambda part: -part.bytes)[:1]
+    base = [part for part in frozen if part.what == "student"]  # is never parked
+    others = sorted((part for part in frozen if part not in base), key=lambda part: -part.bytes)
+    return resting, base, [*base, *others[:1]]
 
 
 def _state(
     config: Config, student: ModelConfig, mesh: Mesh, moments: bool = True, gradient: bool = True
 ) -> Part:
-    """The student's parameters and gradients in float32, and the moments of AdamW."""
-    settings, shapes = config.learner.optimizer, abstract_params(student)
+    """What is trained of the student and its gradients, float32, and the moments of AdamW."""
+    settings, shapes = config.learner.optimizer, trained_params(student, config.lora, mesh)
     optimizer = make_optimizer(settings, make_schedule(settings, updates=1))
-    where = param_shardings(student, mesh)
+    where = jax.tree.map(lambda x: x.sharding, shapes)
     state = with_shardings(
         jax.eval_shape(optimizer.init, shapes), opt_state_shardings(optimizer, shapes, where, mesh)
     )
     copies = ["itself", *["gradient"] * gradient]
-    held = len(copies) * device_bytes(with_shardings(shapes, where))
+    held = len(copies) * device_bytes(shapes)
     held += device_bytes(state) if moments else 0
     number = len(copies) + 2 * moments
     copies += ["two moments"] * moments
-    needs = f"{student.num_params:,} parameters x {number} ({', '.join(copies)}) x 4 bytes"
-    return Part("student", needs, held, f"student {config.student!r}")
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    needs = f"{parameters:,} parameters x {number} ({', '.join(copies)}) x 4 bytes"
+    what = "adapter" if config.lora.rank else "student"
+    of = "adapter of the student" if config.lora.rank else "student"
+    return Part(what, needs, held, f"{of} {config.student!r}")
 
 
 def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:

@@ -1,5 +1,8 @@
 """The models of a run on the mesh: the learner, frozen models, and the samplers."""
 
+from collections.abc import Mapping
+import types
+
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
@@ -13,8 +16,11 @@ from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.checkpoint import restore_state
 from gopd_jax.runtime.programs import ProgramTable
 from gopd_jax.train.finite import not_finite
+from gopd_jax.train.keys import adapter_key
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.types import Params, TrainState
+
+NOTHING: Mapping[str, Params] = types.MappingProxyType({})
 
 
 def make_learner(
@@ -41,6 +47,7 @@ def make_learner(
         likelihood=config.method == "sft",
         num_ids=num_ids,
         dtype=dtype,
+        lora=config.lora,
     )
 
 
@@ -95,10 +102,27 @@ def make_samplers(
     return samplers
 
 
-def load_student(config: Config, inputs: RunInputs, programs: ProgramTable) -> Params:
-    """The student's parameters in float32, sharded for training."""
+def load_student(
+    config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype = jnp.float32
+) -> Params:
+    """The student's parameters, sharded for training."""
     model = inputs.models[config.student]
-    return load_params(config.student, model, jnp.float32, param_shardings(model, programs.mesh))
+    return load_params(config.student, model, dtype, param_shardings(model, programs.mesh))
+
+
+def load_models(
+    config: Config, inputs: RunInputs, learner: Learner
+) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
+    """What `load_frozen` loads, and the base of a student with an adapter, which the learner gets.
+
+    The base also serves in every other role that has the student's path.
+    """
+    loaded = {}
+    if config.lora.rank:
+        learner.base = load_student(config, inputs, learner.programs, learner.dtype)
+        loaded[config.student] = learner.base
+    parked = config.learner.park_frozen
+    return load_frozen(inputs, learner.programs, learner.dtype, parked, loaded)
 
 
 def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainState:
@@ -108,6 +132,8 @@ def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainS
         ValueError: the checkpoint cannot be restored, or holds numbers that are not finite.
     """
     if not (point := inputs.origin["init_from"]):
+        if config.lora.rank:
+            return learner.start(learner.base, adapter_key(config.seed))
         return learner.start(load_student(config, inputs, learner.programs))
     state = restore_state(point["run"], point["step"], learner.abstract_state())
     if names := not_finite(state):
@@ -119,7 +145,11 @@ def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainS
 
 
 def load_frozen(
-    inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype, parked: bool = False
+    inputs: RunInputs,
+    programs: ProgramTable,
+    dtype: jnp.dtype,
+    parked: bool = False,
+    loaded: Mapping[str, Params] = NOTHING,
 ) -> tuple[dict[str, FrozenModel], FrozenModel | None]:
     """The teachers by domain, and the reference or None, in the compute dtype.
 
@@ -127,8 +157,9 @@ def load_frozen(
 
     Args:
         parked: each waits in the memory of the host; see `learner.parking`.
+        loaded: by path, parameters that are there already, in the compute dtype, and stay.
     """
-    loaded: dict[str, Params] = {}
+    loaded = dict(loaded)
 
     def frozen(role: str, path: str) -> FrozenModel:
         model = inputs.models[path]

@@ -166,12 +166,35 @@ def _check_same_student(config: Config, run: JsonObject, fingerprints: JsonObjec
                 f"{where}: the {name} of that run has another fingerprint than that of "
                 f"config.student={config.student!r}; expected a run of the same student"
             )
+    _check_same_adapter(config, run, fingerprints)
     clip, clipped = config.learner.clip_norm, run["config"].get("learner", {}).get("clip_norm")
     if bool(clip) != bool(clipped):
         raise ValueError(
             f"{where}: that run has learner.clip_norm={clipped}, this one {clip}; expected 0 in "
             "both or in neither, because the optimizer's state differs"
         )
+
+
+def _check_same_adapter(config: Config, run: JsonObject, fingerprints: JsonObject) -> None:
+    where = f"config.init_from={config.init_from!r}"
+    theirs, ours = _trained(run["config"].get("lora", {})), _trained(vars(config.lora))
+    if theirs != ours:
+        raise ValueError(
+            f"{where}: that run trained {theirs}, this one {ours}; expected the same, because a "
+            "checkpoint holds nothing else"
+        )
+    before, now = (x.get("weights", {}).get("student") for x in (run["fingerprints"], fingerprints))
+    if config.lora.rank and before != now:
+        raise ValueError(
+            f"{where}: the adapter of that run belongs to other weights than those of "
+            f"config.student={config.student!r}; expected the same weights"
+        )
+
+
+def _trained(lora: JsonObject) -> str:
+    if not lora.get("rank"):
+        return "all parameters"
+    return f"an adapter of rank {lora['rank']} on {', '.join(lora['targets'])}"
 
 
 def _checkpoint(init_from: str, folder: str, step: int | None) -> StartingPoint:

@@ -41,7 +41,7 @@ from gopd_jax.train.memory import devices_for, room_to_draw
 from gopd_jax.train.models import (
     compile_learner_ahead,
     initial_state,
-    load_frozen,
+    load_models,
     make_learner,
     make_samplers,
 )
@@ -98,7 +98,7 @@ def _run(
 
     # ---- Models, at the start or where the last run stopped.
     compile_learner_ahead(config, inputs, learner)
-    teachers, reference = load_frozen(inputs, programs, dtype, config.learner.park_frozen)
+    teachers, reference = load_models(config, inputs, learner)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     if (saved := checkpoints.restore(learner.abstract_state())) is not None:
         first, state = saved.step, learner.rest(check_saved(saved.state, saved.step))
@@ -183,12 +183,13 @@ def _train(
         Stopped: a signal has asked for it; the last finished step is saved.
     """
     steps, every, clock = trainer.config.steps, trainer.config.checkpoint.every, trainer.clock
-    done, saved, awake = first, first, trainer.learner.awake
+    student, awake = trainer.learner.student_params, trainer.learner.awake
+    done = saved = first
     now = host.to_json()
     clock.lap()  # what came before is of no step
     try:
         with clock.phase("evaluation"):  # where student and teachers stand
-            log.scores("student", first, evaluator.student(state.params, first))
+            log.scores("student", first, evaluator.student(student(state), first))
             log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
 
         with Bar("train", steps, "steps", first) as bar:
@@ -205,7 +206,7 @@ def _train(
                     checkpoints.check()
                 bar.advance(1, note)
                 with bar.aside(), clock.phase("evaluation"):
-                    log.scores("student", step, evaluator.student(state.params, step))
+                    log.scores("student", step, evaluator.student(student(state), step))
     except Stopped as stop:
         if done > saved:
             log.write_last()

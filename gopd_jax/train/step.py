@@ -80,13 +80,14 @@ class Trainer:
         # The teachers of sft have answered already; they score nothing.
         teachers = self.teachers if self.config.method == "gopd" else {}
         scoring = Scoring(self.learner, teachers, self.reference)
+        params = self.learner.student_params(state)
         with self.clock.phase("rollout"):
-            self._rollout(state.params, requests, record, scoring)
+            self._rollout(params, requests, record, scoring)
 
         with self.clock.phase("score"):
             if not self.config.learner.score_early:
                 scoring.add(self._to_score(record.rollouts))
-            scored = self._scored(state.params, scoring, record)
+            scored = self._scored(params, scoring, record)
             updates = [self._packed(examples, i > 0) for i, examples in enumerate(scored)]
             record.scoring = scoring.cost
             if step == 1:

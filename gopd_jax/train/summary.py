@@ -11,6 +11,9 @@ from jax.sharding import Mesh
 from gopd_jax.config import Config
 from gopd_jax.evaluate.held_out import Evaluation, paired_difference
 from gopd_jax.evaluate.unverified import NOT_MEASURED, Unverified, paired_change
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.lora import adapter_elements
+from gopd_jax.models.settings import LoraSettings
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.runtime.files import JsonObject, replace_json
 from gopd_jax.runtime.tables import aligned, folded
@@ -203,6 +206,8 @@ def opening(config: Config, inputs: RunInputs, mesh: Mesh, dtype: jnp.dtype, wor
         f"  student    {config.student} ({model.family}, {model.num_params:,} parameters, "
         f"computed in {jnp.dtype(dtype).name})",
     ]
+    if config.lora.rank:
+        lines.append(f"  trained    {adapter_line(config.lora, model)}")
     if inputs.origin["init_from"]:
         lines.append(f"  from       {start_line(inputs.origin['init_from'])}")
     for name, path in inputs.teachers.items():
@@ -219,6 +224,14 @@ def opening(config: Config, inputs: RunInputs, mesh: Mesh, dtype: jnp.dtype, wor
     lines.append(f"  devices    {len(devices)} {devices[0].device_kind}{spread}")
     lines.append(f"  results    {workdir}")
     return "\n".join(lines)
+
+
+def adapter_line(lora: LoraSettings, model: ModelConfig) -> str:
+    """What an adapter is, for the opening lines."""
+    return (
+        f"an adapter of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)} "
+        f"({adapter_elements(model, lora):,} parameters)"
+    )
 
 
 def _prompt_count(name: str, split: str, prompts: int, inputs: RunInputs) -> str:

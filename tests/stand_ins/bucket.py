@@ -169,10 +169,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._answer(204)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, address)
+
+
 def serve(folder: str) -> http.server.ThreadingHTTPServer:
     """A server of the folder, at a free port, that is not yet running."""
     handler = type("Handler", (_Handler,), {"buckets": Buckets(folder)})
-    return http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    return _Server(("127.0.0.1", 0), handler)
 
 
 if __name__ == "__main__":

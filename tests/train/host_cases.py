@@ -13,9 +13,12 @@ import jax
 from loop_cases import ROOT, SETTINGS
 import numpy as np
 
+from gopd_jax.learner.adapters import trained_params
 from gopd_jax.models.config import load_config
-from gopd_jax.models.decoder import abstract_params
+from gopd_jax.models.settings import LoraSettings
 from gopd_jax.runtime.checkpoint import restore_params
+from gopd_jax.runtime.mesh import make_mesh
+from gopd_jax.runtime.run_folder import read_run
 
 HOSTS = SETTINGS | {"steps": 3, "checkpoint.every": 1, "eval.every": 2, "log.samples_every": 1}
 RESULTS = ("loss", "grad_norm", "reward", "reverse_kl_teacher", "response_length")
@@ -106,11 +109,9 @@ def check_same(one: Path, other: Path, tolerance: float = 1e-6) -> None:
 
 
 def restored(workdir: Path) -> tuple[int, list[np.ndarray]]:
-    """The student of the last checkpoint, in one process with one device."""
+    """What is trained of the student, of the last checkpoint, in one process with one device."""
     config = load_config(str(ROOT / "gopd_jax/tiny/models/base"))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=here), abstract_params(config)
-    )
+    lora = LoraSettings(**read_run(str(workdir))["config"]["lora"])
+    abstract = trained_params(config, lora, make_mesh(devices=jax.devices()[:1]))
     step, params = restore_params(str(workdir), None, abstract)
     return step, [np.asarray(p) for p in jax.tree.leaves(params)]

@@ -142,7 +142,7 @@ def test_another_run_is_refused_and_the_folder_kept(tmp_path, changes, fingerpri
 def test_a_folder_of_another_format_is_refused(tmp_path):
     identity = run_identity(small(), FINGERPRINTS)
     (tmp_path / "run.json").write_text(json.dumps(identity | {"starts": []}))
-    with pytest.raises(ValueError, match="is a run folder of format 1, .* reads format 2"):
+    with pytest.raises(ValueError, match="is a run folder of format 1, .* reads format 3"):
         start_or_resume(str(tmp_path), identity, {})
 
 

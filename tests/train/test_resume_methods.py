@@ -18,6 +18,7 @@ OWN_AND_NONE = {
     "domains.math.reward": "none",
     "domains.math.test": "",
 }
+ADAPTER = {"lora.rank": 2, "learner.learning_rate": 1e-2}
 # Each case costs seconds of compilation.
 CASES = {
     "grpo, several updates, bfloat16": ("configs/math.py", GRPO | SEVERAL_UPDATES | BFLOAT16),
@@ -27,6 +28,9 @@ CASES = {
     "grpo": ("configs/math.py", GRPO),
     "sft": ("configs/math.py", {"method": "sft"}),
     "several updates": ("configs/math.py", SEVERAL_UPDATES),
+    "adapter, several updates": ("configs/math.py", ADAPTER | SEVERAL_UPDATES),
+    "adapter, grpo, bfloat16": ("configs/math.py", ADAPTER | GRPO | BFLOAT16),
+    "adapter, two domains, sft": ("configs/sft.py", ADAPTER | {"learner.warmup_steps": 2}),
     "bfloat16": ("configs/math.py", BFLOAT16),
 }
 

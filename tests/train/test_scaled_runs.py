@@ -27,3 +27,12 @@ def test_a_mesh_changes_no_number(alone, tmp_path, changes):
     workdir = tmp_path / "run"
     finish([start(train(workdir, **TWO_STEPS, **changes), 8)])
     check_same(alone, workdir, tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_on_a_mesh_is_that_of_one_device(tmp_path):
+    changes = TWO_STEPS | {"lora.rank": 2, "learner.learning_rate": 1e-2}
+    folders = tmp_path / "one", tmp_path / "eight"
+    for workdir, devices, mesh in zip(folders, (1, 8), ({}, MESHES["all"]), strict=True):
+        finish([start(train(workdir, **changes, **mesh), devices)])
+    check_same(*folders, tolerance=1e-5)
