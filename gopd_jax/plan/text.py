@@ -6,7 +6,7 @@ from typing import Any
 from gopd_jax.plan.chips import SPARE
 from gopd_jax.plan.compiling import Compiled
 from gopd_jax.plan.make import Plan
-from gopd_jax.plan.rehearsed import Planned
+from gopd_jax.plan.phases import Planned
 from gopd_jax.plan.remedies import Remedy
 from gopd_jax.runtime.memory import in_words
 from gopd_jax.runtime.progress import duration

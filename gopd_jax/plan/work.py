@@ -21,7 +21,8 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.plan.chips import Slice
 from gopd_jax.plan.compiling import Compiled
-from gopd_jax.plan.rehearsed import Planned, RehearsedRun
+from gopd_jax.plan.phases import Planned
+from gopd_jax.plan.rehearsed import RehearsedRun
 from gopd_jax.rollout.cache import blocks_for
 from gopd_jax.rollout.scheduler import chunk_width
 from gopd_jax.rollout.weights import abstract_weights
@@ -314,9 +315,9 @@ def _split(run: RehearsedRun) -> int:
 
 def _update_bytes(run: RehearsedRun, used: int) -> float:
     """Weights in each pass, gradients added up, and the optimizer: seven numbers a parameter."""
-    model, mesh = run.learner.student, run.learner.mesh
+    model = run.learner.student
     passes = 2 if run.config.learner.remat == "none" else 3
-    shard = _param_bytes(model, 4) / (_split(run) * mesh.shape["tensor"])
+    shard = device_bytes(run.learner.abstract_state().params)
     return used * (passes * _gathered(run, model) + 2 * shard) + 7 * shard
 
 
