@@ -161,7 +161,12 @@ def _decode(
         moved += count * (weights + live * column)
         work += Work(count * width, count * live, count * width)
     done = flops(engine.config, work).total / devices
-    return Load("decode", steps, done, moved, steps * _network(run, compiled, "decode"))
+    # What is not in the loop over tokens, whose turns the compiler does not know, is run once for a
+    # dispatch.
+    found = [compiled[p.call.key].collectives for p in _programs(run) if p.call.name == "decode"]
+    in_loop = any(c is not None and c.at_least for c in found)
+    runs = steps if in_loop else -(-steps // engine.options.steps_per_dispatch)
+    return Load("decode", steps, done, moved, runs * _network(run, compiled, "decode"))
 
 
 def schedule(
