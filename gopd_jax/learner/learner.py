@@ -175,9 +175,13 @@ class Learner:
         )
         self._adapter = 0.0  # its elements, as a share of those of the blocks
         if lora.rank:
-            self._step = functools.partial(adapter_step, **self._step.keywords, lora=lora)
-            elements = student.layers * block_elements(student)
-            self._adapter = adapter_elements(student, lora) / elements
+            self._train_adapter()
+
+    def _train_adapter(self) -> None:
+        """Puts the step of an adapter in the place of that of all parameters."""
+        self._step = functools.partial(adapter_step, **self._step.keywords, lora=self.lora)
+        elements = self.student.layers * block_elements(self.student)
+        self._adapter = adapter_elements(self.student, self.lora) / elements
 
     def _shardings(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, TrainState]:
         """Those of the state in an update, and between updates."""

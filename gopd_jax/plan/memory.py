@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 
 from gopd_jax.plan.compiling import Compiled
-from gopd_jax.plan.rehearsed import Held, Phase, Planned
+from gopd_jax.plan.phases import Held, Phase, Planned
 
 
 @dataclasses.dataclass(frozen=True)

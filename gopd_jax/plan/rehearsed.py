@@ -17,104 +17,23 @@ from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.learner.adapters import frozen_params
 from gopd_jax.learner.ahead import ask_for_distance, compile_ahead
 from gopd_jax.learner.learner import Learner
-from gopd_jax.learner.parking import is_parked
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import abstract_params, param_shardings
 from gopd_jax.models.settings import SamplingRule
+from gopd_jax.plan.phases import Held, Phase, Planned, on_device
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.rehearsal import rehearse
 from gopd_jax.rollout.samplers import Samplers
-from gopd_jax.runtime.memory import device_bytes
 from gopd_jax.runtime.mesh import compute_dtype, make_mesh, with_shardings
 from gopd_jax.runtime.rehearsal import Call, Rehearsal
+from gopd_jax.train.keys import adapter_key
 from gopd_jax.train.memory import room_to_draw
 from gopd_jax.train.models import make_learner, make_samplers
 from gopd_jax.train.prepare import RunInputs, roles_of
-from gopd_jax.types import Params, TrainState, Tree
+from gopd_jax.types import Params, TrainState
 
-# Arguments of a program that a phase holds anyway, by position; the others come and go with it.
-HELD_ARGUMENTS = {
-    "start": (0,),
-    "restart": (0,),
-    "weights": (0,),
-    "prefill": (0, 1),
-    "decode": (0, 1, 2),
-    "copy": (0,),
-    "shrink": (0, 1),
-    "score": (0,),
-    "distance": (0, 1),
-    "train step": (0,),
-}
-# Programs whose results a phase holds.
-MAKE_HELD = ("start", "restart", "weights", "cache")
 STOP_IDS = (0,)  # where no tokenizer says which
-
-
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """Something that stays on a device while programs run.
-
-    what: such as "rollout cache".
-    bytes: of one device.
-    """
-
-    what: str
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A program of a phase.
-
-    role: the model that it runs, such as "student".
-    call: what is compiled.
-    brought: its first argument comes to the devices for it alone.
-    """
-
-    role: str
-    call: Call
-    brought: bool = False
-
-    @property
-    def name(self) -> str:
-        """Such as "score (teacher of math): 16 x 18432"."""
-        size = f": {self.size}" if self.size else ""
-        return f"{self.call.name} ({self.role}){size}"
-
-    @property
-    def size(self) -> str:
-        """The shapes that it is for, in words."""
-        if self.call.name == "score":
-            return " x ".join(map(str, self.call.args[1].shape))
-        if self.call.name == "train step":
-            return " + ".join(" x ".join(map(str, b.tokens.shape)) for b in self.call.args[1:])
-        return self.call.bucket
-
-    @property
-    def held_arguments(self) -> int:
-        """Bytes on one device of its arguments that a phase holds anyway."""
-        places = HELD_ARGUMENTS.get(self.call.name, ())
-        return sum(on_device(self.call.args[i]) for i in places if i or not self.brought)
-
-    @property
-    def held_results(self) -> int:
-        """Bytes on one device of its results that a phase holds from then on."""
-        return on_device(self.call.result()) if self.call.name in MAKE_HELD else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A part of a run.
-
-    name: such as "rollout".
-    held: what stays on the devices while its programs run.
-    programs: one runs after the other.
-    """
-
-    name: str
-    held: tuple[Held, ...]
-    programs: tuple[Planned, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,19 +137,30 @@ class _Phases:
         self._samplers, self._every = samplers, every
         self._table = cast(Rehearsal, learner.programs)
         self._model = inputs.models[config.student]
-        shapes = abstract_params(self._model)
-        self._params = with_shardings(shapes, param_shardings(self._model, learner.mesh))
 
     def all(self) -> tuple[Phase, ...]:
+        learner, model = self._learner, self._model
+        if self._config.lora.rank:
+            given = learner.abstract_base(), adapter_key(self._config.seed)
+        else:
+            given = (with_shardings(abstract_params(model), param_shardings(model, learner.mesh)),)
         with self._table.asked() as asked:
-            state = self._learner.start(self._params)
+            state = learner.start(*given)
+        params = learner.student_params(state)
         frozen = () if self._parks else self._frozen()
-        held = (*_state_parts(state), *frozen)
-        start = Phase("start", (Held("student", on_device(self._params)), *frozen), _of(asked))
-        phases = [start, *self._evaluations(state, held), *self._step(state, held)]
-        return tuple(phases)
+        loaded = Held("student", on_device(given[0]))
+        held = (*self._trained(state, loaded), *frozen)
+        start = Phase("start", (loaded, *frozen), _of(asked))
+        return (start, *self._evaluations(params, held), *self._step(params, held))
 
     # ---- What is held.
+
+    def _trained(self, state: TrainState, loaded: Held) -> tuple[Held, ...]:
+        """The student between updates; of one with an adapter, what is frozen as well."""
+        optimizer = Held("optimizer state", on_device((state.step, state.opt_state)))
+        if self._config.lora.rank:
+            return loaded, Held("adapter", on_device(state.params)), optimizer
+        return Held("student", on_device(state.params)), optimizer
 
     def _frozen(self) -> tuple[Held, ...]:
         """Teachers and reference; a folder that serves in several roles is loaded once."""
@@ -239,11 +169,10 @@ class _Phases:
             paths.setdefault(path, []).append(f"teacher of {domain}")
         if self._inputs.reference:
             paths.setdefault(self._inputs.reference, []).append("reference")
+        if self._config.lora.rank:  # the frozen student is there for all of its roles
+            paths.pop(self._config.student, None)
         return tuple(
-            Held(
-                " and ".join(roles),
-                device_bytes(self._shapes(self._inputs.models[path])),
-            )
+            Held(" and ".join(roles), on_device(self._shapes(self._inputs.models[path])))
             for path, roles in paths.items()
         )
 
@@ -279,11 +208,11 @@ class _Phases:
         brought = self._parks and role != "student"
         return Held(f"decode weights ({role})", on_device(weights)), _of(asked, role, brought)
 
-    def _evaluations(self, state: TrainState, held: tuple[Held, ...]) -> list[Phase]:
+    def _evaluations(self, student_params: Params, held: tuple[Held, ...]) -> list[Phase]:
         """Where student and teachers stand before the first step."""
         config, inputs = self._config, self._inputs
         rule, samples = config.eval.rule, config.eval.samples
-        weights, programs = self._drawn("student", self._model, state.params, rule, samples)
+        weights, programs = self._drawn("student", self._model, student_params, rule, samples)
         student = (*held, weights, self._cache(self._model))
         phases = [Phase("evaluate student", student, programs)]
         unverified = [n for n, d in config.domains.items() if d.reward == NONE]
@@ -293,7 +222,7 @@ class _Phases:
                     path = inputs.teachers.get(name)
                     teacher = inputs.models[path] if path else None
                     limit = config.rollout.max_response_tokens
-                    ask_for_distance(self._learner, state.params, teacher, limit)
+                    ask_for_distance(self._learner, student_params, teacher, limit)
             compared = (*held, weights, *self._brought())
             phases.append(Phase("distance to teachers", compared, _of(asked)))
         done = set()
@@ -308,10 +237,10 @@ class _Phases:
             phases.append(Phase(f"evaluate {role}", parts, programs))
         return phases
 
-    def _step(self, state: TrainState, held: tuple[Held, ...]) -> list[Phase]:
+    def _step(self, student_params: Params, held: tuple[Held, ...]) -> list[Phase]:
         """The phases of a step."""
         config = self._config
-        rollout = self._rollout(state, held)
+        rollout = self._rollout(student_params, held)
         score, update = self._learning()
         phases = []
         if rollout is not None:
@@ -327,12 +256,12 @@ class _Phases:
         return phases
 
     def _rollout(
-        self, state: TrainState, held: tuple[Held, ...]
+        self, student_params: Params, held: tuple[Held, ...]
     ) -> tuple[tuple[Held, ...], tuple[Planned, ...]] | None:
         config, inputs = self._config, self._inputs
         rule, samples = config.rollout.rule, config.rollout.samples_per_prompt
         if config.method != "sft":
-            weights, programs = self._drawn("student", self._model, state.params, rule, samples)
+            weights, programs = self._drawn("student", self._model, student_params, rule, samples)
             return (*held, weights, self._cache(self._model)), programs
         drawn = []
         for domain, path in inputs.teachers.items():
@@ -375,30 +304,12 @@ class _Phases:
         return tuple(score), tuple(update)
 
 
-def on_device(tree: Tree) -> int:
-    """Bytes on one device of the shapes in a tree; what is in the host's memory does not count."""
-    shapes = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct)]
-    return device_bytes([x for x in shapes if not is_parked(x) or _on_cpu(x.sharding)])
-
-
-def _on_cpu(sharding: jax.sharding.Sharding) -> bool:
-    """Whether the devices have no memory but the host's."""
-    return next(iter(sharding.device_set)).platform == "cpu"
-
-
 def _of(asked: Iterable[Call], role: str = "student", brought: bool = False) -> tuple[Planned, ...]:
     """The programs, each once; only weights are made from parameters that are brought."""
     calls = {call.key: call for call in asked}.values()
     return tuple(Planned(role, call, brought and call.name == "weights") for call in calls)
 
 
-def _state_parts(state: TrainState) -> tuple[Held, ...]:
-    return (
-        Held("student", on_device(state.params)),
-        Held("optimizer state", on_device((state.step, state.opt_state))),
-    )
-
-
 def _batch_bytes(update: Iterable[Planned]) -> int:
     """Bytes on one device of the packed batches of an update."""
-    return max((device_bytes(p.call.args[1:]) for p in update), default=0)
+    return max((on_device(p.batches) for p in update), default=0)

@@ -119,6 +119,12 @@ CHANGES = (
         (),
         "the optimizer's moments travel between host and devices in every update",
     ),
+    Change(
+        "mesh.context",
+        _unless("mesh.context", 1, 2, 4),
+        LEARNING,
+        "keys and values travel between chips",
+    ),
     Change("mesh.tensor", _unless("mesh.tensor", 1, 2, 4, 8), (), "more traffic between chips"),
     Change(
         "rollout.weights",

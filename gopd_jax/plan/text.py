@@ -6,7 +6,7 @@ from typing import Any
 from gopd_jax.plan.chips import SPARE
 from gopd_jax.plan.compiling import Compiled
 from gopd_jax.plan.make import Plan
-from gopd_jax.plan.rehearsed import Planned
+from gopd_jax.plan.phases import Planned
 from gopd_jax.plan.remedies import Remedy
 from gopd_jax.runtime.memory import in_words
 from gopd_jax.runtime.progress import duration
@@ -130,6 +130,7 @@ def _time(plan: Plan, width: int | None) -> list[str]:
         rows.append([load.name, f"{load.runs:,}", *(f"{n:,.1f}" for n in numbers)])
     rows.append(["whole step", "", "", "", "", f"{floors:,.1f}", f"{plan.step_seconds:,.1f}"])
     lines, _ = aligned(rows, width, ["runs", "network GB", "HBM GB"])
+    drawn = plan.run.config.method != "sft"
     return [
         "time of a step, per device (TFLOP and HBM bytes: computed, and at least these; network: "
         "compiled;",
@@ -140,6 +141,7 @@ def _time(plan: Plan, width: int | None) -> list[str]:
         f"assumed: prompts of {assumed.prompt_tokens:,} tokens, responses of "
         f"{assumed.response_tokens:,} in the mean of an exponential distribution cut at "
         f"{plan.run.config.rollout.max_response_tokens:,}",
+        *([] if drawn else ["what teachers draw for sft is not counted"]),
     ]
 
 

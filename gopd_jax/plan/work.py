@@ -21,7 +21,8 @@ from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.plan.chips import Slice
 from gopd_jax.plan.compiling import Compiled
-from gopd_jax.plan.rehearsed import Planned, RehearsedRun
+from gopd_jax.plan.phases import Planned
+from gopd_jax.plan.rehearsed import RehearsedRun
 from gopd_jax.rollout.cache import blocks_for
 from gopd_jax.rollout.scheduler import chunk_width
 from gopd_jax.rollout.weights import abstract_weights
@@ -160,7 +161,12 @@ def _decode(
         moved += count * (weights + live * column)
         work += Work(count * width, count * live, count * width)
     done = flops(engine.config, work).total / devices
-    return Load("decode", steps, done, moved, steps * _network(run, compiled, "decode"))
+    # What is not in the loop over tokens, whose turns the compiler does not know, is run once for a
+    # dispatch.
+    found = [compiled[p.call.key].collectives for p in _programs(run) if p.call.name == "decode"]
+    in_loop = any(c is not None and c.at_least for c in found)
+    runs = steps if in_loop else -(-steps // engine.options.steps_per_dispatch)
+    return Load("decode", steps, done, moved, runs * _network(run, compiled, "decode"))
 
 
 def schedule(
@@ -314,9 +320,9 @@ def _split(run: RehearsedRun) -> int:
 
 def _update_bytes(run: RehearsedRun, used: int) -> float:
     """Weights in each pass, gradients added up, and the optimizer: seven numbers a parameter."""
-    model, mesh = run.learner.student, run.learner.mesh
+    model = run.learner.student
     passes = 2 if run.config.learner.remat == "none" else 3
-    shard = _param_bytes(model, 4) / (_split(run) * mesh.shape["tensor"])
+    shard = device_bytes(run.learner.abstract_state().params)
     return used * (passes * _gathered(run, model) + 2 * shard) + 7 * shard
 
 

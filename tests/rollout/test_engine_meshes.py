@@ -51,16 +51,17 @@ def same(one, many):
 
 
 def collectives(engine):
-    "The collectives of each computation of the decode program, with what they give."
+    "What each computation of the decode program asks of other devices, and its loops."
     key = next(k for k in engine.programs._compiled if "decode_steps" in str(k))
-    found, name = {}, None
+    found, loops, name = {}, {}, None
     for line in engine.programs._compiled[key].as_text().splitlines():
         if start := re.match(r"(ENTRY )?%?(\\S+) \\(.*\\{$", line):
             name = "main" if start[1] else start[2]
         if what := re.search(r"= (.+) (all-\\w+|reduce-scatter|collective-permute)\\(", line):
             found.setdefault(name, []).append((what[2], what[1]))
-    found.pop("main", None)
-    return list(found.values())
+        if loop := re.search(r" while\\(.*condition=%?([^,]+), body=%?([^,\\s]+)", line):
+            loops.setdefault(name, []).append(loop.groups())
+    return found, loops
 """
 
 EVERY = """
@@ -97,12 +98,18 @@ ONE_MESH = """
 one = draw(WIDE, {"devices": jax.devices()[:1]})[1]
 engine, drawn, whole = draw(WIDE, {"data": 2, "fsdp": 4})
 same(one, drawn)
-(found,) = collectives(engine)  # of the outer loop, which looks how many slots continue
-assert found == [("all-reduce", "s32[]")], found
+found, loops = collectives(engine)
+del found["main"]
+((asks, what),) = found.items()  # how many slots continue; there is nothing else in any loop
+assert what == [("all-reduce", "s32[]")], found
+(body,) = [body for condition, body in loops["main"] if condition == asks]
+assert loops[body], loops  # the loop over tokens is within the one that asks
 engine, drawn, held = draw(WIDE, {"data": 2, "fsdp": 4}, "gathered")
 same(one, drawn)
 assert held < whole / 2 and str(engine.layout) == "gathered: requested", (held, whole)
-gathers = [x for found in collectives(engine) for x in found if x[0] == "all-gather"]
+found, _ = collectives(engine)
+del found["main"]
+gathers = [x for of_loop in found.values() for x in of_loop if x[0] == "all-gather"]
 # In the loop over tokens, each layer is gathered: its 7 matrices and nothing of the head.
 assert len(gathers) >= 7 * WIDE.layers, gathers
 """

@@ -100,6 +100,7 @@ class Chip:
 
     id: int
     platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
     process_index: int = 0
 
 
