@@ -22,14 +22,8 @@ def plan_all(config: Config, names: Sequence[str], options: argparse.Namespace) 
     """Plans a config for each slice; prints the tables, and with several one table in the end.
 
     Raises:
-        ValueError: not the name of a slice, a model that cannot be found, a mesh that does not fit,
-            or an adapter to be trained.
+        ValueError: not the name of a slice, a model that cannot be found, a mesh that does not fit.
     """
-    if config.lora.rank:
-        raise ValueError(
-            f"config.lora.rank={config.lora.rank}: a run that trains an adapter cannot be planned "
-            "yet; expected 0"
-        )
     for name in names:
         devices_of(name)  # before any of them is compiled
     if options.picture:

@@ -1,15 +1,12 @@
 """Names of slices, and architectures without a network."""
 
-import argparse
 import importlib.util
 import json
 
-from plan_cases import small
 import pytest
 
 from gopd_jax.plan.architectures import architectures
 from gopd_jax.plan.chips import CHIPS, describe, devices_of, larger
-from gopd_jax.plan.run import plan_all
 
 QWEN = "Qwen/Qwen3-4B"
 
@@ -87,8 +84,3 @@ def test_a_model_that_cannot_be_found_says_what_is_enough(tmp_path):
         architectures({"student": missing})
     with pytest.raises(ValueError, match="--config.domains.math.teacher=FOLDER"):
         architectures({"student": QWEN, "teacher of math": missing})
-
-
-def test_a_run_that_trains_an_adapter_is_refused():
-    with pytest.raises(ValueError, match="config.lora.rank=2: .* cannot be planned"):
-        plan_all(small(**{"lora.rank": 2}), ["cpu:1"], argparse.Namespace())
