@@ -28,6 +28,7 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_own_reward(example, capsys):
     folder = example("own_reward")
     assert (

@@ -181,15 +181,13 @@ def _logprobs_of(
     segments_RS: jax.Array,
     model: Decoder,
 ) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Routing | None]:
-    """Runs a model.
+    """Runs a model. The head is applied in balanced order, which spreads padding over devices, too.
 
     Returns:
         A function of the arguments of `token_logprobs` from the targets on, and the routing.
-
-    The head is applied in balanced order, so that padding, too, is spread over the devices.
     """
     rows = tokens_RS, positions_RS, segments_RS
-    hidden_RSD, counts = counted(model, params, *rows, False)
+    hidden_RSD, counts = counted(model, params, *rows, in_order=False)
 
     def logprobs(targets_RS, wanted_RS, **options):
         of_tokens = map(balanced, (targets_RS, wanted_RS))

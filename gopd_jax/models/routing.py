@@ -5,6 +5,7 @@ the numbers that are logged of them. Padding counts for nothing.
 """
 
 from collections.abc import Sequence
+import functools
 
 from flax import linen as nn
 from flax import struct
@@ -51,11 +52,14 @@ def routing(probabilities_nE: jax.Array, expert_nk: jax.Array, real_n: jax.Array
     )
 
 
-def counted(model: nn.Module, params: Params, *rows: jax.Array) -> tuple[jax.Array, Routing | None]:
+def counted(
+    model: nn.Module, params: Params, *rows: jax.Array, in_order: bool = True
+) -> tuple[jax.Array, Routing | None]:
     """What a decoder returns for packed rows, and the counts [L, ...] if it is a mixture."""
+    run = functools.partial(model.apply, {"params": params}, *rows, in_order=in_order)
     if not model.config.experts:
-        return model.apply({"params": params}, *rows), None
-    hidden_RSD, found = model.apply({"params": params}, *rows, mutable=[COLLECTION])
+        return run(), None
+    hidden_RSD, found = run(mutable=[COLLECTION])
     return hidden_RSD, found[COLLECTION]["layers"]["mlp"]["layer"]
 
 

@@ -121,7 +121,7 @@ def student_gone(folder):
     "export",
     "run.json of another format",
     (
-        "'run' is a run folder of format 99, this version of gopd_jax reads format 2: use"
+        "'run' is a run folder of format 99, this version of gopd_jax reads format 3: use"
         " the version that wrote it, or another folder"
     ),
 )
@@ -134,7 +134,7 @@ def format_other(folder):
     "export",
     "run.json of another format whose starts are damaged",
     (
-        "'run' is a run folder of format 1, this version of gopd_jax reads format 2: use "
+        "'run' is a run folder of format 1, this version of gopd_jax reads format 3: use "
         "the version that wrote it, or another folder"
     ),
 )

@@ -265,8 +265,8 @@ def stop_id_text(folder):
     "generate",
     "more devices than there are",
     (
-        "mesh data=1 fsdp=-1 tensor=64 does not fit 1 devices: the sizes must multiply to"
-        " that number; one of them may be -1"
+        "mesh data=1 fsdp=-1 expert=1 context=1 tensor=64 does not fit 1 devices: the sizes must"
+        " multiply to that number; one of them may be -1"
     ),
 )
 def tensor(folder):

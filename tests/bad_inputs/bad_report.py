@@ -46,7 +46,7 @@ def report_file(folder):
     "report",
     "run.json of another format",
     (
-        "'run' is a run folder of format 7, this version of gopd_jax reads format 2: use "
+        "'run' is a run folder of format 7, this version of gopd_jax reads format 3: use "
         "the version that wrote it, or another folder"
     ),
 )

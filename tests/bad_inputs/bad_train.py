@@ -362,7 +362,7 @@ def run_json_is_a_list(folder):
     "train",
     "run.json of an older format whose starts are damaged",
     (
-        "'run' is a run folder of format 1, this version of gopd_jax reads format 2: use "
+        "'run' is a run folder of format 1, this version of gopd_jax reads format 3: use "
         "the version that wrote it, or another folder"
     ),
 )
@@ -388,8 +388,8 @@ def cache_dir_is_a_file(folder):
     "train",
     "mesh larger than the devices",
     (
-        "mesh data=1 fsdp=-1 tensor=64 does not fit 1 devices: the sizes must multiply to"
-        " that number; one of them may be -1"
+        "mesh data=1 fsdp=-1 expert=1 context=1 tensor=64 does not fit 1 devices: the sizes must"
+        " multiply to that number; one of them may be -1"
     ),
 )
 def mesh_too_large(folder):

@@ -101,8 +101,8 @@ def bench_topology(folder):
     "benchmark",
     "a mesh that does not fit",
     (
-        "mesh data=3 fsdp=-1 tensor=1 does not fit 1 devices: the sizes must multiply to "
-        "that number; one of them may be -1"
+        "mesh data=3 fsdp=-1 expert=1 context=1 tensor=1 does not fit 1 devices: the sizes must "
+        "multiply to that number; one of them may be -1"
     ),
 )
 def bench_mesh(folder):

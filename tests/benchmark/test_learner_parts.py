@@ -47,6 +47,7 @@ def records(tmp_path, capsys, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_figures_of_an_update_add_up(records):
     out = records("update", "--runs=2", "--peak-flops=1e9")
     warm_up, *runs = [r for r in out if r["record"] in ("warm-up", "run")]

@@ -191,6 +191,7 @@ trees_close(eight[3], one[3], atol=2e-5)
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does(run_on_fake_devices):
     """Two steps on data 2 x fsdp 2 x tensor 2; A lies in halves of the width, B of the heads."""
     assert run_on_fake_devices(ON_EIGHT).split() == ["1.0", "1.0", "0.5", "0.5"]

@@ -88,6 +88,7 @@ def test_abstract_state_is_that_of_a_real_one(learner):
     jax.tree.map(same, learner.start(random_params(TINY)), learner.abstract_state())
 
 
+@pytest.mark.slow
 def test_rows_of_both_lengths_learn_what_rows_of_one_do(learner):
     """The same examples, with short rows for what is left over and without."""
     teachers = {name: frozen(random_params(TINY, 1)) for name in ("code", "math")}

@@ -258,11 +258,11 @@ def test_later_updates_keep_the_advantage_and_importance_of_the_start():
 def counting(calls):
     """The tiny decoder; it appends the first token of each micro-batch that it is run on."""
 
-    def apply(variables, tokens, positions, segments):
+    def apply(variables, tokens, *rows, **options):
         jax.debug.callback(lambda t: calls.append(int(t)), tokens[0, 0], ordered=False)
-        return Decoder(TINY, remat="none").apply(variables, tokens, positions, segments)
+        return Decoder(TINY, remat="none").apply(variables, tokens, *rows, **options)
 
-    return types.SimpleNamespace(apply=apply)
+    return types.SimpleNamespace(apply=apply, config=TINY)
 
 
 def test_train_step_skips_empty_micro_batches():

@@ -130,6 +130,8 @@ def test_every_host_is_told_its_place_and_ends_once(fake, tmp_path):
         f"{i} of 4 at 127.0.0.1:8476: {arguments}" for i in range(4)
     ]
     assert (cloud.run_folder / "ended").read_text() == "exit status 0\n"
+    log = cloud.run_folder / "logs/worker-3.log"
+    cloud.wait(lambda: log.exists() and "the fake has run as /root" in log.read_text())
     assert "the fake has run as /root" in cloud.run("logs.sh", "--worker=3")
 
 

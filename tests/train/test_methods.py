@@ -83,6 +83,7 @@ def test_grpo(tmp_path, monkeypatch):
     check_fields(tmp_path / "run", "grpo")
 
 
+@pytest.mark.slow
 def test_sft_learns_from_the_given_answers(tmp_path):
     changes = QUICK | {
         "steps": 5,

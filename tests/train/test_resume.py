@@ -138,6 +138,7 @@ def striking(function, number: int, at: Callable[..., bool]):
     return with_signal
 
 
+@pytest.mark.slow
 def test_signals_in_rollout_score_and_evaluation(unfinished, uninterrupted, lines, monkeypatch):
     """Each ends the run before the phase does; what was finished is saved, and costs no bit."""
     shutil.rmtree(unfinished / "checkpoints/6")

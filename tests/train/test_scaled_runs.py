@@ -9,7 +9,18 @@ MESHES = {
     "fsdp": {"mesh.fsdp": 8},
     "tensor": {"mesh.tensor": 2, "mesh.fsdp": 4},
     "expert": {"mesh.expert": 8, "mesh.fsdp": 1},
+    "context": {"mesh.context": 8, "mesh.fsdp": 1, "learner.row_length": 256},
     "all": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
+    "parked": {
+        "mesh.fsdp": 2,
+        "mesh.context": 2,
+        "mesh.tensor": 2,
+        "learner.row_length": 256,
+        "learner.park_frozen": True,
+        "learner.park_optimizer": True,
+        "learner.score_early": False,
+        "rollout.layout": "gathered",
+    },
 }
 
 
