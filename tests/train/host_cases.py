@@ -84,8 +84,8 @@ def read(path: Path) -> list[dict[str, object]]:
 def check_same(one: Path, other: Path, tolerance: float = 1e-6) -> None:
     """Samples and evaluations are equal, and losses within a relative `tolerance`.
 
-    Where a gradient is next to nothing, Adam makes a step of the order of its sums: one parameter
-    in a thousand may differ.
+    Where a gradient is next to nothing, rounding decides about Adam's step, which is as long as any
+    other: one parameter in a thousand may differ, by at most the learning rate.
     """
     samples = [read(folder / "samples.jsonl") for folder in (one, other)]
     assert len(samples[0]) == len(samples[1]) > 0
@@ -105,7 +105,7 @@ def check_same(one: Path, other: Path, tolerance: float = 1e-6) -> None:
     assert step == last
     for a, b in zip(expected, params, strict=True):
         assert np.mean(np.abs(b - a) > 1e-6) < 1e-3
-        np.testing.assert_allclose(b, a, atol=1e-4)
+        np.testing.assert_allclose(b, a, atol=1e-3)
 
 
 def restored(workdir: Path) -> tuple[int, list[np.ndarray]]:
