@@ -123,7 +123,7 @@ def choose_layout(
     cache = cache_part(config, mesh, **shape, setting="").bytes
     weights = weights_part(config, mesh, dtype, options, "").bytes
     words = (
-        f"whole weights need {in_words(weights)} and the cache {in_words(cache)} of "
-        f"{in_words(room)} that are free"
+        f"whole weights need {in_words(weights)}, as much again while they are gathered, and then "
+        f"the cache {in_words(cache)} of {in_words(room)} that are free"
     )
-    return Layout(weights + cache > (1 - SPARE) * room, words)
+    return Layout(weights + max(weights, cache) > (1 - SPARE) * room, words)
