@@ -80,6 +80,7 @@ def test_the_figures_of_an_update_add_up(records):
     assert {"score", "train step"} <= names
 
 
+@pytest.mark.slow
 def test_scoring_counts_one_model_and_its_teachers_share_the_work(records):
     score = records("score", "--count-only")
     update = records("update", "--count-only", "--remat=none")

@@ -1,5 +1,7 @@
 """A table that is split by width over devices: same numbers, and no device holds it whole."""
 
+import pytest
+
 ON_EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec
@@ -51,6 +53,7 @@ for rows, num_ids in ((8, None), (8, 60), (3, 60)):
 """
 
 
+@pytest.mark.slow
 def test_many_devices_find_what_one_does_without_the_whole_table(run_on_fake_devices):
     """With rows that the devices divide, and with 3 rows, which every device runs."""
     assert run_on_fake_devices(ON_EIGHT).split() == ["False", "False", "True"]

@@ -76,6 +76,7 @@ def test_a_phase_holds_what_the_run_has_alive(plan):
     assert plan.fits
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_gets_a_change_with_which_it_does(plan):
     config, limit = plan.run.config, plan.worst.bytes - 1
     planner = planner_of(config, memory=limit / 0.95)

@@ -115,6 +115,7 @@ assert len(gathers) >= 7 * WIDE.layers, gathers
 """
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_without_waiting_for_other_devices(run_on_fake_devices):
     """And layers that are split are gathered in the loop, not before it."""
     run_on_fake_devices(PROGRAM + ONE_MESH)

@@ -63,6 +63,7 @@ def test_truncated_rollouts_are_counted_and_not_trained_on(tmp_path, truncation)
         assert record["tokens_trained"] == record["rollout_tokens"] - 15 * record["truncated_count"]
 
 
+@pytest.mark.slow
 def test_grpo(tmp_path, monkeypatch):
     limits = []
 
