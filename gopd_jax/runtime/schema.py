@@ -105,11 +105,17 @@ def one_line(error: pydantic.ValidationError, cls: type | None = None, where: st
     return f"{field}={value!r}: expected {_expected(kind, context, first['msg'])}"
 
 
+LISTED = 240  # characters of field names that an error lists
+
+
 def unknown_field(name: str, known: list[str]) -> str:
     """Says that there is no field `name`, which known one is nearest, and which there are."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    fields = f" Known fields: {', '.join(known)}" if known else ""
+    # A setting that is not among those that are shown is in the help.
+    shown = [f for i, f in enumerate(known) if len(", ".join(known[: i + 1])) <= LISTED]
+    more = f" and {len(known) - len(shown)} more, see --help" if len(shown) < len(known) else ""
+    fields = f" Known fields: {', '.join(shown)}{more}" if known else ""
     return f"no such field{hint}{fields}"
 
 
