@@ -54,14 +54,12 @@ def frozen_heads(
     )
 
 
-def asked_of(settings: EstimatorSettings, reference: bool) -> Asked | None:
-    """What is asked of the models; None with the sampled estimator.
+def asked_of(settings: EstimatorSettings, reference: bool) -> Asked:
+    """What an estimator other than "sampled" asks of the models.
 
     Args:
         reference: whether there is one.
     """
-    if not settings.exact:
-        return None
     models = (STUDENT, TEACHER, *([REFERENCE] if reference else []))
     means = {STUDENT: models, TEACHER: (TEACHER,), REFERENCE: (), TARGET: ()}
     if settings.estimator == "forward_kl":
@@ -89,7 +87,7 @@ def exact_predictions(
     head_VD: jax.Array,
     micro: PackedBatch,
     heads: FrozenHeads,
-    asked: Asked,
+    estimator: EstimatorSettings,
     *,
     num_ids: int | None,
     frozen_head: bool,
@@ -99,7 +97,7 @@ def exact_predictions(
     Args:
         hidden_RSD, head_VD: of the student, in balanced order.
         micro: with `teacher_hidden` and, where the reference is needed, `reference_hidden`.
-        asked: see `asked_of`.
+        heads: of teachers and reference.
         num_ids, frozen_head: as for `logprobs.token_logprobs`.
     """
     handed = (micro.teacher_hidden, micro.reference_hidden, micro.targets, micro.reward_scale)
@@ -112,7 +110,7 @@ def exact_predictions(
         models,
         targets,
         wanted,
-        asked,
+        asked_of(estimator, reference is not None),
         scale_RS=scale,
         which=heads.of_domain[micro.domains[0]] if len(heads.teachers) > 1 else None,
         num_ids=num_ids,

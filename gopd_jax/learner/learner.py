@@ -149,10 +149,11 @@ class Learner:
         optimizer = make_optimizer(settings.optimizer, self.schedule)
         self.param_shardings = param_shardings(student, self.mesh)
         self.parks_optimizer = settings.park_optimizer
-        self.student, self.lora = student, lora
+        self.student, self.lora, self.estimator = student, lora, estimator
         self._trained_params = trained_params(student, lora, self.mesh)
         self._state_shardings, self._resting = self._shardings(optimizer)
         self.base: Params | None = None  # in the compute dtype, where an adapter is trained
+        self.heads: FrozenHeads | None = None  # of teachers and reference; see `read_heads`
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self.token_sharding = token_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
@@ -177,19 +178,22 @@ class Learner:
             loss_fn=loss_fn,
             parked=settings.park_optimizer,
         )
-        self.estimator = estimator
-        self.heads: FrozenHeads | None = None  # of teachers and reference; see `read_heads`
-        self._adapter = 0.0  # its elements, as a share of those of the blocks
-        if lora.rank:
-            self._train_adapter()
-        if estimator.exact:
-            self._step = functools.partial(exact_step, step=self._step)
+        self._adapter = self._read_further()
 
-    def _train_adapter(self) -> None:
-        """Puts the step of an adapter in the place of that of all parameters."""
-        self._step = functools.partial(adapter_step, **self._step.keywords, lora=self.lora)
-        elements = self.student.layers * block_elements(self.student)
-        self._adapter = adapter_elements(self.student, self.lora) / elements
+    def _read_further(self) -> float:
+        """Lets the step read the base of an adapter, and the heads of frozen models, if need be.
+
+        Returns:
+            The elements of the adapter, as a share of those of the blocks; 0 without one.
+        """
+        share = 0.0
+        if self.lora.rank:
+            self._step = functools.partial(adapter_step, **self._step.keywords, lora=self.lora)
+            elements = self.student.layers * block_elements(self.student)
+            share = adapter_elements(self.student, self.lora) / elements
+        if self.estimator.exact:
+            self._step = functools.partial(exact_step, step=self._step)
+        return share
 
     def _shardings(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, TrainState]:
         """Those of the state in an update, and between updates."""

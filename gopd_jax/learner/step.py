@@ -4,7 +4,7 @@ train_step: (state, batches with what teacher and reference say) -> (state, metr
 score:      (frozen parameters, rows of tokens) -> log-probs
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -14,17 +14,16 @@ import jax.numpy as jnp
 import optax
 
 from gopd_jax.kernels.context import balanced, in_order
-from gopd_jax.learner.exact import FrozenHeads, asked_of, exact_predictions
+from gopd_jax.learner.exact import FrozenHeads, exact_predictions
 from gopd_jax.learner.parking import moments_to
 from gopd_jax.models.decoder import Decoder, output_head
-from gopd_jax.models.head_pass import Asked
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.routing import Routing, counted
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import Loss, LossDetails, weighted_loss
 from gopd_jax.objective.predictions import Predictions
-from gopd_jax.objective.settings import LossSettings
+from gopd_jax.objective.settings import EstimatorSettings, LossSettings
 from gopd_jax.types import PackedBatch, Params, TrainState
 
 # `sampler_gap` looks at one token in so many: a sampling rule needs all logits of a token at once.
@@ -107,24 +106,36 @@ def train_step(
         The new state, the metrics, and the values of each token of each batch.
     """
 
-    asked = None
-    if heads is not None:
-        asked = asked_of(settings.estimator, heads.reference is not None)
-    loss_of = functools.partial(loss_fn, settings=settings, num_domains=num_domains)
     micro_loss = functools.partial(
         _micro_loss,
         model=model,
         rule=rule,
         num_ids=num_ids,
-        loss_of=loss_of,
+        loss_of=functools.partial(loss_fn, settings=settings, num_domains=num_domains),
         student=student,
         heads=heads,
-        asked=asked,
+        estimator=settings.estimator,
     )
+
+    (((loss, counts), grads), diagnostics), found = _added_up(state.params, batches, micro_loss)
+    tokens, finite = zip(*found, strict=True)
+    grad_norm = optax.global_norm(grads)
+    checked = [x for of_batch in finite for x in of_batch.values()]
+    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
+    applied = all_finite & (sum(batch.used for batch in batches) > 0)
+    params, opt_state = _updated(state, grads, optimizer, applied, parked)
+    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
+    return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+
+
+def _added_up(
+    params: Params, batches: Sequence[PackedBatch], micro_loss: Callable[..., tuple]
+) -> tuple[tuple, list[tuple[TokenValues, dict[str, jax.Array]]]]:
+    """Loss, routing, gradients and diagnostics of all micro-batches, and what each batch knew."""
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
-        (loss, (more, values, counts)), grads = value_and_grad(state.params, micro)
+        (loss, (more, values, counts)), grads = value_and_grad(params, micro)
         sums = jax.tree.map(jnp.add, sums, ((loss, counts), grads))
         return (sums, diagnostics.merge(more)), values
 
@@ -144,22 +155,14 @@ def train_step(
         return jax.lax.scan(body, total, micros)
 
     first = jax.tree.map(lambda x: x[0], batches[0].replace(used=batches[0].used[None]))
-    shapes = jax.eval_shape(micro_loss, state.params, first)
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
+    shapes = jax.eval_shape(micro_loss, params, first)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     no_counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][2])
     total, found = (((jnp.zeros(()), no_counts), zeros), shapes[1][0].emptied()), []
     for batch in batches:
         total, values = over(total, batch)
         found.append(values)
-    ((loss, counts), grads), diagnostics = total
-    tokens, finite = zip(*found, strict=True)
-    grad_norm = optax.global_norm(grads)
-    checked = [x for of_batch in finite for x in of_batch.values()]
-    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
-    applied = all_finite & (sum(batch.used for batch in batches) > 0)
-    params, opt_state = _updated(state, grads, optimizer, applied, parked)
-    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
-    return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+    return total, found
 
 
 def exact_step(
@@ -184,7 +187,7 @@ def _micro_loss(
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
     student: Callable[[Params], Params] | None,
     heads: FrozenHeads | None,
-    asked: Asked | None,
+    estimator: EstimatorSettings,
 ) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]], Routing | None]]:
     """The loss of one micro-batch, its diagnostics, values of tokens, what is finite, routing."""
     params = student(params) if student else params
@@ -196,7 +199,7 @@ def _micro_loss(
     if heads is None:
         predictions = Predictions(*logprobs_of(trained))
     else:
-        given = hidden_RSD, output_head(params), micro, heads, asked
+        given = hidden_RSD, output_head(params), micro, heads, estimator
         predictions = exact_predictions(*given, **options)
     if rule != PLAIN:
         some = _one_in(RULED, trained)
