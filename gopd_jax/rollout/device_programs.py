@@ -6,7 +6,8 @@ from slot to slot, and `shrink` moves slots to a narrower cache. The engine comp
 once per bucket of shapes. Nothing here schedules or touches the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 
 from flax import struct
 import jax
@@ -106,7 +107,7 @@ def decode_steps(
     B, steps = len(table.tokens), fresh[0].keys.shape[2]
     step_key = jax.random.wrap_key_data(key_data, impl=key_impl)
     keys_B = sample_keys(step_key, table.prompts, table.samples)
-    kernel, platform = over_mesh(kernel), platform_in_use()
+    kernel = over_mesh(kernel)
     lengths_B = jnp.where(table.active, table.lengths, 0)
 
     def continues(carry):
@@ -115,19 +116,8 @@ def decode_steps(
 
     def one_step(carry):
         i, active_B, token_B, stopped_B, fresh, (tokens_BT, logprobs_BT, counts_B, sums) = carry
-        written, of_models = (), []
-        for model, own, layers in members(models, weights):
-            angles = rotation(model.config, (table.lengths + i)[:, None])
-            layout = OneToken(*angles, lengths_B, i, kernel)
-            caches = [(_layer(blocks, layer), fresh[layer]) for layer in layers]
-            matmul = matmul_of(model.config.experts, platform)
-            hidden_B1D, new = decode(
-                model.config, own, token_B[:, None], layout, caches, matmul, model.split
-            )
-            written += new
-            apply_head = logits if model.split is None else model.split.logits
-            of_models.append(apply_head(hidden_B1D[:, 0], output_head(own)))
-        fresh = written
+        layout = functools.partial(OneToken, lengths_B=lengths_B, step=i, kernel=kernel)
+        of_models, fresh = _feed(models, weights, token_B, table.lengths + i, layout, blocks, fresh)
         logits_BV, measured = mixed(weights, of_models, num_ids)
         if measured is not None:
             sums = sums + jnp.where(active_B[:, None], measured, 0.0)
@@ -154,6 +144,30 @@ def decode_steps(
     *drawn, sums = drawn
     outcome = Outcome(*drawn, active=active_B, stopped=stopped_B, steps=i, sums=sums)
     return merge(blocks, fresh, table, i, shards=shards), fresh, outcome
+
+
+def _feed(
+    models: tuple[Member, ...],
+    weights: Params | Mixture,
+    tokens_B: jax.Array,
+    positions_B: jax.Array,
+    layout: Callable[..., OneToken],
+    blocks: Blocks,
+    fresh: tuple[CacheBlock, ...],
+) -> tuple[list[jax.Array], tuple[CacheBlock, ...]]:
+    """Runs one token of every slot through each model; returns their logits, and `fresh`."""
+    of_models, written = [], ()
+    for model, own, layers in members(models, weights):
+        angles = rotation(model.config, positions_B[:, None])
+        caches = [(_layer(blocks, layer), fresh[layer]) for layer in layers]
+        matmul = matmul_of(model.config.experts, platform_in_use())
+        hidden_B1D, new = decode(
+            model.config, own, tokens_B[:, None], layout(*angles), caches, matmul, model.split
+        )
+        written += new
+        apply_head = logits if model.split is None else model.split.logits
+        of_models.append(apply_head(hidden_B1D[:, 0], output_head(own)))
+    return of_models, written
 
 
 def merge(
