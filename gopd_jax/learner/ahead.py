@@ -38,6 +38,7 @@ def compile_ahead(
     An estimator that reads the whole vocabulary needs the learner's `heads` before.
     """
     policy = ["behaviour_logprobs"] if behaviour else []
+    policy += ["kl_coefficients"] if learner.shaping.trust_region else []
     exact = learner.estimator.exact
     if not exact:
         policy += ["teacher_logprobs"] if teachers else []

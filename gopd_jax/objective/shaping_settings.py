@@ -109,14 +109,15 @@ class ShapingSettings:
         ends = self.kl_coefficient, self.kl_coefficient_end
         return ramp(*ends, self.kl_coefficient_steps, step)
 
-    def reads_reference(self, reward_scale: float) -> bool:
-        """Whether the reference is read in some step, given the lambda of a teacher.
+    @property
+    def reference_everywhere(self) -> bool:
+        """Whether the reference is read even where the lambda of the teacher is 1.
 
-        It is the same in all steps, so that a schedule that passes through lambda = 1 changes
+        It is then read in all steps, so that a schedule that passes through lambda = 1 changes
         neither what is scored nor what is compiled.
         """
         scheduled = self.reward_scale_steps > 0 and self.reward_scale_start != 1
-        return reward_scale != 1 or scheduled or self.trust_region or self.keep_states < 1
+        return scheduled or self.trust_region or self.keep_states < 1
 
 
 def ramp(start: float, end: float, steps: int, step: int) -> float:

@@ -47,6 +47,7 @@ def make_learner(
         rule=config.rollout.rule,
         likelihood=config.method == "sft",
         estimator=config.objective,
+        shaping=config.shaping,
         num_ids=num_ids,
         dtype=dtype,
         lora=config.lora,

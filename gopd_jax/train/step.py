@@ -126,6 +126,7 @@ class Trainer:
             "old_logprobs": later and method != "sft",
             "teacher_logprobs": method == "gopd" and sampled,
             "reference_logprobs": self.reference is not None and sampled,
+            "kl_coefficients": self.config.shaping.trust_region,
         }
         return self.learner.pack(examples, [name for name, is_there in there.items() if is_there])
 
@@ -149,18 +150,20 @@ class Trainer:
         ]
 
     def _examples(self, record: StepRecord) -> list[list[Example]]:
-        """The examples of each update. grpo waits here for the verdicts that it learns from."""
+        """The examples of each update. Waits here for verdicts, where the run learns from them."""
         config, rewards = self.config, None
-        if config.method == "grpo":
+        if config.learns_from_rewards:
             with self.clock.phase("verify"):
                 verdicts = record.verdicts.result()
             rewards = [verdict.reward for verdict in verdicts]
         return to_examples(
             record.rollouts,
-            outside_advantages(config.method, record.rollouts, rewards),
+            outside_advantages(config.method, record.rollouts, rewards, config.shaping),
             method=config.method,
             reward_scales=config.reward_scales,
             weighting=config.learner.weighting,
+            shaping=config.shaping,
+            step=record.step,
             updates=config.learner.updates_per_batch,
             split_seed=(config.seed, record.step),
         )
@@ -213,7 +216,7 @@ class Trainer:
 
     def _verified(self, requests: Sequence[Request]) -> set[SampleKey]:
         """Which samples are verified: all, or the first `log.rewards` of the shuffled stream."""
-        most = 0 if self.config.method == "grpo" else self.config.log.rewards
+        most = 0 if self.config.learns_from_rewards else self.config.log.rewards
         return {r.key for r in requests[: most or len(requests)]}
 
     def _answers(self, requests: Sequence[Request], record: StepRecord) -> Iterator[Rollout]:

@@ -32,17 +32,16 @@ def test_weight_of_the_kl_to_the_reference():
 
 
 @pytest.mark.parametrize(
-    "settings, scale, reads",
+    "settings, everywhere",
     [
-        ({}, 1.0, False),
-        ({}, 1.25, True),
-        ({"reward_scale_start": 1.5, "reward_scale_steps": 5}, 1.0, True),
-        ({"reward_scale_start": 1.0, "reward_scale_steps": 5}, 1.0, False),
-        ({"reward_scale_start": 1.5}, 1.0, False),
-        ({"kl_coefficient": 0.1}, 1.0, True),
-        ({"keep_states": 0.1}, 1.0, True),
-        ({"gate_tau": 1.0, "box_cox": 1.0, "advantage_clip": 1.0}, 1.0, False),
+        ({}, False),
+        ({"reward_scale_start": 1.5, "reward_scale_steps": 5}, True),
+        ({"reward_scale_start": 1.0, "reward_scale_steps": 5}, False),
+        ({"reward_scale_start": 1.5}, False),
+        ({"kl_coefficient": 0.1}, True),
+        ({"keep_states": 0.1}, True),
+        ({"gate_tau": 1.0, "box_cox": 1.0, "advantage_clip": 1.0}, False),
     ],
 )
-def test_the_reference_is_read_in_all_steps_or_in_none(settings, scale, reads):
-    assert ShapingSettings(**settings).reads_reference(scale) == reads
+def test_what_reads_the_reference_where_lambda_is_1(settings, everywhere):
+    assert ShapingSettings(**settings).reference_everywhere == everywhere
