@@ -154,11 +154,11 @@ def token_diagnostics(
         sampler_outside    = share of tokens that the rule would not draw from the student
 
     The KL estimates are those of the sampled tokens, in nats per token, or exact where the record
-    has the whole vocabulary; `kl_reference` counts as 0 where the reference was
-    not run, because neither lambda nor shaping needs it. `sampler_gap` compares the student in the learner with the student in the
-    sampler, both under the sampling rule; a token whose log-prob is NaN is not compared. A drawn
-    token may lie just outside of the learner's top-k or top-p, where the log-prob is -inf: it
-    counts in `sampler_outside`, and `sampler_gap` is over the others. Advantages and
+    has the whole vocabulary; `kl_reference` counts as 0 where the reference was not run, because
+    neither lambda nor shaping needs it. `sampler_gap` compares the student in the learner with the
+    student in the sampler, both under the sampling rule; a token whose log-prob is NaN is not
+    compared. A drawn token may lie just outside of the learner's top-k or top-p, where the log-prob
+    is -inf: it counts in `sampler_outside`, and `sampler_gap` is over the others. Advantages and
     `reverse_kl_teacher` are also reduced by position.
     """
     logprobs, exact = record.logprobs, record.exact

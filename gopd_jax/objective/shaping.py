@@ -45,8 +45,9 @@ def shaped_advantages(
         trained: bool [R, S].
 
     Returns:
-        Advantages, [R, S], nats, without gradient; and by name, float32 [R, S], 1 where a token was
-        clipped (`shaping_clipped`), and what the gate took of lambda - 1 (`shaping_gated`).
+        Advantages, [R, S], nats, without gradient; and by name, float32 [R, S], lambda where it is
+        not that of the teacher (`reward_scale`), what the gate took of lambda - 1
+        (`shaping_gated`), and 1 where a token was clipped (`shaping_clipped`).
     """
     info = {}
     if settings.gate_tau:
@@ -54,6 +55,8 @@ def shaped_advantages(
             reward_scale, student_logprobs, teacher_logprobs, settings.gate_tau
         )
         info["shaping_gated"] = 1 - gate
+    if settings.gate_tau or settings.reward_scale_steps:
+        info["reward_scale"] = jnp.broadcast_to(reward_scale, student_logprobs.shape)
     models = student_logprobs, teacher_logprobs, reference_logprobs, reward_scale
     clipped = jnp.zeros(student_logprobs.shape, bool)
     if settings.box_cox or settings.log_ratio_clip:

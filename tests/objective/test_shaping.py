@@ -76,6 +76,7 @@ def test_neutral_settings_are_off_to_the_bit(settings):
         advantages, info, (student, teacher, reference, scale, _) = shaped(seed, **settings)
         expected = jax.jit(gopd_advantage)(student, teacher, reference, scale)
         np.testing.assert_array_equal(advantages, expected)
+        np.testing.assert_allclose(info.pop("reward_scale", scale), scale, atol=1e-20)
         assert not any(np.any(x) for x in info.values())
 
 
