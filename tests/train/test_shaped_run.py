@@ -4,6 +4,7 @@ import json
 
 from field_cases import CONDITIONS, SCORED
 from loop_cases import small
+import pytest
 
 from gopd_jax.train.fields import names
 from gopd_jax.train.run import run
@@ -13,8 +14,8 @@ SHAPED = {
     "steps": 2,
     "rollout.samples_per_prompt": 2,
     "rollout.prompts_per_step": 8,
-    "eval.prompts": 0,
-    "eval.during_prompts": 0,
+    "eval.prompts": 8,
+    "eval.every": 2,
     "learner.reward_scale": 1.0,
     "objective.estimator": "sampled_baseline",
     "objective.top_k": 4,
@@ -37,6 +38,7 @@ SHAPED = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_with_every_shaping(tmp_path):
     """Its last step has lambda 1: the programs and the reference stay those of the first."""
     run(small(**SHAPED), str(tmp_path))
@@ -48,7 +50,6 @@ def test_a_run_with_every_shaping(tmp_path):
         assert line["tokens_trained"] <= 6 * 16 and line["grad_norm"] > 0
         assert line["verified"] == 16
         assert 0.5 <= line["states_kept"] < 1
-        assert abs(line["advantage_max"]) < 5
     assert 1 < first["reward_scale"] < 2 and last["reward_scale"] == 1
     assert first["compilations"] == last["compilations"]
     assert last["kl_reference"] != 0
