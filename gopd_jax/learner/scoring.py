@@ -169,7 +169,9 @@ class Scoring:
         if name in self._teachers:
             own_prompt = example.teacher_prompt is not None
             (theirs if own_prompt else ours).append((f"teacher_{of}", self._teachers[name]))
-        if self._reference is not None and needs_reference(self._scales[name]):
+        everywhere = self._learner.shaping.reference_everywhere
+        read = everywhere or needs_reference(self._scales[name])
+        if self._reference is not None and read:
             ours.append((f"reference_{of}", self._reference))
         if self._old is not None:
             ours.append(("old_logprobs", self._old))

@@ -204,8 +204,8 @@ def roles_of(config: Config) -> dict[str, str]:
     roles = {"student": config.student}
     if config.method != "grpo":
         roles |= {_teacher_of(n): d.teacher for n, d in config.domains.items() if d.teacher}
-    scales = config.reward_scales.values()
-    if config.method == "gopd" and any(needs_reference(scale) for scale in scales):
+    needed = any(needs_reference(scale) for scale in config.reward_scales.values())
+    if config.method == "gopd" and (needed or config.shaping.reference_everywhere):
         roles["reference"] = config.reference or config.student
     return roles
 

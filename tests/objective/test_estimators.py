@@ -59,6 +59,7 @@ def predicted(table, batch, settings):
     _, teacher, reference = tables()
     heads = FrozenHeads((teacher.T,), np.zeros(1, np.int32), reference.T)
     options = {"num_ids": None, "frozen_head": False}
+    settings = LossSettings(estimator=settings)
     return exact_predictions(batch.teacher_hidden, table.T, batch, heads, settings, **options)
 
 
