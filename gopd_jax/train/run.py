@@ -28,12 +28,14 @@ from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.clock import Clock
+from gopd_jax.train.contracts import Contract, Loaded
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
 from gopd_jax.train.identity import (
     HostState,
     check_same_command,
+    check_same_run,
     run_identity,
     start_or_resume,
 )
@@ -79,22 +81,21 @@ def _run(
 ) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
-    samplers = _samplers(config, inputs, programs, dtype)
+    samplers = samplers_of(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     before = steps_before(workdir)
     kernels = learner.kernels | samplers[inputs.models[config.student]].kernels
     start = _this_start(config, workdir, inputs, kernels)
     finished = read_summary(workdir, config.steps)
+    resumed = bool(agree(check_same_run(workdir, host.identity) is not None))
     check_same_command(host.identity)  # and no host writes before all have read
-    resumed = bool(agree(start_or_resume(workdir, host.identity, start, inputs.origin)))
     if finished is not None:
+        start_or_resume(workdir, host.identity, start, inputs.origin)
         result(summary.table(finished, result_width()), finished)
         say(summary.complete(workdir))
         return finished
     set_summary_aside(workdir)
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
-    shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
-    trackers.start(config.name, shown)
 
     # ---- Models, at the start or where the last run stopped.
     compile_learner_ahead(config, inputs, learner)
@@ -108,6 +109,15 @@ def _run(
     if resumed:
         _say_where(config, workdir, learner, before, first)
 
+    # ---- What models, sampler and learner must agree on; a refused start writes no run.
+    contract = None
+    if first == 0 and config.check.before_training:
+        loaded = Loaded(learner, samplers, state, teachers, reference, host.stream)
+        contract = Contract(config, inputs, workdir, loaded)
+    start_or_resume(workdir, host.identity, start, inputs.origin)
+    shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
+    trackers.start(config.name, shown)
+
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
         schedule, earlier, clock = learner.schedule, evaluations.scores(), Clock()
@@ -120,7 +130,7 @@ def _run(
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background, clock)
         with stop_points():
-            _train(trainer, evaluator, state, first, host, checkpoints, log)
+            _train(trainer, evaluator, state, first, host, checkpoints, log, contract)
 
     # ---- What came of it.
     written = of_first(lambda: _write_end(workdir, config, inputs, evaluations, host.seconds))
@@ -130,7 +140,7 @@ def _run(
     return written
 
 
-def _samplers(
+def samplers_of(
     config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
 ) -> Samplers:
     """The rollout engines, with the memory of a device that is left to them."""
@@ -176,10 +186,12 @@ def _train(
     host: HostState,
     checkpoints: Checkpoints,
     log: StepLog,
+    contract: Contract | None,
 ) -> None:
     """rollout -> score -> update, from the step after `first` to the last; evaluates and saves.
 
     Raises:
+        ValueError: a teacher is worse than the student, by `contract`; before any step.
         Stopped: a signal has asked for it; the last finished step is saved.
     """
     steps, every, clock = trainer.config.steps, trainer.config.checkpoint.every, trainer.clock
@@ -191,6 +203,8 @@ def _train(
         with clock.phase("evaluation"):  # where student and teachers stand
             log.scores("student", first, evaluator.student(student(state), first))
             log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
+            if contract is not None:
+                contract.check_teachers(evaluator.results)
 
         with Bar("train", steps, "steps", first) as bar:
             for step in range(first + 1, steps + 1):
