@@ -228,6 +228,11 @@ class Contract:
         raise_if_failed(found)
 
 
+def contract_of(config: Config, inputs: RunInputs, workdir: str, loaded: Loaded) -> Contract | None:
+    """The checks of a run that has no checkpoint; None where they are switched off."""
+    return Contract(config, inputs, workdir, loaded) if config.check.before_training else None
+
+
 def _show(found: Sequence[Outcome], seconds: float | None = None) -> None:
     """Says what did not pass, and details of the rest."""
     open_ones = [o for o in found if o.state not in ("passed", "not checked")]

@@ -28,7 +28,7 @@ from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.clock import Clock
-from gopd_jax.train.contracts import Contract, Loaded
+from gopd_jax.train.contracts import Contract, Loaded, contract_of
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
@@ -101,19 +101,13 @@ def _run(
     compile_learner_ahead(config, inputs, learner)
     teachers, reference = load_models(config, inputs, learner)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    if (saved := checkpoints.restore(learner.abstract_state())) is not None:
-        first, state = saved.step, learner.rest(check_saved(saved.state, saved.step))
-        host.restore(workdir, saved.host)
-    else:
-        first, state = 0, initial_state(config, inputs, learner)
+    first, state = _where_it_stands(config, inputs, learner, checkpoints, host, workdir)
     if resumed:
         _say_where(config, workdir, learner, before, first)
 
     # ---- What models, sampler and learner must agree on; a refused start writes no run.
-    contract = None
-    if first == 0 and config.check.before_training:
-        loaded = Loaded(learner, samplers, state, teachers, reference, host.stream)
-        contract = Contract(config, inputs, workdir, loaded)
+    loaded = Loaded(learner, samplers, state, teachers, reference, host.stream)
+    contract = contract_of(config, inputs, workdir, loaded) if first == 0 else None
     start_or_resume(workdir, host.identity, start, inputs.origin)
     shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
     trackers.start(config.name, shown)
@@ -138,6 +132,25 @@ def _run(
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
+
+
+def _where_it_stands(
+    config: Config,
+    inputs: RunInputs,
+    learner: Learner,
+    checkpoints: Checkpoints,
+    host: HostState,
+    workdir: str,
+) -> tuple[int, TrainState]:
+    """The steps that are done and the state after them, from the newest checkpoint if there is one.
+
+    `host` goes back to where it was then.
+    """
+    if (saved := checkpoints.restore(learner.abstract_state())) is None:
+        return 0, initial_state(config, inputs, learner)
+    state = learner.rest(check_saved(saved.state, saved.step))
+    host.restore(workdir, saved.host)
+    return saved.step, state
 
 
 def samplers_of(
