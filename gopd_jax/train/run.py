@@ -91,9 +91,7 @@ def _run(
     check_same_command(host.identity)  # and no host writes before all have read
     if finished is not None:
         start_or_resume(workdir, host.identity, start, inputs.origin)
-        result(summary.table(finished, result_width()), finished)
-        say(summary.complete(workdir))
-        return finished
+        return _finished(finished, workdir)
     set_summary_aside(workdir)
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
 
@@ -109,8 +107,8 @@ def _run(
     loaded = Loaded(learner, samplers, state, teachers, reference, host.stream)
     contract = contract_of(config, inputs, workdir, loaded) if first == 0 else None
     start_or_resume(workdir, host.identity, start, inputs.origin)
-    shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
-    trackers.start(config.name, shown)
+    identity = host.identity
+    trackers.start(config.name, identity["config"] | {"fingerprints": identity["fingerprints"]})
 
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
@@ -132,6 +130,12 @@ def _run(
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
     return written
+
+
+def _finished(finished: summary.Summary, workdir: str) -> summary.Summary:
+    result(summary.table(finished, result_width()), finished)
+    say(summary.complete(workdir))
+    return finished
 
 
 def _where_it_stands(
