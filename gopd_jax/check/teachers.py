@@ -29,5 +29,5 @@ def teacher_better(role: str, student: Evaluation, teacher: Evaluation) -> Outco
         unit="of the reward",
         saw=f"teacher {teacher.mean:.1%}, student {student.mean:.1%}; 95% interval of the "
         f"difference [{found.low:+.1%}, {found.high:+.1%}], {found.n} prompts",
-        todo="take a better teacher",
+        todo="take a better teacher" if found.sign else "more held-out prompts would decide it",
     )

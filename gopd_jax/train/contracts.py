@@ -130,7 +130,9 @@ def _of_scores(config: Config, inputs: RunInputs, loaded: Loaded) -> list[Outcom
     ]
     if on_policy:
         found += _of_teachers(config, inputs, loaded, ours, bounds)
-    return [*found, *scores.adapter(learner, state, ours, bounds)]
+    if config.lora.rank:
+        found += scores.adapter(learner, state, ours, bounds)
+    return found
 
 
 def _of_teachers(
