@@ -19,6 +19,7 @@ from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.learner.settings import LearnerSettings, Method
 from gopd_jax.models.settings import LoraSettings
+from gopd_jax.objective.settings import EstimatorSettings
 from gopd_jax.rewards.settings import NONE, VerifierSettings
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime import schema
@@ -61,6 +62,7 @@ class Config:
     data: DataSettings = DataSettings()
     rollout: RolloutSettings = RolloutSettings()
     learner: LearnerSettings = LearnerSettings()
+    objective: EstimatorSettings = EstimatorSettings()
     lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
     check: CheckSettings = CheckSettings()
@@ -82,6 +84,11 @@ class Config:
             )
         self._check_domains()
         self._check_counts()
+        if self.objective.exact and self.method != "gopd":
+            raise ValueError(
+                f"config.objective.estimator={self.objective.estimator!r}: expected 'sampled' with "
+                f"method {self.method!r}, which compares the student with no teacher"
+            )
 
     def _check_domains(self) -> None:
         if not self.domains:

@@ -135,6 +135,9 @@ class PackedBatch:
     teacher_logprobs: float32, nats, or None for no implicit reward (GRPO, SFT).
     reference_logprobs: float32, nats, 0 in micro-batches on which the reference was not run because
         it has no influence there; None where it is not needed at all.
+    teacher_hidden, reference_hidden: [M, R, S, D] in the compute dtype, their hidden states after
+        the final norm, in place of the log-probs where an estimator reads the whole vocabulary. D
+        is the largest of the teachers', filled up with 0.
     """
 
     used: jax.Array
@@ -150,6 +153,8 @@ class PackedBatch:
     old_logprobs: jax.Array | None = None
     teacher_logprobs: jax.Array | None = None
     reference_logprobs: jax.Array | None = None
+    teacher_hidden: jax.Array | None = None
+    reference_hidden: jax.Array | None = None
 
 
 @struct.dataclass

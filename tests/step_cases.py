@@ -13,7 +13,8 @@ import numpy as np
 
 from gopd_jax.config import Config
 from gopd_jax.data.settings import DataSettings, DomainSettings
-from gopd_jax.learner.packing import Bucket, Example, pack
+from gopd_jax.learner.example import Example
+from gopd_jax.learner.packing import Bucket, pack
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.rollout.settings import RolloutSettings

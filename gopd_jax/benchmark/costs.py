@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import Learner, Packed
 from gopd_jax.learner.operations import NO_COST, Cost, score_cost
-from gopd_jax.learner.packing import Example, fill, members_of, plan
+from gopd_jax.learner.packing import fill, members_of, plan
 
 Figures = dict[str, Any]
 

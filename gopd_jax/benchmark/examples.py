@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gopd_jax.benchmark.workload import random_prompts
-from gopd_jax.learner.packing import Example
+from gopd_jax.learner.example import Example
 from gopd_jax.types import SampleKey
 
 FIRST_ID = 5  # the ids below it are special tokens in most vocabularies

@@ -21,9 +21,9 @@ from gopd_jax.benchmark.machine import matmul_peak, peak_bytes
 from gopd_jax.benchmark.parts import parts
 from gopd_jax.benchmark.records import show
 from gopd_jax.benchmark.workload import settings_in_effect
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner, Packed
 from gopd_jax.learner.operations import Cost
-from gopd_jax.learner.packing import Example
 from gopd_jax.learner.scoring import Scoring
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models.config import ModelConfig, load_config

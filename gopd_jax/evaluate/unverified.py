@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from gopd_jax.evaluate.statistics import t_interval
+from gopd_jax.learner.distance import distances
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout.engine import RolloutEngine
@@ -112,7 +113,7 @@ def measure(
                 bar.advance(1)
         # In the order of the prompts, so that the sums do not depend on which were drawn first.
         drawn.sort(key=lambda r: r.request.key)
-        found = learner.distances(params, teacher, drawn)
+        found = distances(learner, params, teacher, drawn)
         result = _result(prompts, drawn, found, samples, time.perf_counter() - start)
         kl = result.figures.get("kl")
         bar.advance(1, "" if kl is None else f"kl {kl:.3g}")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gopd_jax.learner.adapters import frozen_params
-from gopd_jax.learner.distance import Reading
+from gopd_jax.learner.distance import Reading, comparing
 from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.packing import Bucket
 from gopd_jax.learner.scoring import scoring_program
@@ -34,22 +34,29 @@ def compile_ahead(
         reference: that of the reference, if one is needed.
         old: whether a rollout batch has several updates, which need old log-probs.
         behaviour: whether rollouts have log-probs of their own.
+
+    An estimator that reads the whole vocabulary needs the learner's `heads` before.
     """
     policy = ["behaviour_logprobs"] if behaviour else []
-    policy += ["teacher_logprobs"] if teachers else []
-    policy += ["reference_logprobs"] if reference is not None else []
+    exact = learner.estimator.exact
+    if not exact:
+        policy += ["teacher_logprobs"] if teachers else []
+        policy += ["reference_logprobs"] if reference is not None else []
     state = learner.abstract_state()
     for logprobs in [policy, [*policy, "old_logprobs"]] if old else [policy]:
         given, options = learner.updating(state, abstract_batches(learner, logprobs))
         learner.programs.compile_ahead(*given, **options)  # takes longest
     for model in {*teachers, *([reference] if reference else [])}:
-        _begin_scorers(learner, model, frozen_params(model, learner.mesh, learner.dtype))
+        params = frozen_params(model, learner.mesh, learner.dtype)
+        _begin_scorers(learner, model, params, hidden=exact)
     if old:
         _begin_scorers(learner, learner.student, learner.student_params(state))
 
 
-def _begin_scorers(learner: Learner, model: ModelConfig, params: Params) -> None:
-    function, options = scoring_program(learner, model)
+def _begin_scorers(
+    learner: Learner, model: ModelConfig, params: Params, hidden: bool = False
+) -> None:
+    function, options = scoring_program(learner, model, hidden)
     for bucket in learner.buckets:
         rows = abstract_rows(learner, bucket)
         learner.programs.compile_ahead(function, params, *rows, **options)
@@ -71,6 +78,12 @@ def _abstract_batch(learner: Learner, bucket: Bucket, logprobs: Collection[str])
         domains=jax.ShapeDtypeStruct(rows, jnp.int32, sharding=learner.row_sharding),
         **dict.fromkeys(("tokens", "positions", "segments", "targets"), integers),
         **dict.fromkeys(("weights", "reward_scale", "advantages", *logprobs), numbers),
+        **{
+            name: jax.ShapeDtypeStruct(
+                (*rows, bucket.length, width), dtype, sharding=learner.token_sharding
+            )
+            for name, (width, dtype) in learner.hidden().items()
+        },
     )
 
 
@@ -84,14 +97,14 @@ def abstract_rows(learner: Learner, bucket: Bucket) -> list[jax.ShapeDtypeStruct
 def ask_for_distance(
     learner: Learner, params: Params, teacher: ModelConfig | None, response: int
 ) -> None:
-    """Begins to compile what compares the student with a teacher; see `Learner.distances`.
+    """Begins to compile what compares the student with a teacher; see `distance.distances`.
 
     Args:
         params: the student's, as shapes with shardings.
         teacher: its architecture, or None.
         response: limit of a response in tokens.
     """
-    function, where, rows = learner.comparing(teacher, response)
+    function, where, rows = comparing(learner, teacher, response)
     wide, first = (
         jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
         for shape in ((rows, learner.longest), (rows,))

@@ -5,15 +5,22 @@ of each response token. The teacher may read another prompt than the student.
 """
 
 from collections.abc import Sequence
+import functools
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gopd_jax.learner.learner import FrozenModel, Learner, put
+from gopd_jax.learner.packing import TOKENS
+from gopd_jax.learner.parking import bring
+from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.divergence import Predictions, divergence
-from gopd_jax.runtime.mesh import ways
+from gopd_jax.runtime.mesh import batch_sharding, ways
+from gopd_jax.runtime.processes import fetch
+from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.types import Params, Rollout
 
 
@@ -86,3 +93,65 @@ def distance(
     ours = predictions(student, student_params, student_reads)
     theirs = None if teacher is None else predictions(teacher, teacher_params, teacher_reads)
     return {name: x[:, :response] for name, x in divergence(ours, theirs, num_ids).items()}
+
+
+# ---- On a learner's devices.
+
+
+def distances(
+    learner: Learner, params: Params, teacher: FrozenModel | None, rollouts: Sequence[Rollout]
+) -> list[dict[str, np.ndarray]]:
+    """KL, agreement and entropy of each response token; see `models.divergence`.
+
+    One program for each teacher's architecture and response limit serves every call.
+
+    Args:
+        params: the student's.
+        teacher: None gives the entropy alone.
+        rollouts: of the student, all with one response limit.
+
+    Returns:
+        For each rollout, float32 [T] by name.
+    """
+    model = None if teacher is None else teacher.config
+    function, rows, at_once = comparing(learner, model, rollouts[0].request.max_tokens)
+    longest = learner.longest
+    found: list[dict[str, np.ndarray]] = []
+    theirs = None if teacher is None else bring(teacher.params)
+    for start in range(0, len(rollouts), at_once):
+        part = rollouts[start : start + at_once]
+        reads = [
+            jax.tree.map(
+                functools.partial(put, sharding=rows),
+                reading(part, at_once, longest, as_teacher),
+            )
+            for as_teacher in (False, True)
+        ]
+        args = (params, theirs, reads[0], None if teacher is None else reads[1])
+        run = learner.programs.compiled(function, *args, name="distance", out=lambda: rows)
+        stop_point()
+        values = {name: fetch(x) for name, x in run(*args).items()}
+        found += [
+            {name: x[i, : len(r.tokens)] for name, x in values.items()} for i, r in enumerate(part)
+        ]
+    return found
+
+
+def comparing(
+    learner: Learner, teacher: ModelConfig | None, response: int
+) -> tuple[functools.partial, jax.sharding.NamedSharding, int]:
+    """The function of `distances`, the sharding of its rows, and their number.
+
+    Args:
+        teacher: its architecture, or None.
+        response: limit of a response in tokens.
+    """
+    function = functools.partial(
+        distance,
+        student=learner.decoder(learner.student),
+        teacher=None if teacher is None else learner.decoder(teacher),
+        response=response,
+        num_ids=learner.num_ids,
+    )
+    at_once = learner.devices * max(1, TOKENS // learner.longest)
+    return function, batch_sharding(learner.mesh), at_once

@@ -18,7 +18,8 @@ import optax
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
 from gopd_jax.learner.adapters import adapter_step, frozen_params, new_adapter, trained_params
-from gopd_jax.learner.distance import distance, reading
+from gopd_jax.learner.exact import FrozenHeads, frozen_heads
+from gopd_jax.learner.example import Example, RowSlice
 from gopd_jax.learner.flops import block_elements
 from gopd_jax.learner.operations import Cost, sharing_of, update_cost
 from gopd_jax.learner.optimizer import (
@@ -27,15 +28,16 @@ from gopd_jax.learner.optimizer import (
     opt_state_shardings,
     restart_schedule,
 )
-from gopd_jax.learner.packing import TOKENS, BatchShape, Example, RowSlice, make_buckets, pack
+from gopd_jax.learner.packing import BatchShape, make_buckets, pack
 from gopd_jax.learner.parking import HOST, bring, is_parked, moments_in_host, moments_to
 from gopd_jax.learner.settings import LearnerSettings
-from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, train_step
+from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, exact_step, train_step
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, param_shardings
 from gopd_jax.models.lora import adapted, adapter_elements
 from gopd_jax.models.settings import NO_LORA, PLAIN, LoraSettings, Remat, SamplingRule
 from gopd_jax.objective.loss import Loss, weighted_loss
+from gopd_jax.objective.settings import EstimatorSettings, LossSettings
 from gopd_jax.runtime.mesh import (
     batch_sharding,
     replicated,
@@ -44,10 +46,10 @@ from gopd_jax.runtime.mesh import (
     token_sharding,
     with_shardings,
 )
-from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.programs import ProgramTable
-from gopd_jax.runtime.stopping import stop_point
-from gopd_jax.types import PackedBatch, Params, Rollout, SampleKey, TrainState
+from gopd_jax.types import PackedBatch, Params, SampleKey, TrainState
+
+SAMPLED = EstimatorSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Learner:
         updates: optimizer updates of the whole run.
         rule: what the samples are drawn by.
         likelihood: the loss is the negative log-likelihood (SFT).
+        estimator: how the gradient is estimated. All but "sampled" need `heads` before the first
+            update, and examples with hidden states of teacher and reference.
         num_ids: number of ids of the tokenizer; the further rows of student, teachers and reference
             count for nothing. None stands for the whole vocabulary of each.
         dtype: compute dtype.
@@ -130,6 +134,7 @@ class Learner:
         updates: int,
         rule: SamplingRule = PLAIN,
         likelihood: bool = False,
+        estimator: EstimatorSettings = SAMPLED,
         num_ids: int | None = None,
         dtype: jnp.dtype = jnp.float32,
         loss_fn: Loss = weighted_loss,
@@ -144,10 +149,11 @@ class Learner:
         optimizer = make_optimizer(settings.optimizer, self.schedule)
         self.param_shardings = param_shardings(student, self.mesh)
         self.parks_optimizer = settings.park_optimizer
-        self.student, self.lora = student, lora
+        self.student, self.lora, self.estimator = student, lora, estimator
         self._trained_params = trained_params(student, lora, self.mesh)
         self._state_shardings, self._resting = self._shardings(optimizer)
         self.base: Params | None = None  # in the compute dtype, where an adapter is trained
+        self.heads: FrozenHeads | None = None  # of teachers and reference; see `read_heads`
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self.token_sharding = token_sharding(self.mesh, leading=1)
         self._initial = functools.partial(_initial, optimizer=optimizer)
@@ -165,23 +171,29 @@ class Learner:
             train_step,
             model=self._trained,
             optimizer=optimizer,
-            clipping=settings.clipping,
+            settings=LossSettings(settings.clipping, estimator, likelihood),
             num_domains=len(reward_scales),
             rule=rule,
-            likelihood=likelihood,
             num_ids=num_ids,
             loss_fn=loss_fn,
             parked=settings.park_optimizer,
         )
-        self._adapter = 0.0  # its elements, as a share of those of the blocks
-        if lora.rank:
-            self._train_adapter()
+        self._adapter = self._read_further()
 
-    def _train_adapter(self) -> None:
-        """Puts the step of an adapter in the place of that of all parameters."""
-        self._step = functools.partial(adapter_step, **self._step.keywords, lora=self.lora)
-        elements = self.student.layers * block_elements(self.student)
-        self._adapter = adapter_elements(self.student, self.lora) / elements
+    def _read_further(self) -> float:
+        """Lets the step read the base of an adapter, and the heads of frozen models, if need be.
+
+        Returns:
+            The elements of the adapter, as a share of those of the blocks; 0 without one.
+        """
+        share = 0.0
+        if self.lora.rank:
+            self._step = functools.partial(adapter_step, **self._step.keywords, lora=self.lora)
+            elements = self.student.layers * block_elements(self.student)
+            share = adapter_elements(self.student, self.lora) / elements
+        if self.estimator.exact:
+            self._step = functools.partial(exact_step, step=self._step)
+        return share
 
     def _shardings(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, TrainState]:
         """Those of the state in an update, and between updates."""
@@ -260,11 +272,38 @@ class Learner:
         """The frozen parameters, or their shapes before they are loaded."""
         return self.abstract_base() if self.base is None else self.base
 
+    def read_heads(self, teachers: Mapping[str, Params], reference: Params | None) -> None:
+        """Keeps the heads of frozen models for an estimator that reads the whole vocabulary.
+
+        Args:
+            teachers: parameters by domain, or their shapes with shardings.
+            reference: likewise, where it is needed.
+        """
+        if not self.estimator.exact:
+            return
+        heads = frozen_heads(teachers, reference, list(self.reward_scales))
+        where, numbers = replicated(self.mesh), heads.of_domain
+        if isinstance(heads.teachers[0], jax.ShapeDtypeStruct):
+            numbers = jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=where)
+        else:
+            numbers = put(numbers, where)
+        self.heads = heads.replace(of_domain=numbers)
+
+    def hidden(self) -> dict[str, tuple[int, np.dtype]]:
+        """Width and dtype of the hidden states in a batch, by field; none with "sampled"."""
+        if self.heads is None:
+            return {}
+        widths = {"teacher_hidden": max(head.shape[1] for head in self.heads.teachers)}
+        if self.heads.reference is not None:
+            widths["reference_hidden"] = self.heads.reference.shape[1]
+        return {name: (width, np.dtype(self.dtype)) for name, width in widths.items()}
+
     # ---- Packing.
 
     def pack(self, examples: Sequence[Example], logprobs: Collection[str] | None = None) -> Packed:
         """Packs the examples of one update and puts them on the mesh; see `packing.pack`."""
-        batches, slices = pack(examples, self.buckets, logprobs, self.sharing)
+        given = self.buckets, logprobs, self.sharing, self.hidden()
+        batches, slices = pack(examples, *given)
         return Packed(
             tuple(jax.tree.map(self.put, batch) for batch in batches),
             {e.key: e for e in examples},
@@ -275,69 +314,9 @@ class Learner:
         )
 
     def put(self, x: ArrayLike) -> jax.Array:
-        """An array [M, R, S] or [M, R] that every host holds, or a number, on the mesh."""
-        by_axes = {3: self.token_sharding, 2: self.row_sharding, 0: replicated(self.mesh)}
-        return put(x, by_axes[np.ndim(x)])
-
-    # ---- The distance to a teacher.
-
-    def distances(
-        self, params: Params, teacher: FrozenModel | None, rollouts: Sequence[Rollout]
-    ) -> list[dict[str, np.ndarray]]:
-        """KL, agreement and entropy of each response token; see `models.divergence`.
-
-        One program for each teacher's architecture and response limit serves every call.
-
-        Args:
-            params: the student's.
-            teacher: None gives the entropy alone.
-            rollouts: of the student, all with one response limit.
-
-        Returns:
-            For each rollout, float32 [T] by name.
-        """
-        model = None if teacher is None else teacher.config
-        function, rows, at_once = self.comparing(model, rollouts[0].request.max_tokens)
-        longest = self.longest
-        found: list[dict[str, np.ndarray]] = []
-        theirs = None if teacher is None else bring(teacher.params)
-        for start in range(0, len(rollouts), at_once):
-            part = rollouts[start : start + at_once]
-            reads = [
-                jax.tree.map(
-                    functools.partial(put, sharding=rows),
-                    reading(part, at_once, longest, as_teacher),
-                )
-                for as_teacher in (False, True)
-            ]
-            args = (params, theirs, reads[0], None if teacher is None else reads[1])
-            run = self.programs.compiled(function, *args, name="distance", out=lambda: rows)
-            stop_point()
-            values = {name: fetch(x) for name, x in run(*args).items()}
-            found += [
-                {name: x[i, : len(r.tokens)] for name, x in values.items()}
-                for i, r in enumerate(part)
-            ]
-        return found
-
-    def comparing(
-        self, teacher: ModelConfig | None, response: int
-    ) -> tuple[functools.partial, jax.sharding.NamedSharding, int]:
-        """The function of `distances`, the sharding of its rows, and their number.
-
-        Args:
-            teacher: its architecture, or None.
-            response: limit of a response in tokens.
-        """
-        function = functools.partial(
-            distance,
-            student=self.decoder(self.student),
-            teacher=None if teacher is None else self.decoder(teacher),
-            response=response,
-            num_ids=self.num_ids,
-        )
-        at_once = self.devices * max(1, TOKENS // self.longest)
-        return function, batch_sharding(self.mesh), at_once
+        """An array [M, R, ...] that every host holds, or a number, on the mesh."""
+        by_axes = {2: self.row_sharding, 0: replicated(self.mesh)}
+        return put(x, by_axes.get(np.ndim(x), self.token_sharding))
 
     # ---- The update.
 
@@ -349,8 +328,18 @@ class Learner:
             state = with_shardings(state, self._resting)
         where = self._resting, replicated(self.mesh), self.token_sharding
         frozen = [self._base()] if self.lora.rank else []
+        if self.estimator.exact:
+            frozen = [self._heads(), *frozen]
         given = self._step, state, *frozen, *batches
         return given, {"name": "train step", "donate": 0, "out": lambda: where}
+
+    def _heads(self) -> FrozenHeads:
+        if self.heads is None:
+            raise ValueError(
+                f"estimator={self.estimator.estimator!r} without heads: expected `read_heads` to "
+                "be called first"
+            )
+        return self.heads
 
     def update(
         self, state: TrainState, packed: Packed

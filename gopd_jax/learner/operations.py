@@ -16,6 +16,7 @@ from gopd_jax.kernels.packed_attention_gpu import BLOCK as GPU_BLOCK
 from gopd_jax.kernels.packed_attention_gpu import pallas_gpu
 from gopd_jax.kernels.packed_attention_tpu import pallas_tpu
 from gopd_jax.kernels.packed_attention_xla import Xla
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.flops import (
     FORWARD,
     Flops,
@@ -29,7 +30,7 @@ from gopd_jax.learner.flops import (
     useful_work,
 )
 from gopd_jax.learner.groups import Sharing, prompt_of
-from gopd_jax.learner.packing import Bucket, Example
+from gopd_jax.learner.packing import Bucket
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.head_blocks import chunk_tokens, vocabulary_blocks
 from gopd_jax.types import PackedBatch

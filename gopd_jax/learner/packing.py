@@ -9,13 +9,16 @@ same one. Samples of one prompt may share it; see `groups`.
 """
 
 import bisect
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
+import types
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gopd_jax.kernels.packed_attention import MEMBERS
+from gopd_jax.learner.example import HIDDEN, LOGPROBS, Example, RowSlice
 from gopd_jax.learner.groups import Group, Sharing, alone, by_prompt, cost, filled, pieces
 from gopd_jax.types import PackedBatch, SampleKey
 
@@ -29,8 +32,6 @@ ROW = 1024
 SHORTER = 4
 LEAST = 256
 MOSTLY_PADDING = 0.1  # share of tokens below which a batch is hardly more than padding
-
-LOGPROBS = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,59 +66,9 @@ class Bucket:
     length: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One prompt and response to learn from.
-
-    key: whose sample it is; orders the examples, so that packing does not depend on the order in
-        which rollouts arrive.
-    domain: index of its domain.
-    prompt, response: int32 ids.
-    weight: loss weight of each response token.
-    reward_scale: lambda of its teacher.
-    advantage: the advantage from outside, the same for all tokens.
-    behaviour_logprobs, old_logprobs, teacher_logprobs, reference_logprobs: float32 [T], nats, or
-        None; as in `PackedBatch`.
-    teacher_prompt: int32 ids that the teacher reads in place of the prompt, or None.
-    """
-
-    key: SampleKey
-    domain: int
-    prompt: np.ndarray
-    response: np.ndarray
-    weight: float
-    reward_scale: float = 1.0
-    advantage: float = 0.0
-    behaviour_logprobs: np.ndarray | None = None
-    old_logprobs: np.ndarray | None = None
-    teacher_logprobs: np.ndarray | None = None
-    reference_logprobs: np.ndarray | None = None
-    teacher_prompt: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.response)
-
-
-@dataclasses.dataclass(frozen=True)
-class RowSlice:
-    """Where an example went: bucket, micro-batch and row in it, and column of its first token.
-
-    Where its prompt is shared, that is the column in which it would begin without the other
-    samples: its response, and the last token of its prompt, count from there.
-    """
-
-    bucket: int
-    micro: int
-    row: int
-    start: int
-
-    def predictions(self, prompt_tokens: int, response_tokens: int) -> tuple[int, int, slice]:
-        """Index into the bucket's [M, R, S] of where the response tokens are predicted."""
-        begin = self.start + prompt_tokens - 1
-        return self.micro, self.row, slice(begin, begin + response_tokens)
-
-
 Row = list[Group[Example]]
+Hidden = tuple[int, DTypeLike]  # width and dtype of hidden states
+NOTHING: Mapping[str, Hidden] = types.MappingProxyType({})
 
 
 # ---- The shapes.
@@ -305,6 +256,7 @@ def pack(
     buckets: Sequence[Bucket],
     logprobs: Collection[str] | None = None,
     sharing: Sharing | None = None,
+    hidden: Mapping[str, Hidden] = NOTHING,
 ) -> tuple[tuple[PackedBatch, ...], dict[SampleKey, RowSlice]]:
     """Packs the examples of one update.
 
@@ -314,6 +266,7 @@ def pack(
         logprobs: which of `LOGPROBS` the batches have, 0 where an example has none; None takes
             those that some example has.
         sharing: see `plan`.
+        hidden: which of `HIDDEN` the batches have, with their width and dtype.
 
     Returns:
         A batch for each bucket, as numpy arrays, and where each example went.
@@ -333,13 +286,13 @@ def pack(
                 f"rows of {S} tokens need {used} micro-batches of {R} rows, but the step is "
                 f"compiled for {M}"
             )
-        arrays, starts = fill(rows, M * R, S, logprobs)
+        arrays, starts = fill(rows, M * R, S, logprobs, hidden)
         for key, (row, start) in starts.items():
             slices[key] = RowSlice(index, row // R, row % R, start)
         domains_MR = np.zeros((M, R), np.int32)
         for micro in range(used):
             domains_MR[micro] = next((e.domain for e in members_of(rows[micro * R :])), 0)
-        stacked = {name: x.reshape(M, R, S) for name, x in arrays.items()}
+        stacked = {name: x.reshape(M, R, *x.shape[1:]) for name, x in arrays.items()}
         batches.append(PackedBatch(used=np.int32(used), domains=domains_MR, **stacked))
     return tuple(batches), slices
 
@@ -350,13 +303,19 @@ def members_of(rows: Iterable[Row]) -> Iterator[Example]:
 
 
 def fill(
-    rows: Sequence[Row], count: int, length: int, logprobs: Collection[str]
+    rows: Sequence[Row],
+    count: int,
+    length: int,
+    logprobs: Collection[str],
+    hidden: Mapping[str, Hidden] = NOTHING,
 ) -> tuple[dict[str, np.ndarray], dict[SampleKey, tuple[int, int]]]:
     """The per-token arrays of `PackedBatch`, [count, length], and row and start of each example."""
     integers, floats = ("tokens", "positions", "segments", "targets"), ("weights", "reward_scale")
     arrays = {name: np.zeros((count, length), np.int32) for name in integers}
     for name in (*floats, "advantages", *logprobs):
         arrays[name] = np.zeros((count, length), np.float32)
+    for name, (width, dtype) in hidden.items():
+        arrays[name] = np.zeros((count, length, width), dtype)
     starts: dict[SampleKey, tuple[int, int]] = {}
     for index, row in enumerate(rows):
         start = 0
@@ -372,7 +331,7 @@ def fill(
                 arrays["tokens"][own] = whole[prefix:]
                 arrays["positions"][own] = np.arange(prefix, len(example))
                 arrays["segments"][own] = number * MEMBERS + (member if prefix else 0)
-                _fill_response(arrays, index, start, example, logprobs)
+                _fill_response(arrays, index, start, example, [*logprobs, *hidden])
                 starts[example.key] = index, start
                 start += len(example) - prefix
             start += prefix
@@ -384,7 +343,7 @@ def _fill_response(
     row: int,
     start: int,
     example: Example,
-    logprobs: Collection[str],
+    given: Collection[str],
 ) -> None:
     """The numbers of an example's response tokens; see `RowSlice` for where they stand."""
     first = start + len(example.prompt) - 1
@@ -393,6 +352,9 @@ def _fill_response(
     arrays["weights"][response] = example.weight
     arrays["reward_scale"][response] = example.reward_scale
     arrays["advantages"][response] = example.advantage
-    for name in logprobs:
+    for name in given:
         if (values := getattr(example, name)) is not None:
-            arrays[name][response] = values
+            if name in HIDDEN:  # a narrower one is filled up with 0
+                arrays[name][(*response, slice(values.shape[1]))] = values
+            else:
+                arrays[name][response] = values

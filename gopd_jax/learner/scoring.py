@@ -1,9 +1,11 @@
 """Log-probs of teachers, reference and old student, computed as the rollouts come.
 
-In: examples, in any number of portions. Out: the log-probs of each one. Rows that are full are
-scored at once, while other rollouts are still drawn; what is left waits for company. Models that
-read the same prompt share the packing. Each model scores only what it is needed for. Parked models
-come to the devices one after the other, those that are needed, and stay for what each has to score.
+In: examples, in any number of portions. Out: the log-probs of each one; for an estimator that reads
+the whole vocabulary, the hidden states that the heads of these models are applied to. Rows that are
+full are scored at once, while other rollouts are still drawn; what is left waits for company.
+Models that read the same prompt share the packing. Each model scores only what it is needed for.
+Parked models come to the devices one after the other, those that are needed, and stay for what each
+has to score.
 """
 
 import collections
@@ -15,21 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from gopd_jax.learner.example import HIDDEN, Example
 from gopd_jax.learner.groups import Group, ready
 from gopd_jax.learner.learner import FrozenModel, Learner, put
 from gopd_jax.learner.operations import NO_COST, Prompts, score_cost
-from gopd_jax.learner.packing import (
-    Bucket,
-    Example,
-    Row,
-    best_fit,
-    check_fits,
-    fill,
-    members_of,
-    plan,
-)
+from gopd_jax.learner.packing import Bucket, Row, best_fit, check_fits, fill, members_of, plan
 from gopd_jax.learner.parking import bring
-from gopd_jax.learner.step import score
+from gopd_jax.learner.step import hidden_states, score
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.runtime.mesh import token_sharding
@@ -58,11 +52,18 @@ class _Reads:
 _Work = tuple[_Reads, Sequence[Row], Bucket]  # a micro-batch
 
 
-def scoring_program(learner: Learner, config: ModelConfig) -> tuple[Any, dict[str, Any]]:
-    """What is run to score, and the other arguments of `ProgramTable.compiled`."""
-    decoder, num_ids = learner.decoder(config), learner.num_ids
-    where = token_sharding(learner.mesh)
-    function = functools.partial(score, model=decoder, num_ids=num_ids)
+def scoring_program(
+    learner: Learner, config: ModelConfig, hidden: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """What is run to score, and the other arguments of `ProgramTable.compiled`.
+
+    Args:
+        hidden: hidden states are wanted in place of log-probs.
+    """
+    decoder, where = learner.decoder(config), token_sharding(learner.mesh)
+    function = functools.partial(score, model=decoder, num_ids=learner.num_ids)
+    if hidden:
+        function = functools.partial(hidden_states, model=decoder)
     return function, {"name": "score", "out": lambda: where}
 
 
@@ -144,7 +145,8 @@ class Scoring:
         """Scores what is waiting.
 
         Returns:
-            For each example, float32 [T] of each model by the field of `Example`, nats.
+            For each example, by the field of `Example`, float32 [T] of each model, nats; or its
+            hidden states [T, D].
         """
         buckets, work = self._learner.buckets, []
         for reads, waiting in self._waiting.values():
@@ -161,12 +163,13 @@ class Scoring:
     def _models_of(self, example: Example) -> list[_Reads]:
         """What is to be scored of an example, on each prompt."""
         name = self._domains[example.domain]
+        of = "hidden" if self._learner.estimator.exact else "logprobs"
         ours, theirs = [], []
         if name in self._teachers:
             own_prompt = example.teacher_prompt is not None
-            (theirs if own_prompt else ours).append(("teacher_logprobs", self._teachers[name]))
+            (theirs if own_prompt else ours).append((f"teacher_{of}", self._teachers[name]))
         if self._reference is not None and needs_reference(self._scales[name]):
-            ours.append(("reference_logprobs", self._reference))
+            ours.append((f"reference_{of}", self._reference))
         if self._old is not None:
             ours.append(("old_logprobs", self._old))
         both = (False, tuple(ours)), (True, tuple(theirs))
@@ -232,7 +235,7 @@ class Scoring:
         where = token_sharding(learner.mesh)
         given = [put(x, where) for x in (*(arrays[name] for name in READ), wanted_RS)]
         for field, model in reads.models:
-            function, options = scoring_program(learner, model.config)
+            function, options = scoring_program(learner, model.config, field in HIDDEN)
             params = self._on_device(model)
             run = learner.programs.compiled(function, params, *given, **options)
             places = [(e, *starts[e.key]) for e in examples]
@@ -250,9 +253,10 @@ class Scoring:
     def _collect(self) -> None:
         """Waits for what runs, and takes the log-probs of its examples."""
         for field, result, places in self._running:
-            logprobs_RS = fetch(result)
+            found = fetch(result)
             for example, row, start in places:
                 first = start + len(example.prompt) - 1
-                values = logprobs_RS[row, first : first + len(example.response)]
-                self._scored[example.key][field] = values
+                values = found[row, first : first + len(example.response)]
+                # A copy of hidden states, so that those of the padding can go.
+                self._scored[example.key][field] = values.copy() if field in HIDDEN else values
         self._running.clear()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gopd_jax.learner.packing import Example
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.settings import Method
 from gopd_jax.objective.gopd import group_normalised
 from gopd_jax.objective.settings import Weighting

@@ -1,11 +1,12 @@
 """The train step and the scorer: pure functions of parameters and one packed batch.
 
-train_step: (state, batches with teacher and reference log-probs) -> (state, metrics, tokens)
+train_step: (state, batches with what teacher and reference say) -> (state, metrics, tokens)
 score:      (frozen parameters, rows of tokens) -> log-probs
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 from flax import struct
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from gopd_jax.kernels.context import balanced, in_order
+from gopd_jax.learner.exact import FrozenHeads, exact_predictions
 from gopd_jax.learner.parking import moments_to
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
@@ -20,7 +22,8 @@ from gopd_jax.models.routing import Routing, counted
 from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import Loss, LossDetails, weighted_loss
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.predictions import Predictions
+from gopd_jax.objective.settings import EstimatorSettings, LossSettings
 from gopd_jax.types import PackedBatch, Params, TrainState
 
 # `sampler_gap` looks at one token in so many: a sampling rule needs all logits of a token at once.
@@ -54,10 +57,13 @@ class TokenValues:
 
     logprobs: the student's, before the update.
     advantages: those that the loss used.
+    teacher_logprobs, reference_logprobs: where the step has computed them, from hidden states.
     """
 
     logprobs: jax.Array
     advantages: jax.Array
+    teacher_logprobs: jax.Array | None = None
+    reference_logprobs: jax.Array | None = None
 
 
 def train_step(
@@ -65,14 +71,14 @@ def train_step(
     *batches: PackedBatch,
     model: Decoder,
     optimizer: optax.GradientTransformation,
-    clipping: Clipping,
+    settings: LossSettings,
     num_domains: int,
     rule: SamplingRule = PLAIN,
-    likelihood: bool = False,
     num_ids: int | None = None,
     loss_fn: Loss = weighted_loss,
     parked: bool = False,
     student: Callable[[Params], Params] | None = None,
+    heads: FrozenHeads | None = None,
 ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
     """One optimizer update from the packed batches of one update, each with rows of its own length.
 
@@ -84,31 +90,52 @@ def train_step(
     Args:
         state: donated by the caller's jit.
         batches: fields as in `PackedBatch`.
-        clipping: limits of the policy loss.
+        settings: what the loss is told.
         num_domains: number of domains that the diagnostics tell apart.
         rule: what the samples were drawn by. It enters only `sampler_gap`; the loss is that of the
             plain distribution.
-        likelihood: the loss is the negative log-likelihood (SFT); see `objective.loss`.
         num_ids: number of ids of the tokenizer; see `logprobs.token_logprobs`.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
         parked: the arrays of the optimizer state are in the memory of the host, and return there.
         student: of the parameters that are trained, the tree that the model reads, where that is
             another one: the rest of it is frozen.
+        heads: of teachers and reference, whose hidden states the batches have; None with the
+            sampled estimator.
 
     Returns:
         The new state, the metrics, and the values of each token of each batch.
     """
 
-    def loss_of(logprobs, entropy, micro, ruled):
-        return loss_fn(logprobs, entropy, micro, clipping, num_domains, ruled, likelihood)
-
     micro_loss = functools.partial(
-        _micro_loss, model=model, rule=rule, num_ids=num_ids, loss_of=loss_of, student=student
+        _micro_loss,
+        model=model,
+        rule=rule,
+        num_ids=num_ids,
+        loss_of=functools.partial(loss_fn, settings=settings, num_domains=num_domains),
+        student=student,
+        heads=heads,
+        estimator=settings.estimator,
     )
+
+    (((loss, counts), grads), diagnostics), found = _added_up(state.params, batches, micro_loss)
+    tokens, finite = zip(*found, strict=True)
+    grad_norm = optax.global_norm(grads)
+    checked = [x for of_batch in finite for x in of_batch.values()]
+    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
+    applied = all_finite & (sum(batch.used for batch in batches) > 0)
+    params, opt_state = _updated(state, grads, optimizer, applied, parked)
+    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
+    return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+
+
+def _added_up(
+    params: Params, batches: Sequence[PackedBatch], micro_loss: Callable[..., tuple]
+) -> tuple[tuple, list[tuple[TokenValues, dict[str, jax.Array]]]]:
+    """Loss, routing, gradients and diagnostics of all micro-batches, and what each batch knew."""
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
-        (loss, (more, values, counts)), grads = value_and_grad(state.params, micro)
+        (loss, (more, values, counts)), grads = value_and_grad(params, micro)
         sums = jax.tree.map(jnp.add, sums, ((loss, counts), grads))
         return (sums, diagnostics.merge(more)), values
 
@@ -119,8 +146,8 @@ def train_step(
         finite = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes[1][1][1])
 
         def skip(total, micro):
-            zeros = jnp.zeros(micro.targets.shape, jnp.float32)
-            return total, (TokenValues(zeros, zeros), finite)
+            zeros = jax.tree.map(lambda x: jnp.zeros(micro.targets.shape), shapes[1][1][0])
+            return total, (zeros, finite)
 
         def body(total, micro):
             return jax.lax.cond(micro.used < batch.used, accumulate, skip, total, micro)
@@ -128,22 +155,26 @@ def train_step(
         return jax.lax.scan(body, total, micros)
 
     first = jax.tree.map(lambda x: x[0], batches[0].replace(used=batches[0].used[None]))
-    shapes = jax.eval_shape(micro_loss, state.params, first)
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
+    shapes = jax.eval_shape(micro_loss, params, first)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     no_counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][2])
     total, found = (((jnp.zeros(()), no_counts), zeros), shapes[1][0].emptied()), []
     for batch in batches:
         total, values = over(total, batch)
         found.append(values)
-    ((loss, counts), grads), diagnostics = total
-    tokens, finite = zip(*found, strict=True)
-    grad_norm = optax.global_norm(grads)
-    checked = [x for of_batch in finite for x in of_batch.values()]
-    all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
-    applied = all_finite & (sum(batch.used for batch in batches) > 0)
-    params, opt_state = _updated(state, grads, optimizer, applied, parked)
-    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
-    return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+    return total, found
+
+
+def exact_step(
+    state: TrainState, heads: FrozenHeads, *given: Any, step: Callable[..., tuple]
+) -> tuple:
+    """`train_step`, or that of an adapter, with the heads of frozen models as an argument.
+
+    Args:
+        heads: of teachers and reference.
+        given: the further arguments of `step`.
+    """
+    return step(state, *given, heads=heads)
 
 
 def _micro_loss(
@@ -155,46 +186,49 @@ def _micro_loss(
     num_ids: int | None,
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
     student: Callable[[Params], Params] | None,
+    heads: FrozenHeads | None,
+    estimator: EstimatorSettings,
 ) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]], Routing | None]]:
     """The loss of one micro-batch, its diagnostics, values of tokens, what is finite, routing."""
     params = student(params) if student else params
     rows = micro.tokens, micro.positions, micro.segments
-    logprobs_of, counts = _logprobs_of(params, *rows, model)
-    logprobs_of = functools.partial(logprobs_of, num_ids=num_ids, frozen_head=bool(student))
+    options = {"num_ids": num_ids, "frozen_head": bool(student)}
     trained = micro.weights > 0
-    logprobs, entropy = logprobs_of(micro.targets, trained)
-    ruled = None
+    hidden_RSD, counts = counted(model, params, *rows, in_order=False)
+    logprobs_of = functools.partial(_logprobs_of, hidden_RSD, params, micro.targets, **options)
+    if heads is None:
+        predictions = Predictions(*logprobs_of(trained))
+    else:
+        given = hidden_RSD, output_head(params), micro, heads, estimator
+        predictions = exact_predictions(*given, **options)
     if rule != PLAIN:
         some = _one_in(RULED, trained)
-        found, _ = logprobs_of(micro.targets, some, rule=rule)
+        found, _ = logprobs_of(some, rule=rule)
         ruled = jnp.where(some, found, jnp.nan)
-    loss, details = loss_of(logprobs, entropy, micro, ruled)
-    tokens = TokenValues(jax.lax.stop_gradient(logprobs), details.advantages)
+        predictions = predictions.replace(sampler_logprobs=ruled)
+    loss, details = loss_of(predictions, micro)
+    exact = predictions.exact
+    tokens = TokenValues(
+        jax.lax.stop_gradient(predictions.logprobs),
+        details.advantages,
+        exact and exact.teacher_logprobs,
+        exact and exact.reference_logprobs,
+    )
     finite = {"loss": jnp.isfinite(loss), **finite_inputs(micro, tokens)}
     return loss, (details.diagnostics, (tokens, finite), counts)
 
 
 def _logprobs_of(
+    hidden_RSD: jax.Array,
     params: Params,
-    tokens_RS: jax.Array,
-    positions_RS: jax.Array,
-    segments_RS: jax.Array,
-    model: Decoder,
-) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Routing | None]:
-    """Runs a model. The head is applied in balanced order, which spreads padding over devices, too.
-
-    Returns:
-        A function of the arguments of `token_logprobs` from the targets on, and the routing.
-    """
-    rows = tokens_RS, positions_RS, segments_RS
-    hidden_RSD, counts = counted(model, params, *rows, in_order=False)
-
-    def logprobs(targets_RS, wanted_RS, **options):
-        of_tokens = map(balanced, (targets_RS, wanted_RS))
-        found = token_logprobs(hidden_RSD, output_head(params), *of_tokens, **options)
-        return tuple(map(in_order, found))
-
-    return logprobs, counts
+    targets_RS: jax.Array,
+    wanted_RS: jax.Array,
+    **options: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """`token_logprobs` of hidden states in balanced order, which spreads padding over devices."""
+    of_tokens = map(balanced, (targets_RS, wanted_RS))
+    found = token_logprobs(hidden_RSD, output_head(params), *of_tokens, **options)
+    return tuple(map(in_order, found))
 
 
 def _one_in(number: int, trained_RS: jax.Array) -> jax.Array:
@@ -229,8 +263,8 @@ def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Arra
     """
     checked = {
         "behaviour log-probs": micro.behaviour_logprobs,
-        "teacher log-probs": micro.teacher_logprobs,
-        "reference log-probs": micro.reference_logprobs,
+        "teacher log-probs": _first(micro.teacher_logprobs, tokens.teacher_logprobs),
+        "reference log-probs": _first(micro.reference_logprobs, tokens.reference_logprobs),
         "old log-probs": micro.old_logprobs,
         "student log-probs": tokens.logprobs,
         "advantages": tokens.advantages,
@@ -239,6 +273,10 @@ def finite_inputs(micro: PackedBatch, tokens: TokenValues) -> dict[str, jax.Arra
     return {
         name: jnp.all(jnp.isfinite(x) | untrained) for name, x in checked.items() if x is not None
     }
+
+
+def _first(*several: jax.Array | None) -> jax.Array | None:
+    return next((x for x in several if x is not None), None)
 
 
 def score(
@@ -264,5 +302,27 @@ def score(
     Returns:
         float32 [R, S], nats; exact zeros where nothing is wanted.
     """
-    logprobs_of, _ = _logprobs_of(params, tokens_RS, positions_RS, segments_RS, model)
-    return logprobs_of(targets_RS, wanted_RS, rule=rule, num_ids=num_ids)[0]
+    rows = tokens_RS, positions_RS, segments_RS
+    hidden_RSD, _ = counted(model, params, *rows, in_order=False)
+    given = hidden_RSD, params, targets_RS, wanted_RS
+    return _logprobs_of(*given, rule=rule, num_ids=num_ids)[0]
+
+
+def hidden_states(
+    params: Params,
+    tokens_RS: jax.Array,
+    positions_RS: jax.Array,
+    segments_RS: jax.Array,
+    targets_RS: jax.Array,
+    wanted_RS: jax.Array,
+    *,
+    model: Decoder,
+) -> jax.Array:
+    """The hidden states that a model's head would be applied to, with the arguments of `score`.
+
+    Returns:
+        [R, S, D] in the compute dtype, after the final norm; 0 where nothing is wanted.
+    """
+    del targets_RS
+    hidden_RSD, _ = counted(model, params, tokens_RS, positions_RS, segments_RS, in_order=False)
+    return jnp.where(wanted_RS[..., None], in_order(hidden_RSD), 0)

@@ -21,15 +21,16 @@ def chunk_tokens(tokens: int) -> int:
     return max(1, min(CHUNK_TOKENS, max(128, tokens // CHUNK_SHARE), tokens))
 
 
-def vocabulary_blocks(tokens: int, vocabulary: int) -> tuple[int, int]:
+def vocabulary_blocks(tokens: int, vocabulary: int, models: int = 1) -> tuple[int, int]:
     """Ids of a block of the vocabulary, and the number of blocks, which are as equal as can be.
 
     Args:
         tokens: of a chunk.
         vocabulary: ids on one device.
+        models: whose logits of a block exist at once.
     """
     elements = CPU_LOGIT_ELEMENTS if platform_in_use() == "cpu" else LOGIT_ELEMENTS
-    most = max(1, min(vocabulary, elements // tokens))
+    most = max(1, min(vocabulary, elements // (tokens * models)))
     size = -(-vocabulary // -(-vocabulary // most))
     return size, -(-vocabulary // size)
 

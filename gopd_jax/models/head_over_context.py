@@ -8,12 +8,14 @@ of its gradient. All have the same work, wherever in the row the wanted tokens a
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gopd_jax.models.head_pass import STUDENT, Heads
 from gopd_jax.runtime.mesh import WidthSplit, ways
 
 AXIS = "context"
@@ -31,28 +33,35 @@ def shared(split: WidthSplit | None, ids: int) -> WidthSplit | None:
     return WidthSplit(tuple(a for a in split.width if a != AXIS), split.others)
 
 
-def _of_row(hidden_RSD, part_Vd, ids_V, *of_tokens):
-    """What a device gets of the row, and of the head: hidden states, head, ids, tokens' numbers."""
+def _of_row(heads: Heads, tokens: Any) -> tuple[Heads, Any]:
+    """What a device gets: a part of the ids, and the hidden states and numbers of its row."""
     gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
-    part_Vd = jax.lax.all_to_all(part_Vd, AXIS, split_axis=0, concat_axis=1, tiled=True)
-    start = jax.lax.axis_index(AXIS) * len(part_Vd)
-    ids_V = jax.lax.dynamic_slice_in_dim(ids_V, start, len(part_Vd))
-    return gather(hidden_RSD), part_Vd, ids_V, *map(gather, of_tokens)
+    exchange = functools.partial(
+        jax.lax.all_to_all, axis_name=AXIS, split_axis=0, concat_axis=1, tiled=True
+    )
+    weights = jax.tree.map(exchange, heads.weights)
+    size = len(weights[STUDENT][0])
+    ids = jax.lax.dynamic_slice_in_dim(heads.ids, jax.lax.axis_index(AXIS) * size, size)
+    hidden = jax.tree.map(gather, heads.hidden)
+    of_row = dataclasses.replace(heads, hidden=hidden, weights=weights, ids=ids)
+    return of_row, jax.tree.map(gather, tokens)
 
 
-def forward(*given: jax.Array, run: Callable[..., Any]) -> Any:
+def forward(heads: Heads, *tokens: Any, run: Callable[..., Any]) -> Any:
     """What `run` finds in a part of the vocabulary for all tokens of the row."""
-    return run(*_of_row(*given))
+    heads, tokens = _of_row(heads, tokens)
+    return run(heads, *tokens)
 
 
-def backward(*given: jax.Array, run: Callable[..., Any]) -> tuple[jax.Array, ...]:
+def backward(heads: Heads, *tokens: Any, run: Callable[..., Any]) -> tuple[jax.Array, ...]:
     """The gradients of a device's own tokens and of its own part of the head.
 
     Returns:
         float32 [1, R, S, D] and [V, d], for the S tokens and the width d that the device holds; no
         second one where the head is frozen.
     """
-    of_row_1RSD, *of_part_Vd = run(*_of_row(*given))
+    heads, tokens = _of_row(heads, tokens)
+    of_row_1RSD, *of_part_Vd = run(heads, *tokens)
     parts = jax.lax.axis_size(AXIS)
     one, R, S, D = of_row_1RSD.shape
     of_row = of_row_1RSD.reshape(one, R, parts, S // parts, D)

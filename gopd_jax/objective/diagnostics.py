@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.objective.predictions import Exact
 
 # Bin b of the positions in a response holds 2**b to 2**(b + 1) - 1; bin 0 holds 0 and 1, and the
 # last bin everything from its start on. The signal fades with depth over powers of the length, and
@@ -105,63 +106,91 @@ def response_positions(trained_RS: jax.Array) -> jax.Array:
     return index - last_untrained - 1
 
 
+@struct.dataclass
+class TokenRecord:
+    """What the loss knew of each token of a micro-batch: float32 [R, S], nats unless stated.
+
+    logprobs, entropy: of the student.
+    advantages: those that the loss used.
+    clipped: bool, where a clip removed the gradient.
+    reward_scale: lambda.
+    importance: importance weights, or None.
+    behaviour_logprobs: what the sampler said of the tokens, or None.
+    sampler_logprobs: the student's as the learner computes it, under the sampling rule; NaN where
+        not known. None where the rule is the plain distribution.
+    teacher_logprobs, reference_logprobs: of the drawn tokens, or None.
+    exact: over the whole vocabulary, or None.
+    """
+
+    logprobs: jax.Array
+    advantages: jax.Array
+    entropy: jax.Array
+    clipped: jax.Array
+    reward_scale: jax.Array
+    importance: jax.Array | None = None
+    behaviour_logprobs: jax.Array | None = None
+    sampler_logprobs: jax.Array | None = None
+    teacher_logprobs: jax.Array | None = None
+    reference_logprobs: jax.Array | None = None
+    exact: Exact | None = None
+
+
 def token_diagnostics(
+    record: TokenRecord,
     domains_R: jax.Array,
     num_domains: int,
     trained_RS: jax.Array,
-    *,
-    logprobs: jax.Array,
-    advantages: jax.Array,
-    entropy: jax.Array,
-    clipped: jax.Array,
-    importance: jax.Array | None,
     importance_cap: float,
-    behaviour_logprobs: jax.Array | None,
-    sampler_logprobs: jax.Array,
-    teacher_logprobs: jax.Array | None,
-    reference_logprobs: jax.Array | None,
-    reward_scale: jax.Array,
 ) -> Diagnostics:
-    """Reduces the token arrays [R, S] of one micro-batch by the domain of each row.
+    """Reduces what is known of each token of one micro-batch by the domain of its row.
 
         reverse_kl_teacher = mean(log student - log teacher)
         kl_reference       = mean(log student - log reference)
         sampler_gap        = mean |log student - log behaviour|
         sampler_outside    = share of tokens that the rule would not draw from the student
 
-    The KL estimates are those of the sampled tokens, in nats per token; `kl_reference` counts as 0
-    where lambda needs no reference, because it was not run there. `sampler_gap` compares the
-    student as the learner computes it (`sampler_logprobs`) with the student in the sampler, both
-    under the sampling rule; a token whose `sampler_logprobs` is NaN is not compared. A drawn token
-    may lie just outside of the learner's top-k or top-p, where the log-prob is -inf: it counts in
-    `sampler_outside`, and `sampler_gap` is over the
-    others. Advantages and `reverse_kl_teacher` are also reduced by position.
+    The KL estimates are those of the sampled tokens, in nats per token, or exact where the record
+    has the whole vocabulary; `kl_reference` counts as 0 where lambda needs no reference, because it
+    was not run there. `sampler_gap` compares the student in the learner with the student in the
+    sampler, both under the sampling rule; a token whose log-prob is NaN is not compared. A drawn
+    token may lie just outside of the learner's top-k or top-p, where the log-prob is -inf: it
+    counts in `sampler_outside`, and `sampler_gap` is over the others. Advantages and
+    `reverse_kl_teacher` are also reduced by position.
     """
+    logprobs, exact = record.logprobs, record.exact
     per_token = {
         "tokens": jnp.ones_like(logprobs),
         "student_logprob": logprobs,
-        "entropy": entropy,
-        "advantage_mean": advantages,
-        "advantage_abs": jnp.abs(advantages),
-        "advantage_positive": (advantages > 0).astype(jnp.float32),
-        "clip_fraction": clipped.astype(jnp.float32),
+        "entropy": record.entropy,
+        "advantage_mean": record.advantages,
+        "advantage_abs": jnp.abs(record.advantages),
+        "advantage_positive": (record.advantages > 0).astype(jnp.float32),
+        "clip_fraction": record.clipped.astype(jnp.float32),
     }
-    extreme = {"advantage": advantages}
-    if teacher_logprobs is not None:
-        per_token["reverse_kl_teacher"] = logprobs - teacher_logprobs
-    if reference_logprobs is not None:
-        per_token["kl_reference"] = jnp.where(
-            needs_reference(reward_scale), logprobs - reference_logprobs, 0.0
-        )
-    if importance is not None:
-        per_token["importance_mean"] = importance
-        per_token["importance_capped"] = (importance >= importance_cap).astype(jnp.float32)
-        checked, outside = ~jnp.isnan(sampler_logprobs), jnp.isneginf(sampler_logprobs)
-        gap = jnp.abs(sampler_logprobs - behaviour_logprobs)
+    extreme = {"advantage": record.advantages}
+    if record.teacher_logprobs is not None:
+        per_token["reverse_kl_teacher"] = logprobs - record.teacher_logprobs
+    if record.reference_logprobs is not None:
+        per_token["kl_reference"] = logprobs - record.reference_logprobs
+    if exact is not None:
+        per_token["reverse_kl_teacher"] = exact.own - exact.teacher
+        per_token["teacher_entropy"] = exact.teacher_entropy
+        per_token["log_z"] = exact.log_z
+        if exact.reference is not None:
+            per_token["kl_reference"] = exact.own - exact.reference
+    if "kl_reference" in per_token:
+        needed = needs_reference(record.reward_scale)
+        per_token["kl_reference"] = jnp.where(needed, per_token["kl_reference"], 0.0)
+    if record.importance is not None:
+        per_token["importance_mean"] = record.importance
+        per_token["importance_capped"] = (record.importance >= importance_cap).astype(jnp.float32)
+        ruled = logprobs if record.sampler_logprobs is None else record.sampler_logprobs
+        checked, outside = ~jnp.isnan(ruled), jnp.isneginf(ruled)
+        gap = jnp.abs(ruled - record.behaviour_logprobs)
         per_token["sampler_checked"] = checked.astype(jnp.float32)
         per_token["sampler_gap"] = jnp.where(checked & ~outside, gap, 0.0)
         per_token["sampler_outside"] = outside.astype(jnp.float32)
-        extreme["importance"] = importance
+        extreme["importance"] = record.importance
     return _reduce(domains_R, num_domains, trained_RS, per_token, extreme)
 
 

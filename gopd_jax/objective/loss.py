@@ -1,4 +1,4 @@
-"""The loss of one micro-batch: token log-probs and a packed batch in, one number out.
+"""The loss of one micro-batch: predictions and a packed batch in, one number out.
 
 Every denominator is in the batch's token weights, so the loss is a plain weighted sum.
 """
@@ -9,9 +9,11 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from gopd_jax.objective.diagnostics import Diagnostics, token_diagnostics
+from gopd_jax.objective.diagnostics import Diagnostics, TokenRecord, token_diagnostics
+from gopd_jax.objective.estimators import state_loss, state_value
 from gopd_jax.objective.gopd import gopd_advantage, importance_weight, policy_loss
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.predictions import Predictions
+from gopd_jax.objective.settings import LossSettings
 from gopd_jax.types import PackedBatch
 
 
@@ -32,76 +34,78 @@ class Loss(Protocol):
 
     def __call__(
         self,
-        logprobs: jax.Array,
-        entropy: jax.Array,
+        predictions: Predictions,
         batch: PackedBatch,
-        clipping: Clipping,
+        settings: LossSettings,
         num_domains: int,
-        sampler_logprobs: jax.Array | None,
-        likelihood: bool,
     ) -> tuple[jax.Array, LossDetails]: ...
 
 
 def weighted_loss(
-    logprobs: jax.Array,
-    entropy: jax.Array,
-    batch: PackedBatch,
-    clipping: Clipping,
-    num_domains: int,
-    sampler_logprobs: jax.Array | None = None,
-    likelihood: bool = False,
+    predictions: Predictions, batch: PackedBatch, settings: LossSettings, num_domains: int
 ) -> tuple[jax.Array, LossDetails]:
-    """Sum over the trained tokens of weight * importance weight * policy loss.
+    """Sum over the trained tokens of weight * loss of the token.
 
-    The advantage is the one from outside plus, where a teacher scored, the G-OPD one
-    (`gopd_advantage`). With `likelihood` the policy loss is -advantage * log student, which nothing
+    The loss of a token is importance weight * policy loss, whose advantage is the one from outside
+    plus, where a teacher scored, the G-OPD one (`gopd_advantage`), minus its mean over the
+    vocabulary with "sampled_baseline". With an estimator of whole states it is the loss of the
+    state (`estimators.state_loss`), which does not depend on the drawn token, plus the policy loss
+    of an advantage from outside. With `likelihood` it is -advantage * log student, which nothing
     clips: SFT, whose tokens were not drawn from the student.
 
     Args:
-        logprobs: the student's log-probs of the targets, float32 [R, S], nats.
-        entropy: entropy of the student's predictions, float32 [R, S], nats; for diagnostics.
+        predictions: of the student, and what teacher and reference say of the whole vocabulary.
         batch: one micro-batch, its fields [R, S].
-        sampler_logprobs: the student's log-probs under the sampling rule, for diagnostics, NaN
-            where they are not known; None where that is the plain distribution.
-        likelihood: take the weighted negative log-likelihood in place of the policy loss.
+        settings: estimator, clipping.
 
     Returns:
         The loss, a float32 scalar, and its details.
     """
     trained = batch.weights > 0
     batch = _without_untrained(batch, trained)
+    clipping, estimator = settings.clipping, settings.estimator
+    logprobs, exact = predictions.logprobs, predictions.exact
+    if exact is not None:
+        batch = batch.replace(
+            teacher_logprobs=exact.teacher_logprobs, reference_logprobs=exact.reference_logprobs
+        )
     fixed = jax.lax.stop_gradient(logprobs)
     old = fixed if batch.old_logprobs is None else batch.old_logprobs
-    advantages = batch.advantages
+    implicit = None
     if batch.teacher_logprobs is not None:
-        advantages = advantages + gopd_advantage(
+        implicit = gopd_advantage(
             old, batch.teacher_logprobs, batch.reference_logprobs, batch.reward_scale
         )
-    if likelihood:
+        if estimator.estimator == "sampled_baseline":
+            implicit = implicit - state_value(exact, batch.reward_scale)
+    advantages = batch.advantages if implicit is None else batch.advantages + implicit
+    of_policy = batch.advantages if estimator.of_states else advantages
+    if settings.likelihood:
         loss, clipped = -advantages * logprobs, jnp.zeros_like(trained)
     else:
-        loss, clipped = policy_loss(
-            logprobs, old, advantages, clipping.clip_low, clipping.clip_high, clipping.dual_clip
-        )
+        limits = clipping.clip_low, clipping.clip_high, clipping.dual_clip
+        loss, clipped = policy_loss(logprobs, old, of_policy, *limits)
     importance = None
     if batch.behaviour_logprobs is not None:
         importance = importance_weight(old, batch.behaviour_logprobs, clipping.importance_cap)
         loss = loss * importance
-    diagnostics = token_diagnostics(
-        batch.domains,
-        num_domains,
-        trained,
+    if estimator.of_states:
+        loss = loss + state_loss(exact, batch.reward_scale, estimator)
+    record = TokenRecord(
         logprobs=fixed,
         advantages=advantages,
-        entropy=entropy,
+        entropy=predictions.entropy,
         clipped=clipped,
         importance=importance,
-        importance_cap=clipping.importance_cap,
         behaviour_logprobs=batch.behaviour_logprobs,
-        sampler_logprobs=fixed if sampler_logprobs is None else sampler_logprobs,
+        sampler_logprobs=predictions.sampler_logprobs,
         teacher_logprobs=batch.teacher_logprobs,
         reference_logprobs=batch.reference_logprobs,
         reward_scale=batch.reward_scale,
+        exact=jax.lax.stop_gradient(exact),
+    )
+    diagnostics = token_diagnostics(
+        record, batch.domains, num_domains, trained, clipping.importance_cap
     )
     total = jnp.sum(jnp.where(trained, batch.weights * loss, 0.0))
     return total, LossDetails(diagnostics, advantages)

@@ -29,7 +29,7 @@ from gopd_jax.runtime.mesh import compute_dtype, make_mesh, with_shardings
 from gopd_jax.runtime.rehearsal import Call, Rehearsal
 from gopd_jax.train.keys import adapter_key
 from gopd_jax.train.memory import room_to_draw
-from gopd_jax.train.models import make_learner, make_samplers
+from gopd_jax.train.models import make_learner, make_samplers, read_abstract_heads
 from gopd_jax.train.prepare import RunInputs, roles_of
 from gopd_jax.types import Params, TrainState
 
@@ -286,6 +286,7 @@ class _Phases:
         reference = inputs.models[inputs.reference] if inputs.reference else None
         if reference is not None:
             roles.setdefault(reference, []).append("reference")
+        read_abstract_heads(self._learner, inputs.teachers, inputs.reference, inputs.models)
         with self._table.asked() as asked:
             compile_ahead(
                 self._learner,

@@ -14,9 +14,10 @@ import math
 import jax
 import numpy as np
 
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.flops import Flops, Work, flops
 from gopd_jax.learner.operations import score_cost, update_cost
-from gopd_jax.learner.packing import Example, fill, members_of, plan
+from gopd_jax.learner.packing import fill, members_of, plan
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.plan.chips import Slice

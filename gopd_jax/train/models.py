@@ -6,6 +6,7 @@ import types
 import jax.numpy as jnp
 
 from gopd_jax.config import Config
+from gopd_jax.learner.adapters import frozen_params
 from gopd_jax.learner.ahead import compile_ahead
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
 from gopd_jax.learner.parking import park
@@ -45,6 +46,7 @@ def make_learner(
         updates=config.steps * settings.updates_per_batch,
         rule=config.rollout.rule,
         likelihood=config.method == "sft",
+        estimator=config.objective,
         num_ids=num_ids,
         dtype=dtype,
         lora=config.lora,
@@ -66,6 +68,7 @@ def compile_learner_ahead(config: Config, inputs: RunInputs, learner: Learner) -
     """Begins to compile what the first step will need, while models load and are evaluated."""
     models, policy = inputs.models, config.method != "sft"
     scoring = inputs.teachers.values() if config.method == "gopd" else ()
+    read_abstract_heads(learner, inputs.teachers, inputs.reference, models)
     compile_ahead(
         learner,
         teachers={models[path] for path in scoring},
@@ -73,6 +76,21 @@ def compile_learner_ahead(config: Config, inputs: RunInputs, learner: Learner) -
         old=policy and config.learner.updates_per_batch > 1,
         behaviour=policy,
     )
+
+
+def read_abstract_heads(
+    learner: Learner,
+    teachers: Mapping[str, str],
+    reference: str | None,
+    models: Mapping[str, ModelConfig],
+) -> None:
+    """`Learner.read_heads` with shapes, from the paths of the models and their architectures."""
+    if not learner.estimator.exact:
+        return
+    paths = {*teachers.values(), *([reference] if reference else [])}
+    shapes = {path: frozen_params(models[path], learner.mesh, learner.dtype) for path in paths}
+    of_domains = {name: shapes[path] for name, path in teachers.items()}
+    learner.read_heads(of_domains, shapes[reference] if reference else None)
 
 
 def make_samplers(
@@ -122,7 +140,10 @@ def load_models(
         learner.base = load_student(config, inputs, learner.programs, learner.dtype)
         loaded[config.student] = learner.base
     parked = config.learner.park_frozen
-    return load_frozen(inputs, learner.programs, learner.dtype, parked, loaded)
+    teachers, reference = load_frozen(inputs, learner.programs, learner.dtype, parked, loaded)
+    of_domains = {name: teacher.params for name, teacher in teachers.items()}
+    learner.read_heads(of_domains, reference and reference.params)
+    return teachers, reference
 
 
 def initial_state(config: Config, inputs: RunInputs, learner: Learner) -> TrainState:

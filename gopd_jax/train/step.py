@@ -14,8 +14,9 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
-from gopd_jax.learner.packing import Example, padding_hint
+from gopd_jax.learner.packing import padding_hint
 from gopd_jax.learner.parking import bring
 from gopd_jax.learner.scoring import Scoring
 from gopd_jax.learner.sources import (
@@ -119,12 +120,12 @@ class Trainer:
 
     def _packed(self, examples: Sequence[Example], later: bool) -> Packed:
         """The examples of an update on the mesh, with the same arrays in every step."""
-        method = self.config.method
+        method, sampled = self.config.method, not self.config.objective.exact
         there = {
             "behaviour_logprobs": method != "sft",
             "old_logprobs": later and method != "sft",
-            "teacher_logprobs": method == "gopd",
-            "reference_logprobs": self.reference is not None,
+            "teacher_logprobs": method == "gopd" and sampled,
+            "reference_logprobs": self.reference is not None and sampled,
         }
         return self.learner.pack(examples, [name for name, is_there in there.items() if is_there])
 

@@ -232,6 +232,9 @@ class StepLog:
                 "reference_logprobs": example.reference_logprobs,
                 "advantages": tokens.advantages[here],
             }
+            for name in ("teacher_logprobs", "reference_logprobs"):
+                if (found := getattr(tokens, name)) is not None:  # with an exact estimator
+                    values[name] = found[here]
             sample = self._sample(rollout, verdicts[i])
             out.append(sample | {k: _rounded(x) for k, x in values.items() if x is not None})
         return out

@@ -17,6 +17,7 @@ from gopd_jax.kernels import choose
 from gopd_jax.kernels.packed_attention import MEMBERS
 from gopd_jax.kernels.packed_attention_xla import Xla
 from gopd_jax.learner import packing
+from gopd_jax.learner.distance import distances
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.learner.scoring import with_scores
 from gopd_jax.runtime.mesh import make_mesh
@@ -61,7 +62,7 @@ def numbers(model, config, mesh):
     assert all(packed.used)
     segments = [np.asarray(batch.segments) for batch in packed.batches]
     assert any((x % MEMBERS).any() for x in segments) and all((x == 0).any() for x in segments)
-    distances = learner.distances(place(0), frozen["code"], rollouts_of(model))
+    found = distances(learner, place(0), frozen["code"], rollouts_of(model))
     state, metrics, tokens = learner.update(learner.start(place(0)), packed)
     # The first moment after one update is the gradient, times a constant.
     moments = {
@@ -74,7 +75,7 @@ def numbers(model, config, mesh):
         first
         | {f"score {e.key}": [e.teacher_logprobs, e.reference_logprobs] for e in scored}
         | {f"logprob {e.key}": of_tokens([t.logprobs for t in tokens], packed, e) for e in scored}
-        | {f"distance {i}": list(values.values()) for i, values in enumerate(distances)}
+        | {f"distance {i}": list(values.values()) for i, values in enumerate(found)}
         | {f"diagnostic {k}": x for k, x in metrics.diagnostics.finish(DOMAINS).items()}
         | {"loss": metrics.loss, "gradient norm": metrics.grad_norm, "applied": metrics.applied}
     )

@@ -17,6 +17,7 @@ from step_cases import (
     trees_equal,
 )
 
+from gopd_jax.learner.distance import distances
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.learner.scoring import with_scores
 from gopd_jax.learner.sources import in_order, to_examples
@@ -127,8 +128,8 @@ def test_rollouts_come_from_the_adapter(learner):
         for read in (params, learner.base)
     ]
     assert gaps[0] < 2e-5 and gaps[1] > 0.05, gaps
-    distances = [learner.distances(read, None, rollouts) for read in (params, merged(params))]
-    for ours, theirs in zip(*distances, strict=True):
+    found = [distances(learner, read, None, rollouts) for read in (params, merged(params))]
+    for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours["entropy"], theirs["entropy"], atol=2e-5)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from step_cases import TINY, make_config, make_learner, make_requests
 
+from gopd_jax.learner.distance import distances
 from gopd_jax.learner.learner import FrozenModel
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.runtime.metrics import compilations
@@ -51,7 +52,7 @@ def learner():
 def test_against_all_logits(learner, shown_more):
     student, teacher = random_params(TINY, 0), random_params(TINY, 1)
     rollouts = make_rollouts(shown_more)
-    found = learner.distances(student, FrozenModel("teacher", TINY, teacher), rollouts)
+    found = distances(learner, student, FrozenModel("teacher", TINY, teacher), rollouts)
     assert len(found) == len(rollouts)
     for rollout, values in zip(rollouts, found, strict=True):
         prompt = rollout.request.prompt
@@ -67,9 +68,9 @@ def test_against_all_logits(learner, shown_more):
 
 def test_one_program_serves_every_call(learner):
     student, teacher = random_params(TINY, 0), FrozenModel("t", TINY, random_params(TINY, 1))
-    first = learner.distances(student, teacher, make_rollouts())
+    first = distances(learner, student, teacher, make_rollouts())
     before = compilations()
-    again = learner.distances(student, teacher, make_rollouts()[::-1] * 2)
+    again = distances(learner, student, teacher, make_rollouts()[::-1] * 2)
     assert compilations() == before
     for a, b in zip(first[::-1], again, strict=False):
         np.testing.assert_array_equal(a["kl"], b["kl"])

@@ -14,11 +14,11 @@ import optax
 import pytest
 from step_cases import make_requests, pack_one, run_score, trees_close
 
-from gopd_jax.learner.packing import Example
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.step import score, train_step
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.settings import LossSettings
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.types import TrainState
@@ -126,7 +126,7 @@ def test_a_student_of_40_rows_learns_from_a_teacher_of_48(case, rule):
             train_step,
             model=Decoder(config_of(rows, case)),
             optimizer=sgd,
-            clipping=Clipping(),
+            settings=LossSettings(),
             num_domains=1,
             rule=rule,
             num_ids=IDS,

@@ -31,7 +31,7 @@ from gopd_jax.learner.step import score, train_step
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.objective.gopd import group_normalised
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.settings import Clipping, LossSettings
 from gopd_jax.types import TrainState
 
 TOLERANCE = 2e-6
@@ -43,7 +43,7 @@ jitted_step = jax.jit(
         train_step,
         model=Decoder(TINY, remat="none"),
         optimizer=SGD,
-        clipping=Clipping(importance_cap=CAP),
+        settings=LossSettings(Clipping(importance_cap=CAP)),
         num_domains=2,
     )
 )
@@ -270,7 +270,7 @@ def test_train_step_skips_empty_micro_batches():
     assert batch.used == 2
     calls = []
     step = functools.partial(
-        train_step, model=counting(calls), optimizer=SGD, clipping=Clipping(), num_domains=1
+        train_step, model=counting(calls), optimizer=SGD, settings=LossSettings(), num_domains=1
     )
     state = TrainState(jnp.int32(0), params_of(), SGD.init(params_of()))
     _, metrics, _ = jax.jit(step)(state, batch)
@@ -288,7 +288,7 @@ jitted_adam = jax.jit(
         train_step,
         model=Decoder(TINY, remat="none"),
         optimizer=ADAM,
-        clipping=Clipping(),
+        settings=LossSettings(),
         num_domains=2,
     )
 )
@@ -349,7 +349,7 @@ def test_a_token_that_the_learner_would_not_draw_is_no_fault():
         train_step,
         model=Decoder(TINY, remat="none"),
         optimizer=SGD,
-        clipping=Clipping(),
+        settings=LossSettings(),
         num_domains=2,
         rule=rule,
     )

@@ -16,7 +16,7 @@ from gopd_jax.models.decoder import Decoder, abstract_params
 from gopd_jax.models.heads import chunk_length, log_distribution
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.settings import SamplingRule
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.settings import LossSettings
 from gopd_jax.types import PackedBatch, TrainState
 
 R, S, D, V = 3, 10, 16, 61
@@ -199,7 +199,11 @@ def test_train_step_never_holds_all_logits():
         **dict.fromkeys(names, floats),
     )
     step = functools.partial(
-        train_step, model=Decoder(config), optimizer=optimizer, clipping=Clipping(), num_domains=1
+        train_step,
+        model=Decoder(config),
+        optimizer=optimizer,
+        settings=LossSettings(),
+        num_domains=1,
     )
     temporary = _temporary_bytes(step, state, batch, donate_argnums=0)
     print(f"train step: {temporary / 1e9:.2f} GB, all logits: {ALL_LOGITS / 1e9:.2f} GB")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gopd_jax.objective import diagnostics
-from gopd_jax.objective.diagnostics import token_diagnostics
+from gopd_jax.objective.diagnostics import TokenRecord, token_diagnostics
 
 DOMAINS = ["math", "code", "chess"]  # chess has no row
 M, R, S = 3, 4, 11
@@ -30,7 +30,7 @@ def make_arrays(seed=0):
 def finish(domains, trained, arrays, names=DOMAINS):
     def part(m):
         given = {k: v if v is None else v[m] for k, v in arrays.items()}
-        return token_diagnostics(domains[m], len(names), trained[m], importance_cap=CAP, **given)
+        return token_diagnostics(TokenRecord(**given), domains[m], len(names), trained[m], CAP)
 
     merged = functools.reduce(lambda a, b: a.merge(b), map(part, range(M)))
     return merged.finish(names)
@@ -112,7 +112,7 @@ def test_bins_of_positions_are_powers_of_two_counted_within_each_response(bins, 
     names = ("logprobs", "advantages", "entropy", "clipped", "sampler_logprobs", "reward_scale")
     given = dict.fromkeys(names, values) | dict.fromkeys(OPTIONAL)
     domains = np.zeros(1, np.int32)
-    result = token_diagnostics(domains, 1, trained, importance_cap=CAP, **given).finish(["math"])
+    result = token_diagnostics(TokenRecord(**given), domains, 1, trained, CAP).finish(["math"])
     edges = [(0, 2), (2, 4), (4, 8), (8, 16), (16, 32)] if bins == 16 else [(0, 2), (2, 4), (4, 99)]
     inside = [(positions >= low) & (positions < high) for low, high in edges]
     assert result["tokens_by_position"] == [i.sum() for i in inside]

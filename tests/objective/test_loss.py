@@ -7,7 +7,8 @@ import pytest
 
 from gopd_jax.objective.gopd import gopd_advantage
 from gopd_jax.objective.loss import weighted_loss
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.predictions import Predictions
+from gopd_jax.objective.settings import Clipping, LossSettings
 from gopd_jax.types import PackedBatch
 
 R, S, LAMBDA, CAP = 3, 7, 1.25, 1.5
@@ -35,10 +36,12 @@ def make_batch(**changes):
     return logprobs(), PackedBatch(**(fields | changes))
 
 
+SETTINGS = LossSettings(Clipping(importance_cap=CAP))
+
+
 def loss_of(student, batch):
-    return weighted_loss(
-        student, jnp.zeros_like(student), batch, Clipping(importance_cap=CAP), num_domains=1
-    )
+    predictions = Predictions(student, jnp.zeros_like(student))
+    return weighted_loss(predictions, batch, SETTINGS, num_domains=1)
 
 
 ABSENT = [

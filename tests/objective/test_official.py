@@ -13,7 +13,8 @@ import pytest
 
 from gopd_jax.objective.gopd import importance_weight
 from gopd_jax.objective.loss import weighted_loss
-from gopd_jax.objective.settings import Clipping
+from gopd_jax.objective.predictions import Predictions
+from gopd_jax.objective.settings import LossSettings
 from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import PackedBatch
 
@@ -96,7 +97,8 @@ def test_same_loss_and_gradient_as_the_official_update(entry):
         student, batch = make_batch(entry, rows)
 
         def loss_of(student, batch=batch):
-            return weighted_loss(student, jnp.zeros_like(student), batch, Clipping(), 2)[0]
+            predictions = Predictions(student, jnp.zeros_like(student))
+            return weighted_loss(predictions, batch, LossSettings(), 2)[0]
 
         loss, grad = jax.value_and_grad(loss_of)(jnp.asarray(student))
         assert loss.dtype == grad.dtype == jnp.float64

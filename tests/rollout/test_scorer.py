@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from step_cases import TINY, make_requests, pack_one, run_score
 
-from gopd_jax.learner.packing import Example
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.step import score
 from gopd_jax.models.decoder import Decoder
 from gopd_jax.models.settings import SamplingRule
