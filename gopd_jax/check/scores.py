@@ -6,6 +6,7 @@ any.
 """
 
 from collections.abc import Mapping, Sequence
+import copy
 import dataclasses
 import functools
 
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gopd_jax.check.outcome import Outcome, measured
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import FrozenModel, Learner, put
-from gopd_jax.learner.packing import Example, fill, members_of, plan
+from gopd_jax.learner.packing import fill, members_of, plan
 from gopd_jax.learner.scoring import READ, with_scores
 from gopd_jax.learner.sources import in_order
 from gopd_jax.learner.step import score
@@ -60,6 +62,15 @@ def bounds_of(learner: Learner, engine: RolloutEngine) -> Bounds:
 
 
 # ---- Samples and their scores.
+
+
+def by_logprobs(learner: Learner) -> Learner:
+    """The learner, scoring by log-probs also where its estimator reads hidden states."""
+    if not learner.estimator.exact:
+        return learner
+    scoring = copy.copy(learner)
+    scoring.estimator = dataclasses.replace(learner.estimator, estimator="sampled")
+    return scoring
 
 
 def draw(

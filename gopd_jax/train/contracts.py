@@ -22,8 +22,8 @@ from gopd_jax.check.outcome import (
 from gopd_jax.check.teachers import teacher_better
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
+from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import FrozenModel, Learner
-from gopd_jax.learner.packing import Example
 from gopd_jax.learner.scoring import with_scores
 from gopd_jax.learner.sources import to_score
 from gopd_jax.models.settings import PLAIN
@@ -100,7 +100,7 @@ def _of_tokens(config: Config, inputs: RunInputs) -> list[Outcome]:
 
 def _of_scores(config: Config, inputs: RunInputs, loaded: Loaded) -> list[Outcome]:
     """The checks on samples of the student, drawn with the key of step 0, which no run has."""
-    learner, state = loaded.learner, loaded.state
+    learner, state = scores.by_logprobs(loaded.learner), loaded.state
     if config.method == "sft" and not config.lora.rank:
         why = "sft learns from answers that are there"
         return [not_checked(name, "student", why) for name in ("sampler", "temperature")]
@@ -143,7 +143,7 @@ def _of_teachers(
     bounds: scores.Bounds,
 ) -> list[Outcome]:
     """The checks on what teachers and reference said of the examples."""
-    learner, weights = loaded.learner, inputs.fingerprints["weights"]
+    learner, weights = scores.by_logprobs(loaded.learner), inputs.fingerprints["weights"]
     frozen, found = scores.frozen_form(learner, loaded.state), []
     for index, (name, domain) in enumerate(config.domains.items()):
         role, own = teacher_of(name), [e for e in examples if e.domain == index]

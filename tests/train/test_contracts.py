@@ -251,6 +251,11 @@ def test_the_bounds_hold_in_bfloat16(tmp_path, changes):
 
 
 @pytest.mark.slow
+def test_an_estimator_that_reads_hidden_states(tmp_path):
+    assert not World(tmp_path, **{"objective.estimator": "full"}).failed()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["code", "grpo", "multi_teacher", "self_distillation", "sft"])
 def test_embedded_configs_pass(path):
     states = {o.state for o in check_alone(small(f"configs/{path}.py", **{"check.held_out": 8}))}
