@@ -278,7 +278,6 @@ def reference(
         given: `config.reference`.
         restarted: the student starts from a checkpoint, and not from the weights of its folder.
     """
-    examples = [e for e in examples if e.reference_logprobs is not None]
     size = _distance(examples, "reference_logprobs")
     same = fingerprints["reference"] == fingerprints["student"]
     options = {"unit": UNIT, "todo": "set --config.reference to the model that is meant"}

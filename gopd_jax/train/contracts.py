@@ -157,12 +157,15 @@ def _of_teachers(
         found.append(scores.self_teacher(learner, frozen, own, name, bounds.scorer))
     if loaded.reference is None:
         return [*found, not_checked("reference", "reference", "every lambda is 1")]
+    read = [e for e in examples if e.reference_logprobs is not None]
+    if not read:
+        return [*found, not_checked("reference", "reference", "step 1 has no prompt for it")]
     kept = {
         "fingerprints": weights,
         "given": config.reference,
         "restarted": bool(config.init_from),
     }
-    return [*found, scores.reference(examples, bounds, **kept)]
+    return [*found, scores.reference(read, bounds, **kept)]
 
 
 def of_evaluations(config: Config, inputs: RunInputs, evaluations: Evaluations) -> list[Outcome]:
