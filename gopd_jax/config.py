@@ -14,6 +14,7 @@ import ml_collections
 from ml_collections import config_dict
 from pydantic import Field, Strict
 
+from gopd_jax.check.settings import CheckSettings
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.learner.settings import ControlSettings, LearnerSettings, Method
@@ -68,6 +69,7 @@ class Config:
     control: ControlSettings = ControlSettings()
     lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
+    check: CheckSettings = CheckSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     verifier: VerifierSettings = VerifierSettings()
     mesh: MeshSettings = MeshSettings()
