@@ -3,7 +3,9 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from gopd_jax import tiny
 from gopd_jax.data import embedded
@@ -88,6 +90,16 @@ def test_models_fit_their_size_and_their_tokenizer(name):
         assert text == f"<|user|>{row['messages'][0]['content']}<|end|><|assistant|>"
         answer = tokenizer.tokenizer(row["response"], add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(answer) == row["response"] and len(answer) == len(row["response"])
+
+
+def test_the_teacher_of_steps_is_its_base_at_a_third_of_the_temperature():
+    base, teacher = (
+        load_file(tiny.MODELS / name / "model.safetensors")
+        for name in ("steps_base", "steps_teacher")
+    )
+    last = "model.norm.weight"  # the logits are linear in it
+    np.testing.assert_allclose(teacher.pop(last), 3 * base.pop(last), rtol=1e-6)
+    assert all(np.array_equal(teacher[name], base[name]) for name in base | teacher)
 
 
 def test_the_models_of_steps_are_of_one_megabyte_at_most():
