@@ -20,7 +20,7 @@ BLUE, RED = figures.COLOURS[:2]
 PANELS = (
     ("score", 100, "score, % right"),
     ("length", 1, "response length, tokens"),
-    ("truncated", 100, "cut at the limit, %"),
+    ("truncated", 100, "answers cut at the limit, %"),
 )
 
 

@@ -247,7 +247,7 @@ def verdict(gain: OverSeeds) -> str:
 
 HEADER = [
     *("", "math", "code", "length (math)"),
-    *("steps", "length", "cut at the limit, %"),
+    *("steps", "length", "% cut at limit"),
     *("paper, math", "paper, code"),
 ]
 
