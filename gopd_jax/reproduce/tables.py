@@ -51,6 +51,8 @@ class Claim(NamedTuple):
 LAMBDA_ARMS = {x: f"lambda_{x:g}" for x in LAMBDAS} | {1.0: "opd_math", 1.25: "exopd_math"}
 PAPER_LAMBDAS = {1.0: 46.5, 1.25: 48.0}
 
+STEPS_ARMS = {x: f"steps_lambda_{x:g}" for x in LAMBDAS}
+
 # Table -> title and rows.
 TABLES: dict[str, tuple[str, list[Row]]] = {
     "table2": (
@@ -117,6 +119,14 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
             Row("ExOPD from it", "exopd_late"),
         ],
     ),
+    "steps": (
+        "Figure 2 on answers that differ in length",
+        [
+            Row("student's start", "steps_base"),
+            Row("teacher", "steps_teacher"),
+            *(Row(f"lambda {x:g}", arm) for x, arm in STEPS_ARMS.items()),
+        ],
+    ),
 }
 
 NOTES = {
@@ -159,6 +169,11 @@ CLAIMS = [
     Claim("student > teacher: ExOPD, teacher trained on", "exopd_late", "more_rl_math", "math"),
     Claim("lambda 1.5 > lambda 1.25", "lambda_1.5", "exopd_math", "math"),
     Claim("lambda 2 > lambda 1.25", "lambda_2", "exopd_math", "math"),
+    Claim("ExOPD > OPD", "steps_lambda_1.25", "steps_lambda_1", "steps"),
+    Claim("student > teacher: ExOPD", "steps_lambda_1.25", "steps_teacher", "steps"),
+    Claim("student > teacher: OPD", "steps_lambda_1", "steps_teacher", "steps"),
+    Claim("lambda 1.5 > lambda 1.25", "steps_lambda_1.5", "steps_lambda_1.25", "steps"),
+    Claim("lambda 2 > lambda 1.25", "steps_lambda_2", "steps_lambda_1.25", "steps"),
 ]
 
 
@@ -230,7 +245,11 @@ def verdict(gain: OverSeeds) -> str:
 
 # ---- Text.
 
-HEADER = ["", "math", "code", "length (math)", "paper, math", "paper, code"]
+HEADER = [
+    *("", "math", "code", "length (math)"),
+    *("steps", "length", "% cut at limit"),
+    *("paper, math", "paper, code"),
+]
 
 
 def markdown(results: JsonObject, drawn: Sequence[str]) -> str:
@@ -264,7 +283,10 @@ def text(results: JsonObject) -> str:
         if table in results["groups"]:
             rows = [HEADER, *_rows(results, table)]
             lines += ["", title]
-            lines += [f"  {row[0].replace('**', ''):52}{row[1]:>14}{row[2]:>14}" for row in rows]
+            columns = (4, 5, 6) if table == "steps" else (1, 2)
+            for row in rows:
+                cells = "".join(f"{row[i]:>{max(14, len(HEADER[i]) + 2)}}" for i in columns)
+                lines.append(f"  {row[0].replace('**', ''):52}{cells}")
     lines += ["", "claims (difference within a seed, points)"]
     lines += [
         f"  {c['claim']:49}{c['domain']:6}{_signed(c):>16}  {c['verdict']}"
@@ -281,7 +303,8 @@ def _introduction(results: JsonObject) -> list[str]:
         f"JAX {made['packages']['jax']}, {made['cores']} CPU cores ({made['machine']}), "
         f"{made['seconds_of_all_arms'] / 60:.0f} core-minutes of arms.",
         f"Each arm: {size['steps']} steps of {size['samples_per_step']} samples a domain; scored "
-        f"on held-out prompts, {size['math'][0]:,} x {size['math'][1]} samples of math, "
+        f"on held-out prompts, {size['math'][0]:,} x {size['math'][1]} samples of math "
+        "and of steps, "
         f"{size['code'][0]:,} x {size['code'][1]} of code.",
         f"% right, mean ± 95% interval over {seeds} seeds (Student's t). The paper's columns are "
         "its benchmark",
@@ -304,11 +327,14 @@ def _rows(results: JsonObject, table: str) -> list[list[str]]:
     for row in TABLES[table][1]:
         if row.arm in results["arms"]:
             scored = results["arms"][row.arm]
-            math, code = scored.get("math"), scored.get("code")
+            math, code, steps = (scored.get(name) for name in ("math", "code", "steps"))
             shown = [_shown(domain and domain["score"]) for domain in (math, code)]
-            length = _shown(math and math["length"], 1, 2)
+            shown.append(_shown(math and math["length"], 1, 2))
+            shown.append(_shown(steps and steps["score"]))
+            shown.append(_shown(steps and steps["length"], 1, 2))
+            shown.append(_shown(steps and steps["truncated"]))
             paper = ["" if v is None else f"{v:.1f}" for v in (row.paper_math, row.paper_code)]
-            rows.append([row.label, *shown, length, *paper])
+            rows.append([row.label, *shown, *paper])
     return rows
 
 

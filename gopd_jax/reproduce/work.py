@@ -59,6 +59,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Config:
     config.checkpoint.update(every=25, keep=1)
     config.log.update(rewards=32, samples_every=25)
     config.update_from_flattened_dict({k: v for k, v in arm.settings if k != "alpha"})
+    config.learner.warmup_steps = min(config.learner.warmup_steps, config.steps - 1)
     config.checkpoint.every = min(config.checkpoint.every, config.steps)
     return from_config_dict(config)
 
