@@ -19,6 +19,8 @@ draws that score a model):
   table3    from strong to weak, and with reward correction                 paper: Table 3, Figure 6
   table1    the teachers' own RL continues, in place of distillation        paper: Table 1
   strength  teachers stopped early, and trained further                     paper: saturation
+  estimators  ExOPD with each estimator, over a quarter, half and all of the steps
+  controls  ExOPD without the teacher's knowledge: is the gain the teacher's?
   steps     figure2 on a task whose answers differ in length: score, length, share cut at the limit
 
 OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json),

@@ -15,12 +15,18 @@ EX = 1.25  # the paper's lambda of ExOPD
 # improves after 200 steps.
 LONGER = 3
 
+# Estimators are compared over this many of the usual steps: how soon are they where "sampled" ends?
+SHARES = (0.25, 0.5, 1)
+ESTIMATORS = ("sampled", "sampled_baseline", "full", "top_k")
+CONTROLS = ("constant", "permuted_tokens", "permuted_answers", "random_teacher")
+NEW = ("estimators", "controls")
+
 EARLY = 5  # GRPO steps of the undertrained teacher; the embedded teachers had 20
 
 MATH, CODE, BOTH, STEPS = ("math",), ("code",), ("math", "code"), ("steps",)
 TEACHERS = {"math": "math_teacher", "code": "code_teacher", "steps": "steps_teacher"}
 
-GROUPS = ("table2", "figure2", "table3", "table1", "strength", "steps")
+GROUPS = ("table2", "figure2", "table3", "table1", "strength", "steps", "estimators", "controls")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Arm:
     student: str = "base"
     teachers: tuple[str, ...] = ()
     reference: str = ""
-    step_factor: int = 1
-    settings: tuple[tuple[str, float], ...] = ()
+    step_factor: float = 1
+    settings: tuple[tuple[str, float | str], ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -94,8 +100,8 @@ def _gopd(
     student: str = "base",
     teachers: tuple[str, ...] = (),
     reference: str = "",
-    step_factor: int = 1,
-    settings: tuple[tuple[str, float], ...] = (),
+    step_factor: float = 1,
+    settings: tuple[tuple[str, float | str], ...] = (),
 ) -> Arm:
     """A student of G-OPD with lambda `scale`, by default taught by the domains' own teachers."""
     return Arm(
@@ -113,9 +119,9 @@ def _gopd(
 
 def _given() -> list[Arm]:
     return [
-        Arm("base", "given", BOTH, ("table2", "figure2", "table3", "table1", "strength")),
-        Arm("math_teacher", "given", MATH, ("table2", "figure2", "table1", "strength")),
-        Arm("code_teacher", "given", CODE, ("table2", "table1")),
+        Arm("base", "given", BOTH, ("table2", "figure2", "table3", "table1", "strength", *NEW)),
+        Arm("math_teacher", "given", MATH, ("table2", "figure2", "table1", "strength", *NEW)),
+        Arm("code_teacher", "given", CODE, ("table2", "table1", "controls")),
         Arm("large_base", "given", MATH, ("table3",)),
         Arm("large_teacher", "given", MATH, ("table3",)),
         Arm("steps_base", "given", STEPS, ("steps",)),
@@ -127,8 +133,8 @@ def _teachers_alone_and_together() -> list[Arm]:
     """Table 2."""
     arms = []
     for label, domains, *also in (
-        ("math", MATH, "figure2", "table1", "strength"),
-        ("code", CODE, "table1"),
+        ("math", MATH, "figure2", "table1", "strength", *NEW),
+        ("code", CODE, "table1", "controls"),
         ("multi", BOTH),
     ):
         made = {"domains": domains, "groups": ("table2",)}
@@ -184,6 +190,40 @@ def _lambdas_in_steps() -> list[Arm]:
     return [_gopd(f"steps_lambda_{x:g}", x, STEPS, "steps", **made) for x in LAMBDAS]
 
 
+def estimator_arm(estimator: str, share: float) -> str:
+    """The arm of an estimator with a share of the usual steps."""
+    if (estimator, share) == ("sampled", 1):
+        return "exopd_math"
+    return f"{estimator}_{share:g}"
+
+
+def _estimators() -> list[Arm]:
+    """ExOPD, math, with each estimator; the schedule of the learning rate fits the steps."""
+    return [
+        _gopd(
+            estimator_arm(name, share),
+            EX,
+            MATH,
+            "estimators",
+            step_factor=share,
+            settings=(("objective.estimator", name),),
+        )
+        for name in ESTIMATORS
+        for share in SHARES
+        if (name, share) != ("sampled", 1)
+    ]
+
+
+def _controls() -> list[Arm]:
+    """ExOPD without the teacher's knowledge."""
+    arms = []
+    for label, domains in (("math", MATH), ("code", CODE)):
+        for kind in CONTROLS:
+            settings = (("control.kind", kind), ("eval.teachers", False))
+            arms.append(_gopd(f"{kind}_{label}", EX, domains, "controls", settings=settings))
+    return arms
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -194,5 +234,7 @@ ARMS = {
         *_more_reinforcement_learning(),
         *_teachers_of_other_strength(),
         *_lambdas_in_steps(),
+        *_estimators(),
+        *_controls(),
     )
 }

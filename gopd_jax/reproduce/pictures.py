@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from gopd_jax.reproduce.tables import LAMBDA_ARMS, STEPS_ARMS, TABLES, OverSeeds
+from gopd_jax.reproduce.shown import LAMBDA_ARMS, STEPS_ARMS, TABLES
+from gopd_jax.reproduce.tables import OverSeeds
 from gopd_jax.runtime import figures
 from gopd_jax.runtime.files import JsonObject
 

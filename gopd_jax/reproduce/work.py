@@ -41,7 +41,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Config:
     # GRPO has no teachers.
     for domain, teacher in zip(arm.domains, arm.teachers, strict=False):
         config.domains[domain].teacher = model_folder(teacher, seed, out)
-    config.steps = arm.step_factor * size.steps
+    config.steps = max(1, round(arm.step_factor * size.steps))
     # Half of the preset's, as is the batch: at 1e-3 its noise alone sharpens the student.
     config.learner.learning_rate = 5e-4
     samples = size.samples_per_step * len(arm.domains)
