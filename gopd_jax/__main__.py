@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "draw samples with log-probs from a model",
     "data": "say what a data set holds, and what a run leaves out",
     "plan": "say whether a run fits a slice that is not here, and what it takes",
+    "preview": "say what each lambda would converge to, before any training",
     "benchmark": "measure tokens per second, bytes and compilations",
     "expo": "extrapolate a teacher's weights, without training",
     "reproduce": "repeat the paper's experiments in the embedded world",

@@ -95,12 +95,15 @@ class Rollout:
     tokens: int32 [T], the response, with the stop token where one was drawn.
     behaviour_logprobs: float32 [T], nats, of exactly the distribution each token was drawn from.
     finish_reason: "stop" (a stop id was drawn) or "length" (`max_tokens` was reached: truncated).
+    sums: float64 [2], what is measured of a mixture (`rollout.mixture.MEASURES`), added up over the
+        response; None for a sample of one model.
     """
 
     request: Request
     tokens: np.ndarray
     behaviour_logprobs: np.ndarray
     finish_reason: FinishReason
+    sums: np.ndarray | None = None
 
     @property
     def truncated(self) -> bool:

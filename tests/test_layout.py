@@ -26,7 +26,7 @@ LAYERS = (
     ("generate",),
     ("evaluate",),
     ("presets", "train", "export", "expo", "report"),
-    ("benchmark", "plan", "reproduce", "tiny.make"),
+    ("benchmark", "plan", "preview", "reproduce", "tiny.make"),
 )
 COMMAND = len(LAYERS)
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
