@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "compare runs on one HTML page",
     "generate": "draw samples with log-probs from a model",
     "data": "say what a data set holds, and what a run leaves out",
+    "check": "check that the models of a run fit together, with their weights",
     "plan": "say whether a run fits a slice that is not here, and what it takes",
     "preview": "say what each lambda would converge to, before any training",
     "benchmark": "measure tokens per second, bytes and compilations",

@@ -14,10 +14,11 @@ import ml_collections
 from ml_collections import config_dict
 from pydantic import Field, Strict
 
+from gopd_jax.check.settings import CheckSettings
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
-from gopd_jax.learner.settings import LearnerSettings, Method
-from gopd_jax.models.settings import LoraSettings
+from gopd_jax.learner.settings import ControlSettings, LearnerSettings, Method
+from gopd_jax.models.settings import LoraSettings, SamplingRule
 from gopd_jax.objective.settings import EstimatorSettings
 from gopd_jax.objective.shaping_checks import check_shaping
 from gopd_jax.objective.shaping_settings import ShapingSettings
@@ -65,8 +66,10 @@ class Config:
     learner: LearnerSettings = LearnerSettings()
     objective: EstimatorSettings = EstimatorSettings()
     shaping: ShapingSettings = ShapingSettings()
+    control: ControlSettings = ControlSettings()
     lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
+    check: CheckSettings = CheckSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     verifier: VerifierSettings = VerifierSettings()
     mesh: MeshSettings = MeshSettings()
@@ -85,6 +88,7 @@ class Config:
             )
         self._check_domains()
         self._check_counts()
+        self._check_control()
         if self.objective.exact and self.method != "gopd":
             raise ValueError(
                 f"config.objective.estimator={self.objective.estimator!r}: expected 'sampled' with "
@@ -144,6 +148,33 @@ class Config:
             raise ValueError(
                 f"config.learner.row_length={learner.row_length}: expected >= {self.longest} "
                 "(prompt + response limit), or 0"
+            )
+
+    def _check_control(self) -> None:
+        kind = self.control.kind
+        if kind == "none":
+            return
+        if self.method != "gopd":
+            raise ValueError(
+                f"config.control.kind={kind!r}: expected 'none' with method {self.method!r}, which "
+                "learns from no teacher's advantages"
+            )
+        if not self.control.of_advantages:
+            if self.eval.teachers or self.learner.park_frozen:
+                raise ValueError(
+                    f"config.control.kind={kind!r}: expected config.eval.teachers=false and "
+                    "config.learner.park_frozen=false, because its teachers are made anew"
+                )
+            return
+        if self.objective.exact or self.shaping != ShapingSettings():
+            raise ValueError(
+                f"config.control.kind={kind!r}: expected config.objective.estimator='sampled' and "
+                "config.shaping as it is by default, because its advantages are not the teacher's"
+            )
+        if self.rollout.rule != SamplingRule():
+            raise ValueError(
+                f"config.control.kind={kind!r}: expected rollout.temperature=1, top_k=0 and "
+                "top_p=1, because it reads the advantages off the log-probs of the samples"
             )
 
     @property

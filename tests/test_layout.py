@@ -21,10 +21,11 @@ LAYERS = (
     ("models",),
     ("data", "rollout"),
     ("learner",),
-    ("evaluate.settings",),
+    ("evaluate.settings", "check.settings"),
     ("config", "tiny"),
     ("generate",),
     ("evaluate",),
+    ("check",),
     ("presets", "train", "export", "expo", "report"),
     ("benchmark", "plan", "preview", "reproduce", "tiny.make"),
 )

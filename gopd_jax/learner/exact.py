@@ -14,6 +14,7 @@ import numpy as np
 from gopd_jax.kernels.context import balanced, in_order
 from gopd_jax.learner.parking import bring
 from gopd_jax.models.decoder import output_head
+from gopd_jax.models.head_gradient import needed_models
 from gopd_jax.models.head_pass import REFERENCE, STUDENT, TARGET, TEACHER, Asked
 from gopd_jax.models.logprobs import Statistics, statistics
 from gopd_jax.objective.predictions import Exact, Predictions
@@ -54,6 +55,29 @@ def frozen_heads(
         of_domain=np.array(places, np.int32),
         reference=None if reference is None else bring(output_head(reference)),
     )
+
+
+def other_heads(
+    heads: FrozenHeads | None,
+    width: int,
+    settings: EstimatorSettings,
+    shaping: ShapingSettings = SHAPING,
+) -> tuple[float, float]:
+    """Passes through the heads of frozen models, as `operations.update_cost` takes them.
+
+    Args:
+        width: of the student.
+    """
+    if heads is None:
+        return 0.0, 0.0
+    widths = [heads.teachers[0].shape[1]]
+    widths += [] if heads.reference is None else [heads.reference.shape[1]]
+    once = sum(widths) / width
+    asked = asked_of(settings, heads.reference is not None, shaping)
+    again = len(needed_models(asked)) > 1
+    # The Jensen-Shannon divergence needs the norms first: one more pass through all heads.
+    second = 1 + once if asked.beta is not None else 0.0
+    return once, once * (1 + again) + second
 
 
 def asked_of(

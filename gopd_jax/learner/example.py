@@ -21,7 +21,7 @@ class Example:
     prompt, response: int32 ids.
     weight: loss weight of each response token, one number or float [T].
     reward_scale: lambda of its teacher.
-    advantage: the advantage from outside, the same for all tokens.
+    advantage: the advantage from outside, one number or float [T].
     behaviour_logprobs, old_logprobs, teacher_logprobs, reference_logprobs: float32 [T], nats, or
         None; as in `PackedBatch`.
     kl_coefficients: weight of the KL to the reference, or None for none.
@@ -35,7 +35,7 @@ class Example:
     response: np.ndarray
     weight: float | np.ndarray
     reward_scale: float = 1.0
-    advantage: float = 0.0
+    advantage: float | np.ndarray = 0.0
     behaviour_logprobs: np.ndarray | None = None
     old_logprobs: np.ndarray | None = None
     teacher_logprobs: np.ndarray | None = None

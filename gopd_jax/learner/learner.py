@@ -18,7 +18,7 @@ import optax
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
 from gopd_jax.learner.adapters import adapter_step, frozen_params, new_adapter, trained_params
-from gopd_jax.learner.exact import FrozenHeads, frozen_heads
+from gopd_jax.learner.exact import FrozenHeads, frozen_heads, other_heads
 from gopd_jax.learner.example import Example, RowSlice
 from gopd_jax.learner.flops import block_elements
 from gopd_jax.learner.operations import Cost, sharing_of, update_cost
@@ -314,7 +314,15 @@ class Learner:
             slices,
             tuple(int(batch.used) for batch in batches),
             tuple(batch.domains[:, 0] for batch in batches),
-            update_cost(self._trained, examples, batches, self.devices, self._ruled, self._adapter),
+            update_cost(
+                self._trained,
+                examples,
+                batches,
+                self.devices,
+                self._ruled,
+                self._adapter,
+                other_heads(self.heads, self.student.width, self.estimator, self.shaping),
+            ),
         )
 
     def put(self, x: ArrayLike) -> jax.Array:

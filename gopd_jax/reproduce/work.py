@@ -55,6 +55,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Config:
     config.learner.warmup_steps = warmup
     config.data.cache_dir = str(Path(out) / "datasets")
     config.eval.update(every=0, prompts=64, samples=1)  # a glance; `scoring` scores every arm
+    config.check.accept = "teacher_better"  # what comes of such a teacher is part of the result
     config.checkpoint.update(every=25, keep=1)
     config.log.update(rewards=32, samples_every=25)
     config.update_from_flattened_dict({k: v for k, v in arm.settings if k != "alpha"})

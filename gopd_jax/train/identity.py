@@ -24,6 +24,7 @@ from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 # is laid out, and not what is computed. Paths are among them because the fingerprints of what they
 # lead to are compared; and steps, because a run may go on (`going_on`).
 FREE_FIELDS = (
+    "check",
     "checkpoint",
     "compilation_cache",
     "log",

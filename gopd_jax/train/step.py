@@ -14,6 +14,7 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
+from gopd_jax.learner.controls import controlled
 from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
 from gopd_jax.learner.packing import padding_hint
@@ -120,12 +121,13 @@ class Trainer:
 
     def _packed(self, examples: Sequence[Example], later: bool) -> Packed:
         """The examples of an update on the mesh, with the same arrays in every step."""
-        method, sampled = self.config.method, not self.config.objective.exact
+        method, control = self.config.method, self.config.control
+        read = not self.config.objective.exact and not control.of_advantages
         there = {
             "behaviour_logprobs": method != "sft",
             "old_logprobs": later and method != "sft",
-            "teacher_logprobs": method == "gopd" and sampled,
-            "reference_logprobs": self.reference is not None and sampled,
+            "teacher_logprobs": method == "gopd" and read,
+            "reference_logprobs": self.reference is not None and read,
             "kl_coefficients": self.config.shaping.trust_region,
         }
         return self.learner.pack(examples, [name for name, is_there in there.items() if is_there])
@@ -144,10 +146,12 @@ class Trainer:
             for key, found in of_old.finish().items():
                 scored[key] |= found
             scoring.cost += of_old.cost
-        return [
-            [dataclasses.replace(e, **scored[e.key]) for e in examples]
-            for examples in (first, *later)
-        ]
+        found = []
+        for number, examples in enumerate((first, *later)):
+            given = [dataclasses.replace(e, **scored[e.key]) for e in examples]
+            seed = self.config.seed, record.step, number
+            found.append(controlled(given, self.config.control, seed))
+        return found
 
     def _examples(self, record: StepRecord) -> list[list[Example]]:
         """The examples of each update. Waits here for verdicts, where the run learns from them."""
