@@ -232,8 +232,10 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
     add(
         "--topology",
         default="",
-        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu); several "
+        "with commas between them: prompts, rows and the data axis grow with the chips",
     )
+    add("--picture", default="", metavar="FILE.png", help="draw what a chip of each slice takes")
     add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
     add("--tensor", **count, default=1, help="devices on the tensor axis")
 
@@ -335,6 +337,8 @@ def main(argv: list[str] | None = None) -> int:
         rest = [a for a in rest if a not in args.settings]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if args.part in ("update", "score") and args.picture and not args.topology:
+        parser.error("--picture draws what is compiled for slices: expected --topology, too")
     # JAX: seconds, not for --help
     if args.part == "rollout":
         from gopd_jax.benchmark.rollout import benchmark
