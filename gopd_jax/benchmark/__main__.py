@@ -94,6 +94,7 @@ def make_parser() -> cli.Parser:
         part = add(name, what, **by_model)
         _add_examples(part)
         _add_learner(part)
+        _add_slices(part)
     part = add(
         "loop",
         "training: seconds of each phase of whole steps",
@@ -179,7 +180,6 @@ def _add_examples(part: argparse.ArgumentParser) -> None:
 def _add_learner(part: argparse.ArgumentParser) -> None:
     """Adds how the learner does the work, and what it is compared with."""
     add = part.add_argument
-    count = {"type": cli.integer(1)}
     default = defaults(PackingSettings)
     add(
         "--rows-per-micro-batch",
@@ -229,6 +229,12 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         default=default["attention"],
         help="attention kernel",
     )
+
+
+def _add_slices(part: argparse.ArgumentParser) -> None:
+    """Adds the devices, and the slices to compile for in place of running."""
+    add = part.add_argument
+    count = {"type": cli.integer(1)}
     add(
         "--topology",
         default="",
