@@ -60,6 +60,7 @@ RUN_ELSEWHERE = {
     ("sft", "tiny"),
     ("sft", "tiny_math"),
     ("self_distillation", "tiny"),
+    ("reward_correction", "tiny"),
 }
 FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]
 # Traced in the default run: one with a mixture as teacher and a reference, and one without either.
