@@ -14,11 +14,14 @@ import ml_collections
 from ml_collections import config_dict
 from pydantic import Field, Strict
 
+from gopd_jax.check.settings import CheckSettings
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
-from gopd_jax.learner.settings import LearnerSettings, Method
-from gopd_jax.models.settings import LoraSettings
+from gopd_jax.learner.settings import ControlSettings, LearnerSettings, Method
+from gopd_jax.models.settings import LoraSettings, SamplingRule
 from gopd_jax.objective.settings import EstimatorSettings
+from gopd_jax.objective.shaping_checks import check_shaping
+from gopd_jax.objective.shaping_settings import ShapingSettings
 from gopd_jax.rewards.settings import NONE, VerifierSettings
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime import schema
@@ -62,8 +65,11 @@ class Config:
     rollout: RolloutSettings = RolloutSettings()
     learner: LearnerSettings = LearnerSettings()
     objective: EstimatorSettings = EstimatorSettings()
+    shaping: ShapingSettings = ShapingSettings()
+    control: ControlSettings = ControlSettings()
     lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
+    check: CheckSettings = CheckSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     verifier: VerifierSettings = VerifierSettings()
     mesh: MeshSettings = MeshSettings()
@@ -82,11 +88,20 @@ class Config:
             )
         self._check_domains()
         self._check_counts()
+        self._check_control()
         if self.objective.exact and self.method != "gopd":
             raise ValueError(
                 f"config.objective.estimator={self.objective.estimator!r}: expected 'sampled' with "
                 f"method {self.method!r}, which compares the student with no teacher"
             )
+
+        check_shaping(
+            self.shaping,
+            method=self.method,
+            estimator=self.objective,
+            truncation=self.learner.truncation,
+            reward_scales=self.reward_scales,
+        )
 
     def _check_domains(self) -> None:
         if not self.domains:
@@ -101,10 +116,13 @@ class Config:
                     f"config.domains.{name}.teacher must be set: method gopd needs a teacher for "
                     "every domain"
                 )
-            if self.method == "grpo" and domain.reward == NONE:
+            if self.learns_from_rewards and domain.reward == NONE:
+                why = "method grpo learns from nothing else"
+                if self.shaping.task_reward:
+                    why = f"shaping.task_reward={self.shaping.task_reward} learns from rewards"
                 raise ValueError(
                     f"config.domains.{name}.reward={NONE!r}: expected one that verifies answers, "
-                    "because method grpo learns from nothing else"
+                    f"because {why}"
                 )
 
     def _check_counts(self) -> None:
@@ -115,10 +133,11 @@ class Config:
                 f"config.learner.warmup_steps={learner.warmup_steps}: expected fewer than the "
                 f"{updates} updates of the run"
             )
-        if self.method == "grpo" and rollout.samples_per_prompt < 2:
+        if self.learns_from_rewards and rollout.samples_per_prompt < 2:
+            of = "grpo" if self.method == "grpo" else "shaping.task_reward"
             raise ValueError(
                 f"config.rollout.samples_per_prompt={rollout.samples_per_prompt}: expected >= 2 "
-                "for grpo"
+                f"for {of}"
             )
         if self.rollouts_per_step % learner.updates_per_batch:
             raise ValueError(
@@ -130,6 +149,38 @@ class Config:
                 f"config.learner.row_length={learner.row_length}: expected >= {self.longest} "
                 "(prompt + response limit), or 0"
             )
+
+    def _check_control(self) -> None:
+        kind = self.control.kind
+        if kind == "none":
+            return
+        if self.method != "gopd":
+            raise ValueError(
+                f"config.control.kind={kind!r}: expected 'none' with method {self.method!r}, which "
+                "learns from no teacher's advantages"
+            )
+        if not self.control.of_advantages:
+            if self.eval.teachers or self.learner.park_frozen:
+                raise ValueError(
+                    f"config.control.kind={kind!r}: expected config.eval.teachers=false and "
+                    "config.learner.park_frozen=false, because its teachers are made anew"
+                )
+            return
+        if self.objective.exact or self.shaping != ShapingSettings():
+            raise ValueError(
+                f"config.control.kind={kind!r}: expected config.objective.estimator='sampled' and "
+                "config.shaping as it is by default, because its advantages are not the teacher's"
+            )
+        if self.rollout.rule != SamplingRule():
+            raise ValueError(
+                f"config.control.kind={kind!r}: expected rollout.temperature=1, top_k=0 and "
+                "top_p=1, because it reads the advantages off the log-probs of the samples"
+            )
+
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Whether a step needs the verdicts on all of its responses."""
+        return self.method == "grpo" or self.shaping.task_reward > 0
 
     @property
     def rollouts_per_step(self) -> int:

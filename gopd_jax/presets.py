@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from gopd_jax import tiny
 from gopd_jax.config import default, domain
+from gopd_jax.data.embedded import REWARDS
 from gopd_jax.data.messages import MATH_SUFFIX
 
 # Give your own copies as --config.domains.NAME.train=FILE and --config.domains.NAME.test=FILE.
@@ -63,7 +64,7 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> ConfigDict:
     """A run of the embedded world: minutes on 2 CPU cores.
 
     Args:
-        teachers: domain ("math", "code") -> the embedded model that teaches it, or "".
+        teachers: domain ("math", "code", "steps") -> the embedded model that teaches it, or "".
         student: the embedded model that learns.
     """
     config = default()
@@ -71,12 +72,20 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> ConfigDict:
     for name, teacher in teachers.items():
         path = tiny.model(teacher) if teacher else ""
         config.domains[name] = domain(
-            train=f"tiny:{name}/train", test=f"tiny:{name}/test", reward=name, teacher=path
+            train=f"tiny:{name}/train",
+            test=f"tiny:{name}/test",
+            reward=REWARDS[name],
+            teacher=path,
         )
     config.steps = 150
     if "code" in teachers:
         config.data.max_prompt_tokens = 40
         config.rollout.max_response_tokens = 32
+        config.eval.samples = 2
+        config.eval.prompts = 4096
+    elif "steps" in teachers:
+        config.data.max_prompt_tokens = 16
+        config.rollout.max_response_tokens = 44  # one answer in twenty of the base is cut there
         config.eval.samples = 2
         config.eval.prompts = 4096
     else:

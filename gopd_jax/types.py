@@ -95,12 +95,15 @@ class Rollout:
     tokens: int32 [T], the response, with the stop token where one was drawn.
     behaviour_logprobs: float32 [T], nats, of exactly the distribution each token was drawn from.
     finish_reason: "stop" (a stop id was drawn) or "length" (`max_tokens` was reached: truncated).
+    sums: float64 [2], what is measured of a mixture (`rollout.mixture.MEASURES`), added up over the
+        response; None for a sample of one model.
     """
 
     request: Request
     tokens: np.ndarray
     behaviour_logprobs: np.ndarray
     finish_reason: FinishReason
+    sums: np.ndarray | None = None
 
     @property
     def truncated(self) -> bool:
@@ -135,6 +138,7 @@ class PackedBatch:
     teacher_logprobs: float32, nats, or None for no implicit reward (GRPO, SFT).
     reference_logprobs: float32, nats, 0 in micro-batches on which the reference was not run because
         it has no influence there; None where it is not needed at all.
+    kl_coefficients: float32, weight of the KL to the reference in the loss; None for none.
     teacher_hidden, reference_hidden: [M, R, S, D] in the compute dtype, their hidden states after
         the final norm, in place of the log-probs where an estimator reads the whole vocabulary. D
         is the largest of the teachers', filled up with 0.
@@ -153,6 +157,7 @@ class PackedBatch:
     old_logprobs: jax.Array | None = None
     teacher_logprobs: jax.Array | None = None
     reference_logprobs: jax.Array | None = None
+    kl_coefficients: jax.Array | None = None
     teacher_hidden: jax.Array | None = None
     reference_hidden: jax.Array | None = None
 

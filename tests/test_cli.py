@@ -15,7 +15,7 @@ from gopd_jax.runtime.errors import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "generate", "evaluate", "report", "reproduce", "benchmark", "data"]
-COMMANDS += ["export", "expo"]
+COMMANDS += ["export", "expo", "preview"]
 
 
 def make_parser():

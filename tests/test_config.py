@@ -203,6 +203,12 @@ WRONG_VALUE = [
     ("domains.math.reward", "my rewards:f", "'math', 'code', 'none', or 'package.module:"),
     ("domains.math.reward", "rewards:f:g", "'math', 'code', 'none', or 'package.module:"),
     ("domains.math.held_out", 0.1, "no other test set"),
+    ("shaping.keep_states", 0.0, "a number > 0"),
+    ("shaping.return_discount", 1.5, "a number <= 1"),
+    ("shaping.box_cox", -1.0, "a number >= 0"),
+    ("shaping.task_reward_form", "mean", "one of 'normalised' or 'centred'"),
+    ("shaping.keep_states", 0.1, "1.0 with objective.estimator='sampled', which does not read"),
+    ("shaping.forward_kl", 1.0, "0.0 with objective.estimator='sampled', which does not read"),
 ]
 
 
@@ -241,6 +247,42 @@ WRONG_TOGETHER = [
         {"domains__math__teacher": ""},
         r"config\.domains\.math\.teacher must be set: method gopd needs a teacher for every domain",
     ),
+    (
+        {"objective__estimator": "full", "shaping__box_cox": 5.0},
+        r"config\.shaping\.box_cox=5\.0: expected 0\.0 with .*'full', whose loss has no advantage",
+    ),
+    (
+        {"objective__estimator": "full", "shaping__gate_tau": 1.0},
+        r"config\.shaping\.gate_tau=1\.0: expected 0\.0 with .*'full', whose loss has no",
+    ),
+    (
+        {"objective__estimator": "jsd", "shaping__forward_kl": 1.0},
+        r"config\.shaping\.forward_kl=1\.0: expected 0\.0 with .*'jsd', which has a forward KL",
+    ),
+    (
+        {"learner__reward_scale": 1.0, "shaping__gate_tau": 1.0},
+        r"config\.shaping\.gate_tau=1\.0: expected 0\.0 with lambda 1 in every domain",
+    ),
+    (
+        {"learner__truncation": "mask", "shaping__truncation_penalty": 0.5},
+        r"config\.shaping\.truncation_penalty=0\.5: expected 0\.0 with learner\.truncation='mask'",
+    ),
+    (
+        {"method": "sft", "shaping__truncation_penalty": 0.5},
+        r"config\.shaping\.truncation_penalty=0\.5: expected 0\.0 with method 'sft'",
+    ),
+    (
+        {"method": "sft", "shaping__kl_coefficient": 0.5},
+        r"config\.shaping\.kl_coefficient=0\.5: expected 0\.0 with method 'sft', which it does not",
+    ),
+    (
+        {"shaping__task_reward": 0.5},
+        r"config\.rollout\.samples_per_prompt=1: expected >= 2 for shaping\.task_reward",
+    ),
+    (
+        {"shaping__task_reward": 0.5, "domains__math__reward": "none"},
+        r"math\.reward='none': expected one that .*, because shaping\.task_reward=0\.5",
+    ),
 ]
 
 
@@ -254,6 +296,10 @@ JUST_ALLOWED = [
     {"learner__warmup_steps": 99, "learner__updates_per_batch": 2, "learner__row_length": 18432},
     {"method": "grpo", "rollout__samples_per_prompt": 2, "domains__math__teacher": ""},
     {"method": "sft", "domains__math__teacher": "", "learner__reward_scale": 0.0},
+    {"method": "sft", "shaping__prefix_limit": 100, "shaping__position_half_life": 50},
+    {"objective__estimator": "full", "shaping__keep_states": 0.1, "shaping__forward_kl": 1.0},
+    {"objective__estimator": "sampled_baseline", "shaping__box_cox": 5.0},
+    {"learner__reward_scale": 1.0, "shaping__gate_tau": 1.0, "shaping__reward_scale_steps": 5},
 ]
 
 

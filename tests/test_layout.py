@@ -21,12 +21,13 @@ LAYERS = (
     ("models",),
     ("data", "rollout"),
     ("learner",),
-    ("evaluate.settings",),
+    ("evaluate.settings", "check.settings"),
     ("config", "tiny"),
     ("generate",),
     ("evaluate",),
+    ("check",),
     ("presets", "train", "export", "expo", "report"),
-    ("benchmark", "plan", "reproduce", "tiny.make"),
+    ("benchmark", "plan", "preview", "reproduce", "tiny.make"),
 )
 COMMAND = len(LAYERS)
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

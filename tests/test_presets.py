@@ -36,6 +36,7 @@ TINY = {
     "grpo": ["tiny", "tiny_code"],
     "sft": ["tiny", "tiny_math"],
     "self_distillation": ["tiny"],
+    "steps": ["tiny"],
 }
 FULL = {
     "math": ["qwen3_4b", "qwen3_1_7b"],
@@ -46,6 +47,7 @@ FULL = {
     "grpo": ["qwen3_4b_math", "qwen3_4b_code"],
     "sft": ["qwen3_4b"],
     "self_distillation": ["qwen3_4b"],
+    "steps": [],
 }
 TINY_PAIRS = [(f, p) for f, presets in TINY.items() for p in presets]
 # tests/train runs these, or their like with other models, so that here they are long without being
@@ -61,6 +63,7 @@ RUN_ELSEWHERE = {
     ("sft", "tiny_math"),
     ("self_distillation", "tiny"),
     ("reward_correction", "tiny"),
+    ("steps", "tiny"),
 }
 FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]
 # Traced in the default run: one with a mixture as teacher and a reference, and one without either.

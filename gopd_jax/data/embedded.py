@@ -1,4 +1,4 @@
-r"""The embedded tasks as data sets: integer arithmetic ("math"), small Python functions ("code").
+r"""The embedded tasks as data sets: arithmetic ("math", "steps"), small Python functions ("code").
 
 In: the NAME and SPLIT of a source "tiny:NAME/SPLIT". Out: its rows, generated, the same every time.
 Does not read files.
@@ -8,13 +8,16 @@ math  "437+885" -> "2231 \boxed{1322}": the digits of the result, least signific
       Math-Verify on the box.
 code  "f(0,0)=12;f(1,0)=15;f(0,1)=16" -> "f=lambda x,y:3*x+4*y+12": a function that satisfies the
       examples, verified by running it on the examples and on two hidden inputs.
+steps "47+8-6+9" -> "47+8=55-6+9=58 \boxed{58}": two to six numbers, and running totals up to the
+      answer. A total may be left out, which makes the next one harder, and some answers work
+      everything out twice, so that answers to one question differ in length. Verified like math.
 
 Splits: "train" and "test" share no question. "sft" has more questions like those of "train", with
 their answers. In "noisy" many answers are wrong: a base model trained on them knows how to answer
 and is often wrong, which leaves a teacher something to teach.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import functools
 import json
 from typing import NotRequired, TypedDict
@@ -28,8 +31,17 @@ SIZES = {
     "math": {"train": 16384, "test": 8192, "sft": 65536, "noisy": 16384},
     # There are only 40,000 questions; one in eight is a test question.
     "code": {"train": 16384, "test": 4096, "sft": 65536, "noisy": 16384},
+    # No "noisy": a model of this size is often wrong without it.
+    "steps": {"train": 16384, "test": 8192, "sft": 65536},
 }
+# Task -> the kind of its reward.
+REWARDS = {"math": "math", "code": "code", "steps": "math"}
 WRONG_SHARE = 0.4  # share of the answers in "noisy" that are wrong
+
+# The given answers of "steps": half of them write every running total, the others each with this
+# probability; this share works everything out twice.
+WRITTEN = 0.4
+TWICE = 0.12
 
 
 class EmbeddedRow(TypedDict):
@@ -132,6 +144,32 @@ class Function:
         return Function(*self.coefficients, tuple(written))
 
 
+class Chain:
+    """A sum of several terms, worked out from left to right.
+
+    Args:
+        terms: the numbers with their signs.
+        written: for each term after the first, whether the total up to it is written.
+        repeats: how often the working is written.
+    """
+
+    def __init__(self, terms: Sequence[int], written: Sequence[bool], repeats: int):
+        self.terms, self.written, self.repeats = terms, written, repeats
+
+    def question(self) -> str:
+        return f"{self.terms[0]}" + "".join(f"{term:+d}" for term in self.terms[1:])
+
+    def ground_truth(self) -> str:
+        return str(sum(self.terms))
+
+    def response(self) -> str:
+        total, working = self.terms[0], f"{self.terms[0]}"
+        for term, is_written in zip(self.terms[1:], self.written, strict=True):
+            total += term
+            working += f"{term:+d}" + (f"={total}" if is_written else "")
+        return f"{';'.join([working] * self.repeats)} \\boxed{{{total}}}"
+
+
 def _arithmetic(rng: np.random.Generator) -> tuple[str, Number]:
     a, b = (int(x) for x in rng.integers(100, 1000, 2))
     if rng.random() < 0.5:
@@ -144,4 +182,17 @@ def _function(rng: np.random.Generator) -> tuple[str, Function]:
     return f"f(0,0)={c};f(1,0)={a + c};f(0,1)={b + c}", Function(a, b, c)
 
 
-TASKS = {"math": _arithmetic, "code": _function}
+def _chain(rng: np.random.Generator) -> tuple[str, Chain]:
+    terms = [total := int(rng.integers(10, 100))]
+    for _ in range(rng.integers(1, 6)):
+        term = int(rng.integers(1, 10)) * int(rng.choice([-1, 1]))
+        term = term if 0 < total + term < 100 else -term
+        terms.append(term)
+        total += term
+    share = 1.0 if rng.random() < 0.5 else WRITTEN
+    written = [*(bool(rng.random() < share) for _ in terms[2:]), True]
+    chain = Chain(terms, written, 2 if rng.random() < TWICE else 1)
+    return chain.question(), chain
+
+
+TASKS = {"math": _arithmetic, "code": _function, "steps": _chain}

@@ -153,8 +153,8 @@ class ChatTokenizer:
             self._check.check(chat, text)
         return self._ids(chats, texts)
 
-    def render(self, chat: Chat) -> str:
-        """Returns the text of a chat, generation prompt included.
+    def render(self, chat: Chat, generation_prompt: bool = True) -> str:
+        """Returns the text of a chat, with the generation prompt unless told otherwise.
 
         Raises:
             ValueError: the template refuses the chat; names the chat.
@@ -164,7 +164,7 @@ class ChatTokenizer:
             return self.tokenizer.apply_chat_template(
                 list(chat.messages),
                 tools=chat.tools,
-                add_generation_prompt=True,
+                add_generation_prompt=generation_prompt,
                 tokenize=False,
                 **{**kwargs, **chat.template_kwargs},
             )

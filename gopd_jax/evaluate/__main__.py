@@ -44,6 +44,7 @@ SUITE: one or more of these, separated by commas:
               {", ".join(NAMES[7:])}
   a file      .jsonl, .jsonl.gz or .parquet, each row a problem with its ground truth; or a file of
               the Hugging Face hub, hf://datasets/OWNER/NAME/PATH; or tiny:math/test, tiny:code/test
+              or tiny:steps/test
 The file of a name is looked for in --benchmark-dir: aime24.jsonl, HumanEvalPlus.jsonl and so on, or
 the same with .gz.
 

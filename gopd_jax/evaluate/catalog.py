@@ -55,6 +55,7 @@ KNOWN: dict[str, Known] = {
     # The embedded models were trained without a suffix.
     "tiny:math/test": Known((), "math", 4, ""),
     "tiny:code/test": Known((), "code", 4, ""),
+    "tiny:steps/test": Known((), "math", 4, ""),
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "math": ("aime24", "aime25", "hmmt25_feb", "hmmt25_nov"),

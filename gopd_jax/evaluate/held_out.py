@@ -5,7 +5,7 @@ by prompt. If every model is given the same key, differences between models are 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
@@ -22,9 +22,10 @@ from gopd_jax.evaluate.statistics import Estimate, difference, interval
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rewards.verifier import Verdict, Verifier
 from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.mixture import Mixture
 from gopd_jax.runtime.processes import share, together
 from gopd_jax.runtime.progress import Bar
-from gopd_jax.types import EncodedPrompt, Params, Request
+from gopd_jax.types import EncodedPrompt, Params, Request, Rollout
 
 T = TypeVar("T")
 MOST_PENDING = 4  # batches that wait for the verifier, which may be slower than the engine
@@ -76,7 +77,7 @@ def paired_difference(a: Evaluation, b: Evaluation) -> Estimate:
 
 def evaluate(
     engine: RolloutEngine,
-    weights: Params,
+    weights: Params | Mixture,
     prompts: Sequence[EncodedPrompt],
     verify: Verifier,
     kind: str,
@@ -87,6 +88,7 @@ def evaluate(
     rule: SamplingRule,
     key: jax.Array,
     name: str,
+    seen: Callable[[Rollout], None] | None = None,
 ) -> Evaluation:
     """Draws samples of each prompt, and verifies finished ones while others are drawn.
 
@@ -94,7 +96,7 @@ def evaluate(
 
     Args:
         engine: draws the samples.
-        weights: decode weights of the model, as the engine made them.
+        weights: decode weights of the model, as the engine made them; or a mixture.
         prompts: the held-out prompts.
         verify: judges the answers.
         kind: of the verification, such as "math", or a reward function of the user.
@@ -104,6 +106,7 @@ def evaluate(
         rule: the distribution that is drawn from.
         key: random key; the same one for every model that is compared.
         name: title of the progress bar.
+        seen: called with each rollout.
     """
     start = time.perf_counter()
     requests = [Request(p, s, max_tokens) for p in prompts for s in range(samples)]
@@ -123,6 +126,8 @@ def evaluate(
             items = [item(kind, r.request.prompt.source, tokenizer.decode(r.tokens)) for r in mine]
             places = [index[r.request.key.prompt_id] for r in mine]
             pending.append((places, thread.submit(verify, items)))
+            for rollout in batch if seen else ():
+                seen(rollout)
             tokens += sum(len(r.tokens) for r in batch)
             truncated += sum(r.truncated for r in batch)
             bar.advance(len(batch))

@@ -26,6 +26,7 @@ def compile_ahead(
     reference: ModelConfig | None,
     old: bool,
     behaviour: bool,
+    read: bool = True,
 ) -> None:
     """Begins to compile the scorers and the train step; on a GPU nothing happens.
 
@@ -34,12 +35,14 @@ def compile_ahead(
         reference: that of the reference, if one is needed.
         old: whether a rollout batch has several updates, which need old log-probs.
         behaviour: whether rollouts have log-probs of their own.
+        read: whether the step reads what teachers and reference say, or something in its place.
 
     An estimator that reads the whole vocabulary needs the learner's `heads` before.
     """
     policy = ["behaviour_logprobs"] if behaviour else []
+    policy += ["kl_coefficients"] if learner.shaping.trust_region else []
     exact = learner.estimator.exact
-    if not exact:
+    if read and not exact:
         policy += ["teacher_logprobs"] if teachers else []
         policy += ["reference_logprobs"] if reference is not None else []
     state = learner.abstract_state()

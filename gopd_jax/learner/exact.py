@@ -14,10 +14,13 @@ import numpy as np
 from gopd_jax.kernels.context import balanced, in_order
 from gopd_jax.learner.parking import bring
 from gopd_jax.models.decoder import output_head
+from gopd_jax.models.head_gradient import needed_models
 from gopd_jax.models.head_pass import REFERENCE, STUDENT, TARGET, TEACHER, Asked
 from gopd_jax.models.logprobs import Statistics, statistics
 from gopd_jax.objective.predictions import Exact, Predictions
-from gopd_jax.objective.settings import EstimatorSettings
+from gopd_jax.objective.settings import EstimatorSettings, LossSettings
+from gopd_jax.objective.shaping import coarse_divergence
+from gopd_jax.objective.shaping_settings import SHAPING, ShapingSettings
 from gopd_jax.types import PackedBatch, Params
 
 
@@ -54,15 +57,41 @@ def frozen_heads(
     )
 
 
-def asked_of(settings: EstimatorSettings, reference: bool) -> Asked:
+def other_heads(
+    heads: FrozenHeads | None,
+    width: int,
+    settings: EstimatorSettings,
+    shaping: ShapingSettings = SHAPING,
+) -> tuple[float, float]:
+    """Passes through the heads of frozen models, as `operations.update_cost` takes them.
+
+    Args:
+        width: of the student.
+    """
+    if heads is None:
+        return 0.0, 0.0
+    widths = [heads.teachers[0].shape[1]]
+    widths += [] if heads.reference is None else [heads.reference.shape[1]]
+    once = sum(widths) / width
+    asked = asked_of(settings, heads.reference is not None, shaping)
+    again = len(needed_models(asked)) > 1
+    # The Jensen-Shannon divergence needs the norms first: one more pass through all heads.
+    second = 1 + once if asked.beta is not None else 0.0
+    return once, once * (1 + again) + second
+
+
+def asked_of(
+    settings: EstimatorSettings, reference: bool, shaping: ShapingSettings = SHAPING
+) -> Asked:
     """What an estimator other than "sampled" asks of the models.
 
     Args:
         reference: whether there is one.
+        shaping: may ask for more.
     """
     models = (STUDENT, TEACHER, *([REFERENCE] if reference else []))
     means = {STUDENT: models, TEACHER: (TEACHER,), REFERENCE: (), TARGET: ()}
-    if settings.estimator == "forward_kl":
+    if settings.estimator == "forward_kl" or shaping.forward_kl:
         means[TARGET] = (TARGET, STUDENT)
     gradient = {
         "sampled_baseline": "logprobs",
@@ -73,10 +102,12 @@ def asked_of(settings: EstimatorSettings, reference: bool) -> Asked:
     }[settings.estimator]
     # A policy loss of an advantage from outside may be added to any of them.
     gradients = ("logprobs",) if gradient == "logprobs" else ("logprobs", gradient)
+    gradients += ("target",) if shaping.forward_kl else ()
+    has_candidates = settings.estimator == "top_k" or shaping.keep_states < 1
     return Asked(
         means=tuple((name, of) for name, of in means.items() if name in (*models, TARGET)),
         gradients=gradients,
-        candidates=settings.top_k if settings.estimator == "top_k" else 0,
+        candidates=settings.top_k if has_candidates else 0,
         candidates_of=settings.top_k_of,
         beta=settings.beta if settings.estimator == "jsd" else None,
     )
@@ -87,7 +118,7 @@ def exact_predictions(
     head_VD: jax.Array,
     micro: PackedBatch,
     heads: FrozenHeads,
-    estimator: EstimatorSettings,
+    settings: LossSettings,
     *,
     num_ids: int | None,
     frozen_head: bool,
@@ -98,6 +129,7 @@ def exact_predictions(
         hidden_RSD, head_VD: of the student, in balanced order.
         micro: with `teacher_hidden` and, where the reference is needed, `reference_hidden`.
         heads: of teachers and reference.
+        settings: of the loss.
         num_ids, frozen_head: as for `logprobs.token_logprobs`.
     """
     handed = (micro.teacher_hidden, micro.reference_hidden, micro.targets, micro.reward_scale)
@@ -110,7 +142,7 @@ def exact_predictions(
         models,
         targets,
         wanted,
-        asked_of(estimator, reference is not None),
+        asked_of(settings.estimator, reference is not None, settings.shaping),
         scale_RS=scale,
         which=heads.of_domain[micro.domains[0]] if len(heads.teachers) > 1 else None,
         num_ids=num_ids,
@@ -144,6 +176,8 @@ def _exact(found: Statistics, scale: jax.Array) -> Exact:
         return exact
     target = found.candidates[TEACHER]
     if REFERENCE in found.candidates:
+        reference = found.candidates[REFERENCE]
+        exact = exact.replace(divergence=coarse_divergence(target, reference))
         weight = scale[..., None]
-        target = weight * target + (1 - weight) * found.candidates[REFERENCE] - log_z[..., None]
+        target = weight * target + (1 - weight) * reference - log_z[..., None]
     return exact.replace(candidates=found.candidates[STUDENT], candidates_target=fixed(target))

@@ -7,6 +7,7 @@ import numpy as np
 from gopd_jax.types import SampleKey
 
 LOGPROBS = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
+PER_TOKEN = (*LOGPROBS, "kl_coefficients")  # what a batch may have or not
 HIDDEN = ("teacher_hidden", "reference_hidden")
 
 
@@ -18,11 +19,12 @@ class Example:
         which rollouts arrive.
     domain: index of its domain.
     prompt, response: int32 ids.
-    weight: loss weight of each response token.
+    weight: loss weight of each response token, one number or float [T].
     reward_scale: lambda of its teacher.
-    advantage: the advantage from outside, the same for all tokens.
+    advantage: the advantage from outside, one number or float [T].
     behaviour_logprobs, old_logprobs, teacher_logprobs, reference_logprobs: float32 [T], nats, or
         None; as in `PackedBatch`.
+    kl_coefficients: weight of the KL to the reference, or None for none.
     teacher_prompt: int32 ids that the teacher reads in place of the prompt, or None.
     teacher_hidden, reference_hidden: [T, D] hidden states, or None; as in `PackedBatch`.
     """
@@ -31,13 +33,14 @@ class Example:
     domain: int
     prompt: np.ndarray
     response: np.ndarray
-    weight: float
+    weight: float | np.ndarray
     reward_scale: float = 1.0
-    advantage: float = 0.0
+    advantage: float | np.ndarray = 0.0
     behaviour_logprobs: np.ndarray | None = None
     old_logprobs: np.ndarray | None = None
     teacher_logprobs: np.ndarray | None = None
     reference_logprobs: np.ndarray | None = None
+    kl_coefficients: float | None = None
     teacher_prompt: np.ndarray | None = None
     teacher_hidden: np.ndarray | None = None
     reference_hidden: np.ndarray | None = None

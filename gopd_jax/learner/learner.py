@@ -18,7 +18,7 @@ import optax
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
 from gopd_jax.learner.adapters import adapter_step, frozen_params, new_adapter, trained_params
-from gopd_jax.learner.exact import FrozenHeads, frozen_heads
+from gopd_jax.learner.exact import FrozenHeads, frozen_heads, other_heads
 from gopd_jax.learner.example import Example, RowSlice
 from gopd_jax.learner.flops import block_elements
 from gopd_jax.learner.operations import Cost, sharing_of, update_cost
@@ -38,6 +38,7 @@ from gopd_jax.models.lora import adapted, adapter_elements
 from gopd_jax.models.settings import NO_LORA, PLAIN, LoraSettings, Remat, SamplingRule
 from gopd_jax.objective.loss import Loss, weighted_loss
 from gopd_jax.objective.settings import EstimatorSettings, LossSettings
+from gopd_jax.objective.shaping_settings import SHAPING, ShapingSettings
 from gopd_jax.runtime.mesh import (
     batch_sharding,
     replicated,
@@ -111,6 +112,7 @@ class Learner:
         likelihood: the loss is the negative log-likelihood (SFT).
         estimator: how the gradient is estimated. All but "sampled" need `heads` before the first
             update, and examples with hidden states of teacher and reference.
+        shaping: of advantage and loss; off by default.
         num_ids: number of ids of the tokenizer; the further rows of student, teachers and reference
             count for nothing. None stands for the whole vocabulary of each.
         dtype: compute dtype.
@@ -135,6 +137,7 @@ class Learner:
         rule: SamplingRule = PLAIN,
         likelihood: bool = False,
         estimator: EstimatorSettings = SAMPLED,
+        shaping: ShapingSettings = SHAPING,
         num_ids: int | None = None,
         dtype: jnp.dtype = jnp.float32,
         loss_fn: Loss = weighted_loss,
@@ -150,6 +153,7 @@ class Learner:
         self.param_shardings = param_shardings(student, self.mesh)
         self.parks_optimizer = settings.park_optimizer
         self.student, self.lora, self.estimator = student, lora, estimator
+        self.shaping = shaping
         self._trained_params = trained_params(student, lora, self.mesh)
         self._state_shardings, self._resting = self._shardings(optimizer)
         self.base: Params | None = None  # in the compute dtype, where an adapter is trained
@@ -171,7 +175,7 @@ class Learner:
             train_step,
             model=self._trained,
             optimizer=optimizer,
-            settings=LossSettings(settings.clipping, estimator, likelihood),
+            settings=LossSettings(settings.clipping, estimator, likelihood, shaping),
             num_domains=len(reward_scales),
             rule=rule,
             num_ids=num_ids,
@@ -310,7 +314,15 @@ class Learner:
             slices,
             tuple(int(batch.used) for batch in batches),
             tuple(batch.domains[:, 0] for batch in batches),
-            update_cost(self._trained, examples, batches, self.devices, self._ruled, self._adapter),
+            update_cost(
+                self._trained,
+                examples,
+                batches,
+                self.devices,
+                self._ruled,
+                self._adapter,
+                other_heads(self.heads, self.student.width, self.estimator, self.shaping),
+            ),
         )
 
     def put(self, x: ArrayLike) -> jax.Array:

@@ -81,6 +81,7 @@ class Cost:
         )
 
 
+WITHOUT_HEAD = Passes(head=0.0)
 NOTHING, NO_FLOPS = Work(0, 0, 0), Flops(0, 0, 0)
 NO_COST = Cost(NOTHING, NOTHING, NO_FLOPS, NO_FLOPS, 0)
 
@@ -92,6 +93,7 @@ def score_cost(
     wanted_RS: np.ndarray,
     devices: int,
     counted: Prompts | None = None,
+    passes: Passes = FORWARD,
 ) -> Cost:
     """The cost of the log-probs that one model gives one micro-batch.
 
@@ -103,10 +105,11 @@ def score_cost(
         devices: that the rows are spread over.
         counted: the prompts that are needed by examples of other micro-batches, too, and were
             counted with them; those of this one are added.
+        passes: of the model; `WITHOUT_HEAD` where its hidden states are wanted.
     """
     model, needed = decoder.config, _needed(examples, set() if counted is None else counted)
     done, tokens = _work(decoder, segments_RS[None], wanted_RS[None], devices), _real(segments_RS)
-    return Cost(needed, done, flops(model, needed, FORWARD), flops(model, done, FORWARD), tokens)
+    return Cost(needed, done, flops(model, needed, passes), flops(model, done, passes), tokens)
 
 
 def update_cost(
@@ -116,6 +119,7 @@ def update_cost(
     devices: int,
     ruled: float = 0.0,
     adapter: float = 0.0,
+    others: tuple[float, float] = (0.0, 0.0),
 ) -> Cost:
     """The cost of one update.
 
@@ -126,6 +130,8 @@ def update_cost(
         devices: that the rows of a micro-batch are spread over.
         ruled: share of the tokens whose log-prob under the sampling rule is computed as well.
         adapter: see `flops.training_passes`.
+        others: passes through the heads of frozen models, in those through the student's: the
+            needed ones, and those that are run.
     """
     model, needed = decoder.config, _needed(examples, set())
     done, executed, tokens = NOTHING, NO_FLOPS, 0
@@ -134,9 +140,11 @@ def update_cost(
             segments_MRS, weights_MRS = batch.segments[:used], batch.weights[:used]
             work = _work(decoder, segments_MRS, weights_MRS > 0, devices)
             passes = _training_passes(decoder, segments_MRS.shape[2], ruled, adapter)
+            passes = dataclasses.replace(passes, head=passes.head + others[1])
             done, executed = done + work, executed + flops(model, work, passes)
             tokens += _real(segments_MRS)
-    useful = flops(model, needed, needed_passes(adapter))
+    passes = needed_passes(adapter)
+    useful = flops(model, needed, dataclasses.replace(passes, head=passes.head + others[0]))
     return Cost(needed, done, useful, executed, tokens)
 
 

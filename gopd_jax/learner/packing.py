@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gopd_jax.kernels.packed_attention import MEMBERS
-from gopd_jax.learner.example import HIDDEN, LOGPROBS, Example, RowSlice
+from gopd_jax.learner.example import HIDDEN, PER_TOKEN, Example, RowSlice
 from gopd_jax.learner.groups import Group, Sharing, alone, by_prompt, cost, filled, pieces
 from gopd_jax.types import PackedBatch, SampleKey
 
@@ -263,7 +263,7 @@ def pack(
     Args:
         examples: of one update.
         buckets: the rows that there are.
-        logprobs: which of `LOGPROBS` the batches have, 0 where an example has none; None takes
+        logprobs: which of `PER_TOKEN` the batches have, 0 where an example has none; None takes
             those that some example has.
         sharing: see `plan`.
         hidden: which of `HIDDEN` the batches have, with their width and dtype.
@@ -275,7 +275,7 @@ def pack(
         ValueError: an example is longer than a row, or there are too few micro-batches.
     """
     if logprobs is None:
-        logprobs = [n for n in LOGPROBS if any(getattr(e, n) is not None for e in examples)]
+        logprobs = [n for n in PER_TOKEN if any(getattr(e, n) is not None for e in examples)]
     batches: list[PackedBatch] = []
     slices: dict[SampleKey, RowSlice] = {}
     planned = plan(examples, buckets, sharing)

@@ -18,9 +18,10 @@ import jax
 import numpy as np
 
 from gopd_jax.learner.example import HIDDEN, Example
+from gopd_jax.learner.flops import FORWARD
 from gopd_jax.learner.groups import Group, ready
 from gopd_jax.learner.learner import FrozenModel, Learner, put
-from gopd_jax.learner.operations import NO_COST, Prompts, score_cost
+from gopd_jax.learner.operations import NO_COST, WITHOUT_HEAD, Prompts, score_cost
 from gopd_jax.learner.packing import Bucket, Row, best_fit, check_fits, fill, members_of, plan
 from gopd_jax.learner.parking import bring
 from gopd_jax.learner.step import hidden_states, score
@@ -168,7 +169,9 @@ class Scoring:
         if name in self._teachers:
             own_prompt = example.teacher_prompt is not None
             (theirs if own_prompt else ours).append((f"teacher_{of}", self._teachers[name]))
-        if self._reference is not None and needs_reference(self._scales[name]):
+        everywhere = self._learner.shaping.reference_everywhere
+        read = everywhere or needs_reference(self._scales[name])
+        if self._reference is not None and read:
             ours.append((f"reference_{of}", self._reference))
         if self._old is not None:
             ours.append(("old_logprobs", self._old))
@@ -240,14 +243,14 @@ class Scoring:
             run = learner.programs.compiled(function, params, *given, **options)
             places = [(e, *starts[e.key]) for e in examples]
             self._running.append((field, run(params, *given), places))
-            decoder = learner.decoder(model.config)
             self.cost += score_cost(
-                decoder,
+                learner.decoder(model.config),
                 examples,
                 arrays["segments"],
                 wanted_RS,
                 learner.devices,
                 self._counted[field],
+                WITHOUT_HEAD if field in HIDDEN else FORWARD,
             )
 
     def _collect(self) -> None:

@@ -16,6 +16,7 @@ from gopd_jax.runtime.schema import (
 )
 
 Method = Literal["gopd", "grpo", "sft"]
+Control = Literal["none", "constant", "permuted_tokens", "permuted_answers", "random_teacher"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -83,6 +84,24 @@ class ParkingSettings:
     park_optimizer: bool = False
     """The moments of AdamW wait in the memory of the host, and are on the devices only while the
     parameters change. It saves 8 bytes per parameter, and each update takes longer."""
+
+
+@settings
+class ControlSettings:
+    """A run without the teacher's knowledge, to compare one of method gopd with."""
+
+    kind: Control = "none"
+    """constant: every token has one advantage. permuted_tokens: the teacher's advantages are dealt
+    out anew to the tokens. permuted_answers: each answer has those of another answer.
+    random_teacher: a teacher as far from the student's start as the real one, in a random
+    direction. All else stays as it is."""
+    advantage: Annotated[float, Strict(), Field(allow_inf_nan=False)] = -0.1
+    """The advantage of every token with control constant, in nats."""
+
+    @property
+    def of_advantages(self) -> bool:
+        """Whether advantages take the place of what teacher and reference say."""
+        return self.kind not in ("none", "random_teacher")
 
 
 @settings

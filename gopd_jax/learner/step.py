@@ -23,7 +23,7 @@ from gopd_jax.models.settings import PLAIN, SamplingRule
 from gopd_jax.objective.diagnostics import Diagnostics
 from gopd_jax.objective.loss import Loss, LossDetails, weighted_loss
 from gopd_jax.objective.predictions import Predictions
-from gopd_jax.objective.settings import EstimatorSettings, LossSettings
+from gopd_jax.objective.settings import LossSettings
 from gopd_jax.types import PackedBatch, Params, TrainState
 
 # `sampler_gap` looks at one token in so many: a sampling rule needs all logits of a token at once.
@@ -114,7 +114,7 @@ def train_step(
         loss_of=functools.partial(loss_fn, settings=settings, num_domains=num_domains),
         student=student,
         heads=heads,
-        estimator=settings.estimator,
+        settings=settings,
     )
 
     (((loss, counts), grads), diagnostics), found = _added_up(state.params, batches, micro_loss)
@@ -187,7 +187,7 @@ def _micro_loss(
     loss_of: Callable[..., tuple[jax.Array, LossDetails]],
     student: Callable[[Params], Params] | None,
     heads: FrozenHeads | None,
-    estimator: EstimatorSettings,
+    settings: LossSettings,
 ) -> tuple[jax.Array, tuple[Diagnostics, tuple[TokenValues, dict[str, jax.Array]], Routing | None]]:
     """The loss of one micro-batch, its diagnostics, values of tokens, what is finite, routing."""
     params = student(params) if student else params
@@ -199,7 +199,7 @@ def _micro_loss(
     if heads is None:
         predictions = Predictions(*logprobs_of(trained))
     else:
-        given = hidden_RSD, output_head(params), micro, heads, estimator
+        given = hidden_RSD, output_head(params), micro, heads, settings
         predictions = exact_predictions(*given, **options)
     if rule != PLAIN:
         some = _one_in(RULED, trained)

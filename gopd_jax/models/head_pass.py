@@ -346,7 +346,8 @@ class Gathered:
     def __init__(self, heads: Heads, tokens: int, models: int, split: WidthSplit):
         self.parts, self.split = heads, split
         chunk = head_blocks.chunk_tokens(tokens)
-        of = head_blocks.vocabulary_blocks(chunk, heads.vocabulary, models)
+        width = heads.hidden[STUDENT].shape[-1]
+        of = head_blocks.vocabulary_blocks(chunk, heads.vocabulary, models, gathered=width)
         self.size, self.count = of
 
     def start(self, number: jax.Array) -> jax.Array:

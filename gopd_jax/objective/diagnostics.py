@@ -120,6 +120,8 @@ class TokenRecord:
         not known. None where the rule is the plain distribution.
     teacher_logprobs, reference_logprobs: of the drawn tokens, or None.
     exact: over the whole vocabulary, or None.
+    shaping: what the shaping of advantage and loss has found, by the name of its mean.
+    reference_everywhere: whether the reference was run where lambda is 1, too.
     """
 
     logprobs: jax.Array
@@ -133,6 +135,8 @@ class TokenRecord:
     teacher_logprobs: jax.Array | None = None
     reference_logprobs: jax.Array | None = None
     exact: Exact | None = None
+    shaping: dict[str, jax.Array] = struct.field(default_factory=dict)
+    reference_everywhere: bool = struct.field(pytree_node=False, default=False)
 
 
 def token_diagnostics(
@@ -150,11 +154,11 @@ def token_diagnostics(
         sampler_outside    = share of tokens that the rule would not draw from the student
 
     The KL estimates are those of the sampled tokens, in nats per token, or exact where the record
-    has the whole vocabulary; `kl_reference` counts as 0 where lambda needs no reference, because it
-    was not run there. `sampler_gap` compares the student in the learner with the student in the
-    sampler, both under the sampling rule; a token whose log-prob is NaN is not compared. A drawn
-    token may lie just outside of the learner's top-k or top-p, where the log-prob is -inf: it
-    counts in `sampler_outside`, and `sampler_gap` is over the others. Advantages and
+    has the whole vocabulary; `kl_reference` counts as 0 where the reference was not run, because
+    neither lambda nor shaping needs it. `sampler_gap` compares the student in the learner with the
+    student in the sampler, both under the sampling rule; a token whose log-prob is NaN is not
+    compared. A drawn token may lie just outside of the learner's top-k or top-p, where the log-prob
+    is -inf: it counts in `sampler_outside`, and `sampler_gap` is over the others. Advantages and
     `reverse_kl_teacher` are also reduced by position.
     """
     logprobs, exact = record.logprobs, record.exact
@@ -179,8 +183,11 @@ def token_diagnostics(
         if exact.reference is not None:
             per_token["kl_reference"] = exact.own - exact.reference
     if "kl_reference" in per_token:
+        of_all = per_token["kl_reference"]
         needed = needs_reference(record.reward_scale)
-        per_token["kl_reference"] = jnp.where(needed, per_token["kl_reference"], 0.0)
+        kept = of_all if record.reference_everywhere else jnp.where(needed, of_all, 0.0)
+        per_token["kl_reference"] = kept
+    per_token |= record.shaping
     if record.importance is not None:
         per_token["importance_mean"] = record.importance
         per_token["importance_capped"] = (record.importance >= importance_cap).astype(jnp.float32)

@@ -113,6 +113,25 @@ def policy_loss(
     return jnp.where(dual, bound, loss), (clipped > plain) | dual
 
 
+def group_centred(rewards: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """reward - mean over the samples of one prompt, with the arguments of `group_normalised`.
+
+    Unlike the normalised one, it counts a prompt whose samples differ little for little.
+
+    Returns:
+        float32 [B]; the reward itself for a prompt with a single sample.
+
+    Source: Liu et al., "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
+    """
+    rewards = np.asarray(rewards, np.float64)
+    out = np.zeros(len(rewards), np.float32)
+    for group in np.unique(groups):
+        member = groups == group
+        mean = rewards[member].mean() if member.sum() > 1 else 0.0
+        out[member] = rewards[member] - mean
+    return out
+
+
 def group_normalised(rewards: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """GRPO advantage: (reward - mean) / (std + 1e-6) over the samples of one prompt.
 

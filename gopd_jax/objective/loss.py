@@ -10,10 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from gopd_jax.objective.diagnostics import Diagnostics, TokenRecord, token_diagnostics
-from gopd_jax.objective.estimators import state_loss, state_value
-from gopd_jax.objective.gopd import gopd_advantage, importance_weight, policy_loss
-from gopd_jax.objective.predictions import Predictions
+from gopd_jax.objective.estimators import forward_kl, state_loss, state_value
+from gopd_jax.objective.gopd import importance_weight, policy_loss
+from gopd_jax.objective.predictions import Exact, Predictions
 from gopd_jax.objective.settings import LossSettings
+from gopd_jax.objective.shaping import (
+    reference_penalty,
+    selected_states,
+    shaped_advantages,
+    with_forward_kl,
+)
+from gopd_jax.objective.shaping_settings import ShapingSettings
 from gopd_jax.types import PackedBatch
 
 
@@ -51,19 +58,20 @@ def weighted_loss(
     vocabulary with "sampled_baseline". With an estimator of whole states it is the loss of the
     state (`estimators.state_loss`), which does not depend on the drawn token, plus the policy loss
     of an advantage from outside. With `likelihood` it is -advantage * log student, which nothing
-    clips: SFT, whose tokens were not drawn from the student.
+    clips: SFT, whose tokens were not drawn from the student. What the settings of shaping switch on
+    changes the G-OPD advantage, adds to the loss, or leaves tokens out; see `shaping`.
 
     Args:
         predictions: of the student, and what teacher and reference say of the whole vocabulary.
         batch: one micro-batch, its fields [R, S].
-        settings: estimator, clipping.
+        settings: estimator, clipping, shaping.
 
     Returns:
         The loss, a float32 scalar, and its details.
     """
     trained = batch.weights > 0
     batch = _without_untrained(batch, trained)
-    clipping, estimator = settings.clipping, settings.estimator
+    clipping, estimator, shaping = settings.clipping, settings.estimator, settings.shaping
     logprobs, exact = predictions.logprobs, predictions.exact
     if exact is not None:
         batch = batch.replace(
@@ -71,11 +79,10 @@ def weighted_loss(
         )
     fixed = jax.lax.stop_gradient(logprobs)
     old = fixed if batch.old_logprobs is None else batch.old_logprobs
-    implicit = None
+    implicit, watched = None, {}
     if batch.teacher_logprobs is not None:
-        implicit = gopd_advantage(
-            old, batch.teacher_logprobs, batch.reference_logprobs, batch.reward_scale
-        )
+        models = old, batch.teacher_logprobs, batch.reference_logprobs
+        implicit, watched = shaped_advantages(shaping, *models, batch.reward_scale, trained)
         if estimator.estimator == "sampled_baseline":
             implicit = implicit - state_value(exact, batch.reward_scale)
     advantages = batch.advantages if implicit is None else batch.advantages + implicit
@@ -91,6 +98,7 @@ def weighted_loss(
         loss = loss * importance
     if estimator.of_states:
         loss = loss + state_loss(exact, batch.reward_scale, estimator)
+    loss, more = _shaped_loss(loss, logprobs, batch, trained, exact, shaping)
     record = TokenRecord(
         logprobs=fixed,
         advantages=advantages,
@@ -103,6 +111,8 @@ def weighted_loss(
         reference_logprobs=batch.reference_logprobs,
         reward_scale=batch.reward_scale,
         exact=jax.lax.stop_gradient(exact),
+        shaping=watched | more,
+        reference_everywhere=shaping.reference_everywhere,
     )
     diagnostics = token_diagnostics(
         record, batch.domains, num_domains, trained, clipping.importance_cap
@@ -111,13 +121,37 @@ def weighted_loss(
     return total, LossDetails(diagnostics, advantages)
 
 
+def _shaped_loss(
+    loss: jax.Array,
+    logprobs: jax.Array,
+    batch: PackedBatch,
+    trained: jax.Array,
+    exact: Exact | None,
+    shaping: ShapingSettings,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of each token with what is added to it or leaves it out, and what is watched."""
+    watched = {}
+    if shaping.forward_kl:
+        given = forward_kl(exact), exact.teacher_entropy, shaping.forward_kl_entropy
+        loss, watched["forward_kl_states"] = with_forward_kl(loss, *given, shaping.forward_kl)
+    if batch.kl_coefficients is not None:
+        given = batch.reference_logprobs, batch.kl_coefficients
+        penalty, watched["kl_trust_region"] = reference_penalty(logprobs, *given)
+        loss = loss + penalty
+    if shaping.keep_states < 1:
+        scores = jnp.where(trained, exact.divergence, 0.0)
+        factor, watched["states_kept"] = selected_states(scores, trained, shaping.keep_states)
+        loss = loss * factor
+    return loss, {name: x.astype(jnp.float32) for name, x in watched.items()}
+
+
 def _without_untrained(batch: PackedBatch, trained: jax.Array) -> PackedBatch:
     """The batch with zeros in its float fields wherever no token is trained on.
 
     What stands there, NaN too, must not reach the gradient: 0 * NaN is NaN.
     """
     logprobs = ("behaviour_logprobs", "old_logprobs", "teacher_logprobs", "reference_logprobs")
-    names = ("weights", "reward_scale", "advantages", *logprobs)
+    names = ("weights", "reward_scale", "advantages", "kl_coefficients", *logprobs)
     given = {name: getattr(batch, name) for name in names}
     kept = {n: jnp.where(trained, x, 0.0) for n, x in given.items() if x is not None}
     return batch.replace(**kept)

@@ -20,6 +20,7 @@ class Exact:
     jensen_shannon: the divergence of target and student, with gradient.
     candidates, candidates_target: [R, S, k], log-probs of the k most likely tokens under the
         student, with gradient, and under the target.
+    divergence: the Jensen-Shannon divergence of teacher and reference, over the candidates.
     """
 
     teacher_logprobs: jax.Array
@@ -34,6 +35,7 @@ class Exact:
     jensen_shannon: jax.Array | None = None
     candidates: jax.Array | None = None
     candidates_target: jax.Array | None = None
+    divergence: jax.Array | None = None
 
 
 @struct.dataclass

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from gopd_jax.objective.shaping_settings import SHAPING, ShapingSettings
 from gopd_jax.runtime.schema import NonNegative, PositiveCount, settings
 
 Aggregation = Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum"]
@@ -87,3 +88,4 @@ class LossSettings:
     clipping: Clipping = Clipping()
     estimator: EstimatorSettings = EstimatorSettings()
     likelihood: bool = False
+    shaping: ShapingSettings = SHAPING

@@ -28,7 +28,7 @@ def token_weights(
     leaves them out of both.
 
     Args:
-        lengths: int [B], response tokens.
+        lengths: [B], response tokens, or the sums of their `position_weights`.
         truncated: bool [B].
 
     Returns:
@@ -53,3 +53,26 @@ def token_weights(
         "sequence-mean-token-sum": 1 / counted.sum() * np.ones(len(lengths)),
     }[aggregation]
     return np.where(trained, weight, 0.0)
+
+
+def position_weights(length: int, half_life: int, limit: int) -> np.ndarray:
+    """Relative weights of the tokens of one response, by their position from 0.
+
+        0.5 ** (position / half_life), and 0 from position `limit` on
+
+    `token_weights` of their sums, in place of lengths, makes them the shares of a batch: the
+    denominators count a token with its weight.
+
+    Args:
+        length: tokens of the response.
+        half_life: in tokens; 0 weighs all alike.
+        limit: number of the first tokens that count; 0 counts all.
+
+    Returns:
+        float64 [length], 1 at position 0.
+
+    Source: the signal fades with depth: arXiv 2606.22600 weighs, arXiv 2602.15260 cuts.
+    """
+    position = np.arange(length)
+    weights = 0.5 ** (position / half_life) if half_life else np.ones(length)
+    return np.where(position < limit, weights, 0.0) if limit else weights

@@ -294,6 +294,7 @@ class _Phases:
                 reference=reference,
                 old=policy and config.learner.updates_per_batch > 1,
                 behaviour=policy,
+                read=not config.control.of_advantages,
             )
         score, update = [], []
         for call in asked:

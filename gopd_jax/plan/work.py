@@ -280,7 +280,7 @@ def _scorers(run: RehearsedRun, domain: int) -> list[tuple[str, ModelConfig]]:
         return []
     name = list(config.domains)[domain]
     found = [(f"teacher of {name}", run.models[config.domains[name].teacher])]
-    if needs_reference(config.reward_scales[name]):
+    if needs_reference(config.reward_scales[name]) or config.shaping.reference_everywhere:
         found.append(("reference", run.models[config.reference or config.student]))
     return found
 

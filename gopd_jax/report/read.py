@@ -32,6 +32,7 @@ class Run:
     path: the folder.
     label: a name that no other run of the report has.
     config, starts, fingerprints: from run.json.
+    contracts: the contract checks before step 0, of checks.json.
     metrics, evaluations: sorted by step. A domain without a verifier is evaluated without scores.
     summary: summary.json of a finished run, or empty.
     problems: what could not be read, with file and line.
@@ -42,6 +43,7 @@ class Run:
     config: JsonObject = dataclasses.field(default_factory=dict)
     starts: list[JsonObject] = dataclasses.field(default_factory=list)
     fingerprints: JsonObject = dataclasses.field(default_factory=dict)
+    contracts: list[JsonObject] = dataclasses.field(default_factory=list)
     metrics: list[JsonObject] = dataclasses.field(default_factory=list)
     evaluations: list[JsonObject] = dataclasses.field(default_factory=list)
     samples: list[JsonObject] = dataclasses.field(default_factory=list)
@@ -116,6 +118,7 @@ def read_run(path: str) -> Run:
         if isinstance(value, dict)
     }
     run.starts = [_start(s) for s in contents.get("starts", []) if isinstance(s, dict)]
+    run.contracts = _contracts(folder / "checks.json", run.problems)
     metrics, evaluations, run.samples = (
         _lines(folder / name, fields, run.problems) for name, fields in LOGS.items()
     )
@@ -157,6 +160,14 @@ def _start(start: JsonObject) -> JsonObject:
     """A start of the run without entries of another type than `gopd_jax.train` writes."""
     kinds = {"devices": list, "command": list, "packages": dict, "processes": int}
     return {k: v for k, v in start.items() if isinstance(v, kinds.get(k, object))}
+
+
+def _contracts(path: epath.Path, problems: list[str]) -> list[JsonObject]:
+    """The contract checks of a run; none where it made none."""
+    if not path.exists():
+        return []
+    found = _object(path, problems, "the contract checks are unknown").get("checks")
+    return [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
 
 
 def _run_json(folder: epath.Path, problems: list[str]) -> JsonObject:

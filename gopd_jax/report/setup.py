@@ -28,6 +28,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("reference", reference),
         ("devices", _devices(last)),
         ("started", times + resumed),
+        ("contract checks", _contracts(run)),
         *_totals(run.summary),
         ("gopd_jax", _version(last)),
         ("versions", _packages(last)),
@@ -90,6 +91,16 @@ def _devices(start: JsonObject) -> str:
     kinds, processes = start.get("devices", []), start.get("processes", 1)
     counted = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
     return counted + (f", {processes} processes" if processes > 1 else "")
+
+
+def _contracts(run: Run) -> str:
+    """How many contract checks passed, and which did not."""
+    by_state: dict[str, list[str]] = {}
+    for check in run.contracts:
+        name = f"{check.get('name')} ({check.get('of')})"
+        by_state.setdefault(str(check.get("state")), []).append(name)
+    parts = [f"{len(by_state.pop('passed'))} passed"] if "passed" in by_state else []
+    return "; ".join([*parts, *(f"{s}: {', '.join(names)}" for s, names in by_state.items())])
 
 
 def _totals(summary: JsonObject) -> list[tuple[str, str]]:

@@ -19,6 +19,9 @@ draws that score a model):
   table3    from strong to weak, and with reward correction                 paper: Table 3, Figure 6
   table1    the teachers' own RL continues, in place of distillation        paper: Table 1
   strength  teachers stopped early, and trained further                     paper: saturation
+  estimators  ExOPD with each estimator, over a quarter, half and all of the steps
+  controls  ExOPD without the teacher's knowledge: is the gain the teacher's?
+  steps     figure2 on a task whose answers differ in length: score, length, share cut at the limit
 
 OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json),
 arms.jsonl (a line for each arm as it finishes), results.json, results.md (tables with means and 95%
@@ -56,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     add_count("--jobs", 1, len(os.sched_getaffinity(0)), "processes, one core each")
     add_count("--steps", 1, size.steps, "training steps of an arm")
     add_count("--samples-per-step", 8, size.samples_per_step, "samples per domain and step")
-    add_count("--prompts", 2, size.math[0], "held-out math prompts; a quarter as many of code")
+    prompts = "held-out prompts of math and of steps; a quarter as many of code"
+    add_count("--prompts", 2, size.math[0], prompts)
     return cli.run(
         _reproduce,
         parser.parse_args(argv),

@@ -3,17 +3,26 @@
 In: what `tables.summarise` returns. Out: a PNG file for each table.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from gopd_jax.reproduce.tables import LAMBDA_ARMS, TABLES, OverSeeds
+from gopd_jax.reproduce.shown import LAMBDA_ARMS, STEPS_ARMS, TABLES
+from gopd_jax.reproduce.tables import OverSeeds
 from gopd_jax.runtime import figures
 from gopd_jax.runtime.files import JsonObject
 
 BLUE, RED = figures.COLOURS[:2]
+
+# What is drawn against lambda: field, scale, label.
+PANELS = (
+    ("score", 100, "score, % right"),
+    ("length", 1, "response length, tokens"),
+    ("truncated", 100, "answers cut at the limit, %"),
+)
 
 
 def draw(results: JsonObject, folder: Path) -> list[str]:
@@ -23,7 +32,9 @@ def draw(results: JsonObject, folder: Path) -> list[str]:
         if table not in results["groups"]:
             continue
         if table == "figure2":
-            figure = _lambdas(results["arms"], title)
+            figure = _lambdas(results["arms"], title, "math", LAMBDA_ARMS, PANELS[:2])
+        elif table == "steps":
+            figure = _lambdas(results["arms"], title, "steps", STEPS_ARMS, PANELS)
         else:
             arms = [(row.label.replace("**", ""), row.arm) for row in rows]
             arms = [(label, arm) for label, arm in arms if arm in results["arms"]]
@@ -59,20 +70,24 @@ def _point(axis: Axes, row: int, score: OverSeeds, colour: str) -> None:
     axis.plot(seeds, np.full(len(seeds), row), "|", color=colour, alpha=0.4)
 
 
-def _lambdas(results: JsonObject, title: str) -> Figure:
-    """Score and length against lambda, with those of the teacher and of the student's start."""
-    rows = {x: results[arm]["math"] for x, arm in LAMBDA_ARMS.items() if arm in results}
-    figure, axes = figures.panels(1, 2, (9.5, 3.6), title)
-    for axis, field, scale, label in (
-        (axes[0], "score", 100, "score, % right"),
-        (axes[1], "length", 1, "response length, tokens"),
-    ):
+def _lambdas(
+    results: JsonObject,
+    title: str,
+    domain: str,
+    arms: Mapping[float, str],
+    shown: Sequence[tuple[str, int, str]],
+) -> Figure:
+    """Each field against lambda, with that of the teacher and of the student's start."""
+    rows = {x: results[arm][domain] for x, arm in arms.items() if arm in results}
+    given = ("steps_teacher", "steps_base") if domain == "steps" else ("math_teacher", "base")
+    figure, axes = figures.panels(1, len(shown), (4.75 * len(shown), 3.6), title)
+    for axis, (field, scale, label) in zip(axes, shown, strict=True):
         mean, below, above = np.transpose([_shown(row[field], scale) for row in rows.values()])
         style = {"color": BLUE, "marker": "o", "markersize": 4, "capsize": 3}
         axis.errorbar(list(rows), mean, (below, above), label="student", **style)
-        for arm, line in (("math_teacher", "--"), ("base", ":")):
+        for arm, line in zip(given, ("--", ":"), strict=True):
             if arm in results:
-                value = results[arm]["math"][field]
+                value = results[arm][domain][field]
                 _band(axis, value, scale, arm.replace("_", " "), line)
         figures.finish(axis, label, "lambda")
     return figure

@@ -37,7 +37,7 @@ def score(arm: Arm, seed: int, out: str, size: Size) -> dict[str, DomainScores]:
     key = jax.random.fold_in(jax.random.key(seed), SCORING_STEP)
     scores: dict[str, DomainScores] = {}
     for domain in arm.domains:
-        prompts, samples = {"math": size.math, "code": size.code}[domain]
+        prompts, samples = {"code": size.code}.get(domain, size.math)
         name = f"score {arm.name}, seed {seed}: {domain}"
         result = _scorer(out)(folder, domain, prompts, samples, key, name)
         scores[domain] = {

@@ -41,7 +41,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Config:
     # GRPO has no teachers.
     for domain, teacher in zip(arm.domains, arm.teachers, strict=False):
         config.domains[domain].teacher = model_folder(teacher, seed, out)
-    config.steps = arm.step_factor * size.steps
+    config.steps = max(1, round(arm.step_factor * size.steps))
     # Half of the preset's, as is the batch: at 1e-3 its noise alone sharpens the student.
     config.learner.learning_rate = 5e-4
     samples = size.samples_per_step * len(arm.domains)
@@ -55,9 +55,11 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Config:
     config.learner.warmup_steps = warmup
     config.data.cache_dir = str(Path(out) / "datasets")
     config.eval.update(every=0, prompts=64, samples=1)  # a glance; `scoring` scores every arm
+    config.check.accept = "teacher_better"  # what comes of such a teacher is part of the result
     config.checkpoint.update(every=25, keep=1)
     config.log.update(rewards=32, samples_every=25)
     config.update_from_flattened_dict({k: v for k, v in arm.settings if k != "alpha"})
+    config.learner.warmup_steps = min(config.learner.warmup_steps, config.steps - 1)
     config.checkpoint.every = min(config.checkpoint.every, config.steps)
     return from_config_dict(config)
 

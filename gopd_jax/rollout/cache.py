@@ -113,6 +113,13 @@ def new_cache(
     return SlotCache(tuple(layers(size) for size in sizes), layers(fresh_columns))
 
 
+def joined(caches: Sequence[SlotCache]) -> SlotCache:
+    """One cache with the layers of several, those of the first in front."""
+    blocks = zip(*(cache.blocks for cache in caches), strict=True)
+    layers = tuple(layer for cache in caches for layer in cache.fresh)
+    return SlotCache(tuple(sum(block, ()) for block in blocks), layers)
+
+
 def cache_shardings(mesh: Mesh, tree: Any) -> Any:
     """The sharding of each array of a cache or of a part of it."""
 

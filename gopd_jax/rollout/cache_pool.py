@@ -8,13 +8,14 @@ their memory, and puts back the blocks that they return.
 from collections.abc import Callable, Sequence
 import functools
 import math
+from typing import Any
 
 import jax
 from jax.typing import DTypeLike
 
 from gopd_jax.kernels.decode_attention import CacheBlock
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.rollout.cache import Blocks, SlotCache, cache_shardings, new_cache
+from gopd_jax.rollout.cache import Blocks, SlotCache, cache_shardings, joined, new_cache
 from gopd_jax.rollout.scheduler import Scheduler
 from gopd_jax.runtime.mesh import kv_copies, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
@@ -57,7 +58,7 @@ class CachePool:
 
     Args:
         programs: table that the program which allocates a cache is compiled in.
-        config: architecture of the model.
+        configs: architectures of the models whose layers it holds.
         sizes: number of columns of each block.
         fresh_columns: largest number of tokens that a slot draws in one dispatch.
         dtype: of keys and values that are not quantized.
@@ -67,7 +68,7 @@ class CachePool:
     def __init__(
         self,
         programs: ProgramTable,
-        config: ModelConfig,
+        configs: tuple[ModelConfig, ...],
         sizes: tuple[int, ...],
         fresh_columns: int,
         dtype: DTypeLike,
@@ -75,12 +76,12 @@ class CachePool:
     ):
         self._programs, self._sizes = programs, sizes
         self._new = functools.partial(
-            new_cache,
-            config=config,
+            _new_cache,
+            configs=configs,
             fresh_columns=fresh_columns,
             dtype=dtype,
             quantized=quantized,
-            copies=kv_copies(config.kv_heads, programs.mesh),
+            copies=tuple(kv_copies(config.kv_heads, programs.mesh) for config in configs),
         )
         self._caches: dict[int, SlotCache] = {}
 
@@ -146,3 +147,9 @@ class CachePool:
     def clear(self) -> None:
         """Frees the memory of all caches."""
         self._caches.clear()
+
+
+def _new_cache(configs: Sequence[ModelConfig], copies: Sequence[int], **shape: Any) -> SlotCache:
+    """A cache for the layers of several models; `shape` is that of `cache.new_cache`."""
+    each = zip(configs, copies, strict=True)
+    return joined([new_cache(config, copies=n, **shape) for config, n in each])

@@ -26,8 +26,7 @@ from gopd_jax.rollout import device_programs
 from gopd_jax.rollout.cache import Blocks, SlotCache, block_sizes, blocks_for, cache_shardings
 from gopd_jax.rollout.cache_pool import CachePool, cache_widths, exit_at
 from gopd_jax.rollout.device_programs import Outcome
-from gopd_jax.rollout.gathered import Gathered
-from gopd_jax.rollout.memory import choose_layout
+from gopd_jax.rollout.mixture import Mixture, check_vocabularies, read_models
 from gopd_jax.rollout.scheduler import PrefillBatch, Scheduler, check_requests
 from gopd_jax.rollout.settings import EngineOptions
 from gopd_jax.rollout.stats import RolloutStats
@@ -68,20 +67,21 @@ class RolloutEngine:
             their programs. None makes a new table.
         room: bytes of a device that decode weights and cache may take, which decides their layout
             if the options leave it open; None stands for enough.
+        others: models that tokens are drawn from together with the first; see `mixture`.
 
     Attributes:
         stats: counts of the current or latest call.
         kernel: the choice of the decode attention kernel.
-        layout: that of the decode weights, and why.
+        layout: that of the decode weights of the first model, and why.
         kernels: both, in words.
-        split: what reads decode weights that are split; None if they are whole.
+        models: how the programs read each model.
         sizes: number of columns of each block of the cache.
         shards: number of tensor groups, each of which holds slots of its own.
         caches: see `CachePool`.
 
     Raises:
-        ValueError: a number of slots that the mesh does not divide, no stop id or one outside of
-            the vocabulary, a kernel that cannot be used here, or a program table of another mesh.
+        ValueError: a number of slots that the mesh does not divide, no stop id or one outside of a
+            vocabulary, a kernel that cannot be used here, or a program table of another mesh.
     """
 
     def __init__(
@@ -98,9 +98,11 @@ class RolloutEngine:
         options: EngineOptions = DEFAULTS,
         programs: ProgramTable | None = None,
         room: int | None = None,
+        others: Sequence[ModelConfig] = (),
     ):
         self.shards = slots_multiple(mesh)
         _check_slots_and_stop_ids(slots, self.shards, stop_ids, num_ids or config.vocab_size)
+        check_vocabularies((config, *others), num_ids)
         self.num_ids = num_ids
         if programs is not None and programs.mesh != mesh:
             raise ValueError(f"program table of {programs.mesh}: expected one of {mesh}")
@@ -116,8 +118,8 @@ class RolloutEngine:
         self.kernel = choose_decode_attention(
             options.kernel, platform, quantized=quantized, block_sizes=self.sizes
         )
-        self.layout = choose_layout(
-            config,
+        self.models, layouts = read_models(
+            (config, *others),
             mesh,
             slots=slots,
             max_tokens=max_prompt_tokens + max_response_tokens,
@@ -125,34 +127,32 @@ class RolloutEngine:
             options=options,
             room=room,
         )
+        self.layout = layouts[0]
         words = {"decode attention": self.kernel, "decode weights": self.layout}
         self.kernels = {name: str(choice) for name, choice in words.items()}
-        int8 = options.weights == "int8"
-        self.split = Gathered(config, mesh, dtype, int8) if self.layout.gathered else None
         # A kernel that skips idle slots gains nothing from a narrower cache.
         self.widths = [slots] if self.kernel.skips else cache_widths(slots, self.shards)
-        self.caches = CachePool(
-            self.programs, config, self.sizes, options.steps_per_dispatch, dtype, quantized
-        )
+        configs, fresh = (config, *others), options.steps_per_dispatch
+        self.caches = CachePool(self.programs, configs, self.sizes, fresh, dtype, quantized)
         self._drawing = False
         self._unreported: list[Program] = []  # compiled for this engine, not in the log yet
         detail(f"rollout engine: {slots} slots x {sum(self.sizes)} columns, weights {self.layout}")
 
     # ---- Weights and memory.
 
-    def sync_weights(self, params: Params) -> Params:
+    def sync_weights(self, params: Params, number: int = 0) -> Params:
         """Decode weights made from `params`: cast, unstacked and resharded by one device program.
 
-        Needed once after each change of the parameters.
+        Needed once after each change of the parameters. `number` is that of the model.
         """
-        int8, gathered = self.options.weights == "int8", self.layout.gathered
-        how = {"dtype": self.dtype, "int8": int8, "gathered": gathered}
+        model, int8 = self.models[number], self.options.weights == "int8"
+        how = {"dtype": self.dtype, "int8": int8, "gathered": model.split is not None}
         with self._reporting():
             program = self.programs.compiled(
                 functools.partial(decode_weights, **how),
                 params,
                 name="weights",
-                out=lambda: decode_weight_shardings(self.config, self.mesh, **how),
+                out=lambda: decode_weight_shardings(model.config, self.mesh, **how),
             )
         return program(params)
 
@@ -165,7 +165,7 @@ class RolloutEngine:
 
     def __call__(
         self,
-        weights: Params,
+        weights: Params | Mixture,
         requests: Sequence[Request],
         key: jax.Array,
         rule: SamplingRule = PLAIN,
@@ -176,7 +176,8 @@ class RolloutEngine:
         the other requests, or where and when it is drawn. One call at a time.
 
         Args:
-            weights: decode weights, as `sync_weights` returns them.
+            weights: decode weights, as `sync_weights` returns them; or a mixture of those of all
+                models, which adds what is measured to the rollouts.
             requests: in any order.
             key: the key of (run seed, step); see `sampling.sample_keys`.
             rule: the distribution that tokens are drawn from.
@@ -268,9 +269,8 @@ class RolloutEngine:
         blocks = self.caches[slots].blocks[:n]
         function = functools.partial(
             device_programs.prefill,
-            config=self.config,
+            models=self.models,
             prefix_blocks=prefix_blocks,
-            split=self.split,
         )
         bucket = f"{slots} slots, {batch.rows.size} x {batch.width} after {prefix_columns}"
         args = weights, blocks, batch.tokens, batch.starts, batch.lengths, batch.rows
@@ -328,7 +328,7 @@ class RolloutEngine:
         """`device_programs.decode_steps` with the settings of this engine, not compiled."""
         return functools.partial(
             device_programs.decode_steps,
-            config=self.config,
+            models=self.models,
             rule=rule,
             kernel=self.kernel.kernel,
             stop_ids=self.stop_ids,
@@ -336,7 +336,6 @@ class RolloutEngine:
             key_impl=key_impl,
             num_ids=self.num_ids,
             looks_every=1 if self.mesh.size == 1 else LOOKS_EVERY,
-            split=self.split,
         )
 
     def decode_shardings(self, cache: SlotCache, blocks: int) -> Any:

@@ -16,7 +16,7 @@ from gopd_jax.runtime.programs import ProgramTable
 
 
 class Samplers:
-    """The engines by architecture: `samplers[model]`.
+    """The engines by architecture: `samplers[model]`, or `samplers[model, other]` for mixtures.
 
     Args:
         programs: table that the engines compile in; its mesh is theirs.
@@ -46,17 +46,19 @@ class Samplers:
             "room": room,
         }
         self._dtype, self._options = dtype, options
-        self._engines: dict[ModelConfig, RolloutEngine] = {}
+        self._engines: dict[tuple[ModelConfig, ...], RolloutEngine] = {}
 
-    def __getitem__(self, model: ModelConfig) -> RolloutEngine:
-        if model not in self._engines:
-            self._engines[model] = RolloutEngine(
-                model,
+    def __getitem__(self, model: ModelConfig | tuple[ModelConfig, ...]) -> RolloutEngine:
+        models = model if isinstance(model, tuple) else (model,)
+        if models not in self._engines:
+            self._engines[models] = RolloutEngine(
+                models[0],
                 self._programs.mesh,
                 self._stop_ids,
                 **self._shape,
                 dtype=self._dtype,
                 options=self._options,
                 programs=self._programs,
+                others=models[1:],
             )
-        return self._engines[model]
+        return self._engines[models]

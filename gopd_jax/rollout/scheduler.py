@@ -54,6 +54,7 @@ class Slot:
     next_token: the token to feed next.
     drawn: number of response tokens drawn so far.
     tokens, logprobs: these tokens and their log-probs, one array for each dispatch.
+    sums: what the dispatches have measured of a mixture, see `Outcome`.
     """
 
     group: Group | None = None
@@ -62,6 +63,7 @@ class Slot:
     drawn: int = 0
     tokens: list[np.ndarray] = dataclasses.field(default_factory=list)
     logprobs: list[np.ndarray] = dataclasses.field(default_factory=list)
+    sums: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     @property
     def active(self) -> bool:
@@ -332,13 +334,16 @@ class Scheduler:
                 if not np.isfinite(outcome.logprobs[s, :n]).all():
                     name = slot.request.key.prompt_id
                     raise NonFiniteError(f"the log-probs drawn for prompt {name!r} are not finite")
+                if outcome.sums is not None:
+                    slot.sums.append(outcome.sums[s])
                 slot.drawn += n
                 slot.next_token = int(outcome.tokens[s, n - 1])
             if not outcome.active[s]:
                 reason = "stop" if outcome.stopped[s] else "length"
                 request, slot.request = slot.request, None
                 tokens, logprobs = np.concatenate(slot.tokens), np.concatenate(slot.logprobs)
-                yield Rollout(request, tokens, logprobs, reason)
+                sums = np.sum(slot.sums, axis=0, dtype=np.float64) if slot.sums else None
+                yield Rollout(request, tokens, logprobs, reason, sums)
 
     def shrink(self, slots: int) -> np.ndarray:
         """Keeps the active slots only, in fewer slots.

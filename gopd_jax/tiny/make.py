@@ -2,9 +2,10 @@
 
     python -m gopd_jax.tiny.make --out=FOLDER [--only=NAME] [--workdir=runs/tiny_make]
 
-base (107k parameters, both domains) and large_base (252k, math) learn from right answers, then from
-answers of which many are wrong. math_teacher and code_teacher are base after GRPO on verified
-rewards of one domain; large_teacher is large_base after GRPO on math.
+base (107k parameters, math and code) and large_base (252k, math) learn from right answers, then
+from answers of which many are wrong; steps_base (107k, steps) from right answers only. math_teacher
+and code_teacher are base after GRPO on verified rewards of one domain; large_teacher is large_base
+after GRPO on math. steps_teacher is steps_base at temperature 1/3, without training.
 
 Seeds are fixed: two runs on one machine gave the same files to the last byte. The three small
 models in the tree were made by commit 5926e88; the sampler has changed since, so that a later
@@ -19,19 +20,23 @@ import sys
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 
 from gopd_jax import cli, tiny
 from gopd_jax.config import Config
+from gopd_jax.data.embedded import REWARDS, SIZES
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.export.run import export
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models import exported
-from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.decoder import init_params
+from gopd_jax.models.config import ModelConfig, load_config
+from gopd_jax.models.decoder import init_params, param_shardings
+from gopd_jax.models.huggingface import load_params
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime.files import check_output
+from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.progress import result
 from gopd_jax.runtime.settings import CheckpointSettings, LogSettings
 from gopd_jax.tiny.tokenizer import SPECIAL, VOCAB_SIZE, save_tokenizer
@@ -54,7 +59,11 @@ SMALL = ModelConfig(
 LARGE = dataclasses.replace(SMALL, layers=3, width=80, heads=6, kv_heads=3, mlp_width=240)
 
 # Base -> architecture, domains, and steps of SFT on right answers.
-BASES = {"base": (SMALL, ("math", "code"), 1400), "large_base": (LARGE, ("math",), 800)}
+BASES = {
+    "base": (SMALL, ("math", "code"), 1400),
+    "large_base": (LARGE, ("math",), 800),
+    "steps_base": (SMALL, ("steps",), 1000),
+}
 
 # Teacher -> base, domain, and steps of GRPO.
 TEACHERS = {
@@ -62,6 +71,9 @@ TEACHERS = {
     "code_teacher": ("base", "code", 20),
     "large_teacher": ("large_base", "math", 40),
 }
+
+# Teacher -> base, and what the base's log-probs are multiplied by.
+COLDER = {"steps_teacher": ("steps_base", 3.0)}
 
 EVAL = EvalSettings(prompts=1024, samples=1)
 
@@ -79,7 +91,9 @@ def base_config(name: str, start: str, split: str) -> Config:
         "sft": (sft_steps, 3e-3, "cosine", 50),
         "noisy": (150, 5e-4, "linear", 20),
     }[split]
-    prompt, response, row = (40, 32, 72) if "code" in domains else (12, 20, 84)
+    prompt, response, row = {"math": (12, 20, 84), "code": (40, 32, 72), "steps": (16, 44, 88)}[
+        domains[-1]
+    ]
     return Config(
         name=f"tiny_{name}_{split}",
         method="sft",
@@ -137,10 +151,17 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
         train(teacher_config(name, str(out / base), domain, steps), str(workdir / name))
         _export(workdir / name, out / name)
         return
+    if name in COLDER:
+        base, factor = COLDER[name]
+        _save_colder(str(out / base), factor, out / name)
+        return
     start, after_sft = workdir / f"{name}_start", workdir / f"{name}_knows"
     if not start.exists():
         _save_untrained(BASES[name][0], start, workdir / "tokenizer")
     train(base_config(name, str(start), "sft"), str(workdir / f"{name}_sft"))
+    if not all("noisy" in SIZES[domain] for domain in BASES[name][1]):
+        _export(workdir / f"{name}_sft", out / name)
+        return
     if not after_sft.exists():
         _export(workdir / f"{name}_sft", after_sft)
     train(base_config(name, str(after_sft), "noisy"), str(workdir / f"{name}_noisy"))
@@ -153,11 +174,27 @@ def _export(workdir: pathlib.Path, out: pathlib.Path) -> None:
     What names the run that made it is taken away.
     """
     export(str(workdir), str(out), dtype="float32")
-    (out / exported.NAME).unlink()
+    for name in (exported.NAME, "README.md"):
+        (out / name).unlink()
+
+
+def _save_colder(base: str, factor: float, folder: pathlib.Path) -> None:
+    """Writes a model whose logits are `factor` times those of the base.
+
+    The logits are linear in the scale of the last norm, so that the model at temperature 1 is the
+    base at temperature 1 / factor.
+    """
+    config = load_config(base)
+    params = load_params(base, config, jnp.float32, param_shardings(config, make_mesh()))
+    params = params | {"final_norm": {"scale": factor * params["final_norm"]["scale"]}}
+    ids = {"pad_token_id": SPECIAL.index("<|pad|>"), "eos_token_id": SPECIAL.index("<|end|>")}
+    save_pretrained(folder, config, params, "float32", base, ids)
 
 
 def _domain(name: str, split: str) -> DomainSettings:
-    return DomainSettings(train=f"tiny:{name}/{split}", test=f"tiny:{name}/test", reward=name)
+    return DomainSettings(
+        train=f"tiny:{name}/{split}", test=f"tiny:{name}/test", reward=REWARDS[name]
+    )
 
 
 def _save_untrained(model: ModelConfig, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
@@ -169,7 +206,7 @@ def _save_untrained(model: ModelConfig, folder: pathlib.Path, tokenizer: pathlib
 
 
 def main(argv: list[str] | None = None) -> int:
-    names = [*BASES, *TEACHERS]
+    names = [*BASES, *TEACHERS, *COLDER]
     parser = cli.Parser(prog="python -m gopd_jax.tiny.make", description=__doc__)
     parser.add_argument(
         "--out",

@@ -54,7 +54,8 @@ def undone_if_refused(workdir: str) -> Iterator[None]:
         yield
         return
     had_run, before = os.path.lexists(run), _entries(datasets)
-    folders = [p for p in (datasets, *datasets.parents) if not os.path.lexists(p)]
+    own = datasets, Path(workdir) / "checkpoints", *datasets.parents
+    folders = [p for p in own if not os.path.lexists(p)]
     try:
         yield
     except (ValueError, OSError):

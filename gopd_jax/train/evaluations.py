@@ -109,7 +109,7 @@ class Evaluator:
         teachers: Mapping[str, FrozenModel],
     ):
         self._config, self._inputs, self._samplers = config, inputs, samplers
-        self._verify, self._results = verify, results
+        self._verify, self.results = verify, results
         self._learner, self._teachers = learner, teachers
 
     def student(self, params: Params, step: int) -> dict[str, float]:
@@ -138,7 +138,7 @@ class Evaluator:
         for domain, teacher in teachers.items() if self._config.eval.teachers else ():
             if self._config.domains[domain].reward == NONE:
                 continue
-            if self._results.has("teacher", domain, 0):
+            if self.results.has("teacher", domain, 0):
                 continue
             loaded = teacher.role
             scores |= self._measure("teacher", teacher.config, teacher.params, [domain], 0, loaded)
@@ -169,16 +169,16 @@ class Evaluator:
             loaded: role of the model if its parameters are those of its folder, else None.
         """
         missing = {
-            d: self._inputs_of(loaded, d) for d in domains if not self._results.has(who, d, step)
+            d: self._inputs_of(loaded, d) for d in domains if not self.results.has(who, d, step)
         }
         for domain, what in list(missing.items()):
             if what and (found := evaluation_cache.load(what)):
                 say(f"evaluate {who}: {domain}: from the cache (config.eval.cache)")
-                self._results.add(who, domain, step, found, cached=True)
+                self.results.add(who, domain, step, found, cached=True)
                 del missing[domain]
         if missing:
             self._run(who, model, params, missing, step)
-        return {k: v for d in domains for k, v in self._results.shown(who, d, step).items()}
+        return {k: v for d in domains for k, v in self.results.shown(who, d, step).items()}
 
     def _run(
         self,
@@ -215,9 +215,9 @@ class Evaluator:
                 else:
                     verify, tokenizer = self._verify, self._inputs.tokenizer
                     result = evaluate(sampler, weights, prompts, verify, reward, tokenizer, **how)
-            self._results.add(who, domain, step, result)
+            self.results.add(who, domain, step, result)
             if what:
-                evaluation_cache.store(what, self._results.get(who, domain, step))
+                evaluation_cache.store(what, self.results.get(who, domain, step))
 
 
 def score_name(model: str, domain: str) -> str:

@@ -23,6 +23,12 @@ When = Literal[
     "own reward",
     "stopped",
     "mixture",
+    "scaled",
+    "gated",
+    "clipped",
+    "selected",
+    "undecided",
+    "trust region",
 ]
 WHEN: dict[When, str] = {
     "always": "",
@@ -38,6 +44,12 @@ WHEN: dict[When, str] = {
     "own reward": "the reward function of a domain returns named numbers",
     "stopped": "answers ran into the limits of the verifier",
     "mixture": "the student is a mixture of experts",
+    "scaled": "`shaping.reward_scale_steps` or `shaping.gate_tau` is set",
+    "gated": "`shaping.gate_tau` is set",
+    "clipped": "`shaping.log_ratio_clip` or `shaping.advantage_clip` is set",
+    "selected": "`shaping.keep_states` is below 1",
+    "undecided": "`shaping.forward_kl` is set",
+    "trust region": "`shaping.kl_coefficient` is set, or what it goes to",
 }
 # How a number is split by domain: NAME/DOMAIN beside NAME.
 Split = Literal["", "domains", "several domains"]

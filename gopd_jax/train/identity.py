@@ -13,6 +13,8 @@ import jax
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.models.settings import NO_LORA
+from gopd_jax.objective.settings import EstimatorSettings
+from gopd_jax.objective.shaping_settings import SHAPING
 from gopd_jax.runtime.checkpoint import saved_steps
 from gopd_jax.runtime.files import JsonObject
 from gopd_jax.runtime.processes import of_first, which_hosts
@@ -22,6 +24,7 @@ from gopd_jax.runtime.run_folder import holds_run, read_run, write_run
 # is laid out, and not what is computed. Paths are among them because the fingerprints of what they
 # lead to are compared; and steps, because a run may go on (`going_on`).
 FREE_FIELDS = (
+    "check",
     "checkpoint",
     "compilation_cache",
     "log",
@@ -45,8 +48,13 @@ FREE_FIELDS = (
     "domains.*.test",
 )
 # What the settings are in runs that were started before there were these: no checkpoint to start
-# from, and no adapter.
-BEFORE = {"init_from": "", "lora": json.loads(json.dumps(dataclasses.asdict(NO_LORA)))}
+# from, no adapter, the sampled estimator, and no shaping.
+BEFORE = {
+    "init_from": "",
+    "lora": json.loads(json.dumps(dataclasses.asdict(NO_LORA))),
+    "objective": dataclasses.asdict(EstimatorSettings()),
+    "shaping": dataclasses.asdict(SHAPING),
+}
 # Fields that the hosts of one run may be given differently: paths, of which the content is
 # compared, and what the first host's alone decides.
 OF_A_HOST = (

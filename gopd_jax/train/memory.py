@@ -170,7 +170,7 @@ def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
     learner, rollout = config.learner, config.rollout
     buckets = make_buckets(batch_shape(config), len(config.domains), *row_layout(mesh))
     arrays = ARRAYS + (config.method != "sft") + (config.method == "gopd")
-    arrays += "reference" in roles
+    arrays += ("reference" in roles) + config.shaping.trust_region
     old = learner.updates_per_batch - 1 if config.method != "sft" else 0
     parts = rows_multiple(mesh) * mesh.shape["context"]
     tokens = sum(b.micro_batches * b.rows * b.length for b in buckets)

@@ -5,6 +5,7 @@ Declarations alone, for `fields`. The numbers are made in `objective.diagnostics
 """
 
 from gopd_jax.train.fields import Field
+from gopd_jax.train.shaping_fields import SHAPING
 
 BY_DOMAIN, IF_SEVERAL = "domains", "several domains"
 
@@ -363,6 +364,7 @@ SPEED = (
 GROUPS = {
     "Rollouts and rewards": ROLLOUTS,
     "Trained tokens": TOKENS,
+    "Shaping": SHAPING,
     "By position": POSITIONS,
     "Optimizer and packing": OPTIMIZER,
     "Experts": EXPERTS,

@@ -1,6 +1,7 @@
 """The models of a run on the mesh: the learner, frozen models, and the samplers."""
 
 from collections.abc import Mapping
+import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from gopd_jax.config import Config
 from gopd_jax.learner.adapters import frozen_params
 from gopd_jax.learner.ahead import compile_ahead
+from gopd_jax.learner.controls import random_teacher
 from gopd_jax.learner.learner import BatchShape, FrozenModel, Learner
 from gopd_jax.learner.parking import park
 from gopd_jax.models.config import ModelConfig
@@ -47,6 +49,7 @@ def make_learner(
         rule=config.rollout.rule,
         likelihood=config.method == "sft",
         estimator=config.objective,
+        shaping=config.shaping,
         num_ids=num_ids,
         dtype=dtype,
         lora=config.lora,
@@ -75,6 +78,7 @@ def compile_learner_ahead(config: Config, inputs: RunInputs, learner: Learner) -
         reference=models[inputs.reference] if inputs.reference else None,
         old=policy and config.learner.updates_per_batch > 1,
         behaviour=policy,
+        read=not config.control.of_advantages,
     )
 
 
@@ -141,6 +145,12 @@ def load_models(
         loaded[config.student] = learner.base
     parked = config.learner.park_frozen
     teachers, reference = load_frozen(inputs, learner.programs, learner.dtype, parked, loaded)
+    if config.control.kind == "random_teacher":
+        start = load_student(config, inputs, learner.programs, learner.dtype)
+        teachers = {
+            name: dataclasses.replace(t, params=random_teacher(t.params, start, config.seed))
+            for name, t in teachers.items()
+        }
     of_domains = {name: teacher.params for name, teacher in teachers.items()}
     learner.read_heads(of_domains, reference and reference.params)
     return teachers, reference

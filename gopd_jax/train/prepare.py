@@ -65,6 +65,7 @@ class RunInputs:
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
     origin: what run.json records when the run starts: "models" by role, and "init_from", the
         checkpoint that it starts from, or None.
+    tokenizers: of each role; those of others than the student are only compared with it.
     """
 
     tokenizer: ChatTokenizer
@@ -77,6 +78,7 @@ class RunInputs:
     in_train: dict[str, list[str]]
     fingerprints: JsonObject
     origin: JsonObject
+    tokenizers: Mapping[str, ChatTokenizer] = dataclasses.field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -125,7 +127,7 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
     for path, model in models.items():
         check_tensors(path, model)
     weights = {path: weights_fingerprint(path) for path in models}
-    shown_more = {_teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
+    shown_more = {teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
     check_weights(roles, weights, shown_more)
 
     tokenizer = tokenizers["student"]
@@ -145,7 +147,7 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
     inputs = RunInputs(
         tokenizer=tokenizer,
         models=models,
-        teachers={n: roles[_teacher_of(n)] for n in config.domains if _teacher_of(n) in roles},
+        teachers={n: roles[teacher_of(n)] for n in config.domains if teacher_of(n) in roles},
         reference=roles.get("reference"),
         train={name: domain.train for name, domain in prompts.items()},
         test={name: domain.test for name, domain in prompts.items()},
@@ -153,6 +155,7 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
         in_train={name: in_both(d.test, d.train) for name, d in prompts.items()},
         fingerprints=fingerprints,
         origin=origin,
+        tokenizers=tokenizers,
     )
     warn_of_templates(tokenizers)
     _warn_of_overlap(inputs)
@@ -195,7 +198,8 @@ def _sha256(model: ModelConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _teacher_of(domain: str) -> str:
+def teacher_of(domain: str) -> str:
+    """The role of a domain's teacher."""
     return f"teacher of {domain}"
 
 
@@ -203,9 +207,9 @@ def roles_of(config: Config) -> dict[str, str]:
     """The path of the model in each role that the run has."""
     roles = {"student": config.student}
     if config.method != "grpo":
-        roles |= {_teacher_of(n): d.teacher for n, d in config.domains.items() if d.teacher}
-    scales = config.reward_scales.values()
-    if config.method == "gopd" and any(needs_reference(scale) for scale in scales):
+        roles |= {teacher_of(n): d.teacher for n, d in config.domains.items() if d.teacher}
+    needed = any(needs_reference(scale) for scale in config.reward_scales.values())
+    if config.method == "gopd" and (needed or config.shaping.reference_everywhere):
         roles["reference"] = config.reference or config.student
     return roles
 

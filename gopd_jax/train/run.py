@@ -28,12 +28,14 @@ from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train import curves, summary
 from gopd_jax.train.checks import undone_if_refused
 from gopd_jax.train.clock import Clock
+from gopd_jax.train.contracts import Contract, Loaded, contract_of
 from gopd_jax.train.evaluations import Evaluations, Evaluator
 from gopd_jax.train.finite import check_saved, check_to_save
 from gopd_jax.train.going_on import announcement, set_summary_aside, steps_before
 from gopd_jax.train.identity import (
     HostState,
     check_same_command,
+    check_same_run,
     run_identity,
     start_or_resume,
 )
@@ -79,34 +81,34 @@ def _run(
 ) -> summary.Summary:
     # ---- Whatever else can be wrong is found here.
     learner = make_learner(config, inputs.models[config.student], programs, dtype, inputs.num_ids)
-    samplers = _samplers(config, inputs, programs, dtype)
+    samplers = samplers_of(config, inputs, programs, dtype)
     host = HostState(make_stream(config, inputs), run_identity(config, inputs.fingerprints))
     before = steps_before(workdir)
     kernels = learner.kernels | samplers[inputs.models[config.student]].kernels
     start = _this_start(config, workdir, inputs, kernels)
     finished = read_summary(workdir, config.steps)
+    resumed = bool(agree(check_same_run(workdir, host.identity) is not None))
     check_same_command(host.identity)  # and no host writes before all have read
-    resumed = bool(agree(start_or_resume(workdir, host.identity, start, inputs.origin)))
     if finished is not None:
-        result(summary.table(finished, result_width()), finished)
-        say(summary.complete(workdir))
-        return finished
+        start_or_resume(workdir, host.identity, start, inputs.origin)
+        return _finished(finished, workdir)
     set_summary_aside(workdir)
     say(summary.opening(config, inputs, programs.mesh, dtype, workdir))
-    shown = host.identity["config"] | {"fingerprints": host.identity["fingerprints"]}
-    trackers.start(config.name, shown)
 
     # ---- Models, at the start or where the last run stopped.
     compile_learner_ahead(config, inputs, learner)
     teachers, reference = load_models(config, inputs, learner)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    if (saved := checkpoints.restore(learner.abstract_state())) is not None:
-        first, state = saved.step, learner.rest(check_saved(saved.state, saved.step))
-        host.restore(workdir, saved.host)
-    else:
-        first, state = 0, initial_state(config, inputs, learner)
+    first, state = _where_it_stands(config, inputs, learner, checkpoints, host, workdir)
     if resumed:
         _say_where(config, workdir, learner, before, first)
+
+    # ---- What models, sampler and learner must agree on; a refused start writes no run.
+    loaded = Loaded(learner, samplers, state, teachers, reference, host.stream)
+    contract = contract_of(config, inputs, workdir, loaded) if first == 0 else None
+    start_or_resume(workdir, host.identity, start, inputs.origin)
+    identity = host.identity
+    trackers.start(config.name, identity["config"] | {"fingerprints": identity["fingerprints"]})
 
     with contextlib.ExitStack() as stack:
         evaluations = Evaluations(workdir, first)
@@ -120,7 +122,7 @@ def _run(
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background, clock)
         with stop_points():
-            _train(trainer, evaluator, state, first, host, checkpoints, log)
+            _train(trainer, evaluator, state, first, host, checkpoints, log, contract)
 
     # ---- What came of it.
     written = of_first(lambda: _write_end(workdir, config, inputs, evaluations, host.seconds))
@@ -130,7 +132,32 @@ def _run(
     return written
 
 
-def _samplers(
+def _finished(finished: summary.Summary, workdir: str) -> summary.Summary:
+    result(summary.table(finished, result_width()), finished)
+    say(summary.complete(workdir))
+    return finished
+
+
+def _where_it_stands(
+    config: Config,
+    inputs: RunInputs,
+    learner: Learner,
+    checkpoints: Checkpoints,
+    host: HostState,
+    workdir: str,
+) -> tuple[int, TrainState]:
+    """The steps that are done and the state after them, from the newest checkpoint if there is one.
+
+    `host` goes back to where it was then.
+    """
+    if (saved := checkpoints.restore(learner.abstract_state())) is None:
+        return 0, initial_state(config, inputs, learner)
+    state = learner.rest(check_saved(saved.state, saved.step))
+    host.restore(workdir, saved.host)
+    return saved.step, state
+
+
+def samplers_of(
     config: Config, inputs: RunInputs, programs: ProgramTable, dtype: jnp.dtype
 ) -> Samplers:
     """The rollout engines, with the memory of a device that is left to them."""
@@ -176,10 +203,12 @@ def _train(
     host: HostState,
     checkpoints: Checkpoints,
     log: StepLog,
+    contract: Contract | None,
 ) -> None:
     """rollout -> score -> update, from the step after `first` to the last; evaluates and saves.
 
     Raises:
+        ValueError: a teacher is worse than the student, by `contract`; before any step.
         Stopped: a signal has asked for it; the last finished step is saved.
     """
     steps, every, clock = trainer.config.steps, trainer.config.checkpoint.every, trainer.clock
@@ -191,6 +220,8 @@ def _train(
         with clock.phase("evaluation"):  # where student and teachers stand
             log.scores("student", first, evaluator.student(student(state), first))
             log.scores("teacher", 0, evaluator.teachers(trainer.teachers))
+            if contract is not None:
+                contract.check_teachers(evaluator.results)
 
         with Bar("train", steps, "steps", first) as bar:
             for step in range(first + 1, steps + 1):

@@ -14,6 +14,7 @@ from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
+from gopd_jax.learner.controls import controlled
 from gopd_jax.learner.example import Example
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
 from gopd_jax.learner.packing import padding_hint
@@ -120,12 +121,14 @@ class Trainer:
 
     def _packed(self, examples: Sequence[Example], later: bool) -> Packed:
         """The examples of an update on the mesh, with the same arrays in every step."""
-        method, sampled = self.config.method, not self.config.objective.exact
+        method, control = self.config.method, self.config.control
+        read = not self.config.objective.exact and not control.of_advantages
         there = {
             "behaviour_logprobs": method != "sft",
             "old_logprobs": later and method != "sft",
-            "teacher_logprobs": method == "gopd" and sampled,
-            "reference_logprobs": self.reference is not None and sampled,
+            "teacher_logprobs": method == "gopd" and read,
+            "reference_logprobs": self.reference is not None and read,
+            "kl_coefficients": self.config.shaping.trust_region,
         }
         return self.learner.pack(examples, [name for name, is_there in there.items() if is_there])
 
@@ -143,24 +146,28 @@ class Trainer:
             for key, found in of_old.finish().items():
                 scored[key] |= found
             scoring.cost += of_old.cost
-        return [
-            [dataclasses.replace(e, **scored[e.key]) for e in examples]
-            for examples in (first, *later)
-        ]
+        found = []
+        for number, examples in enumerate((first, *later)):
+            given = [dataclasses.replace(e, **scored[e.key]) for e in examples]
+            seed = self.config.seed, record.step, number
+            found.append(controlled(given, self.config.control, seed))
+        return found
 
     def _examples(self, record: StepRecord) -> list[list[Example]]:
-        """The examples of each update. grpo waits here for the verdicts that it learns from."""
+        """The examples of each update. Waits here for verdicts, where the run learns from them."""
         config, rewards = self.config, None
-        if config.method == "grpo":
+        if config.learns_from_rewards:
             with self.clock.phase("verify"):
                 verdicts = record.verdicts.result()
             rewards = [verdict.reward for verdict in verdicts]
         return to_examples(
             record.rollouts,
-            outside_advantages(config.method, record.rollouts, rewards),
+            outside_advantages(config.method, record.rollouts, rewards, config.shaping),
             method=config.method,
             reward_scales=config.reward_scales,
             weighting=config.learner.weighting,
+            shaping=config.shaping,
+            step=record.step,
             updates=config.learner.updates_per_batch,
             split_seed=(config.seed, record.step),
         )
@@ -213,7 +220,7 @@ class Trainer:
 
     def _verified(self, requests: Sequence[Request]) -> set[SampleKey]:
         """Which samples are verified: all, or the first `log.rewards` of the shuffled stream."""
-        most = 0 if self.config.method == "grpo" else self.config.log.rewards
+        most = 0 if self.config.learns_from_rewards else self.config.log.rewards
         return {r.key for r in requests[: most or len(requests)]}
 
     def _answers(self, requests: Sequence[Request], record: StepRecord) -> Iterator[Rollout]:

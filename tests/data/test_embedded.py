@@ -1,8 +1,11 @@
 """The embedded world: verified answers, held-out questions, small models."""
 
 import itertools
+import re
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from gopd_jax import tiny
 from gopd_jax.data import embedded
@@ -29,7 +32,33 @@ def test_given_answers_are_right_and_corrupted_ones_wrong(name):
     assert abs(wrong - embedded.WRONG_SHARE) < 0.12  # 3.5 standard errors
 
 
-@pytest.mark.parametrize("name", ["math", "code"])
+def test_answers_in_steps_are_right_and_differ_in_length():
+    rows = first("steps", "sft", 400)
+    with Verifier() as verify:
+        verdicts = verify([("math", row["response"], row["ground_truth"]) for row in rows])
+    assert all(verdict.reward for verdict in verdicts)
+    twice = [row["response"].count(";") for row in rows]
+    assert 0.06 < sum(twice) / len(rows) < 0.18  # embedded.TWICE, 3.5 standard errors
+    lengths = [len(row["response"]) for row in rows]
+    assert min(lengths) < 20 and max(lengths) > 60
+    terms = {len(re.findall(r"[+-]", row["messages"][0]["content"])) for row in rows}
+    assert terms == {1, 2, 3, 4, 5}
+
+
+def test_each_written_total_in_steps_is_that_of_the_terms_before_it():
+    for row in first("steps", "sft"):
+        question, (working, box) = row["messages"][0]["content"], row["response"].split(" ")
+        for once in working.split(";"):
+            written = re.split(r"=\d+", once)
+            assert "".join(written) == question
+            so_far = ""
+            for terms, total in zip(written, re.findall(r"=(\d+)", once), strict=False):
+                so_far += terms
+                assert sum(map(int, re.findall(r"[+-]?\d+", so_far))) == int(total)
+        assert box == rf"\boxed{{{row['ground_truth']}}}"
+
+
+@pytest.mark.parametrize("name", ["math", "code", "steps"])
 def test_train_and_test_share_no_question(name):
     train, test = questions(name, "train"), questions(name, "test")
     assert len(train) == len(set(train)) == embedded.SIZES[name]["train"]
@@ -42,6 +71,7 @@ def test_rows_are_the_same_in_every_run():
     assert first("math", "train", 2) == first("math", "train", 2)
     # Other rows would require new models, see tiny/make.py.
     assert first("math", "train", 1)[0]["messages"][0]["content"] == "694-397"
+    assert first("steps", "train", 1)[0]["messages"][0]["content"] == "71+9-9-2+4-8"
 
 
 def test_unknown_split_names_the_choices():
@@ -49,17 +79,32 @@ def test_unknown_split_names_the_choices():
         next(embedded.records("math", "tain"))
 
 
-@pytest.mark.parametrize("name", ["base", "math_teacher", "code_teacher"])
+@pytest.mark.parametrize("name", ["base", "math_teacher", "code_teacher", "steps_base"])
 def test_models_fit_their_size_and_their_tokenizer(name):
     folder = tiny.MODELS / name
     assert sum(p.stat().st_size for p in folder.iterdir()) < 1e6
     tokenizer = ChatTokenizer.load(tiny.model(name))
-    for row in first("math", "sft", 20) + first("code", "sft", 20):
+    for row in [row for task in embedded.SIZES for row in first(task, "sft", 20)]:
         ids = tokenizer.encode_prompt(row["messages"])
         text = tokenizer.decode(ids, skip_special_tokens=False)
         assert text == f"<|user|>{row['messages'][0]['content']}<|end|><|assistant|>"
         answer = tokenizer.tokenizer(row["response"], add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(answer) == row["response"] and len(answer) == len(row["response"])
+
+
+def test_the_teacher_of_steps_is_its_base_at_a_third_of_the_temperature():
+    base, teacher = (
+        load_file(tiny.MODELS / name / "model.safetensors")
+        for name in ("steps_base", "steps_teacher")
+    )
+    last = "model.norm.weight"  # the logits are linear in it
+    np.testing.assert_allclose(teacher.pop(last), 3 * base.pop(last), rtol=1e-6)
+    assert all(np.array_equal(teacher[name], base[name]) for name in base | teacher)
+
+
+def test_the_models_of_steps_are_of_one_megabyte_at_most():
+    folders = [tiny.MODELS / name for name in ("steps_base", "steps_teacher")]
+    assert sum(p.stat().st_size for folder in folders for p in folder.iterdir()) < 1e6
 
 
 def test_unknown_model_names_the_choices():

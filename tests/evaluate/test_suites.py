@@ -49,6 +49,8 @@ def test_embedded_benchmarks_have_no_suffix():
     (embedded,) = suites.load("tiny:math/test", "")
     assert [list(p.messages) for p in embedded.prompts[:6]] == [r["messages"] for r in MATH]
     assert (embedded.reward, embedded.samples) == ("math", 4)
+    (steps,) = suites.load("tiny:steps/test", "")
+    assert (steps.reward, steps.samples) == ("math", 4)
 
 
 def test_the_math_suite_of_the_paper(shared_data, tmp_path, capsys):

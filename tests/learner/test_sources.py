@@ -7,6 +7,7 @@ import pytest
 from step_cases import make_config, make_requests
 
 from gopd_jax.learner.sources import given_answers, in_order, outside_advantages, to_examples
+from gopd_jax.objective.shaping_settings import ShapingSettings
 from gopd_jax.objective.weights import token_weights
 from gopd_jax.types import Rollout
 
@@ -30,6 +31,8 @@ def examples_of(rollouts, advantages, config, step=1):
         method=config.method,
         reward_scales=config.reward_scales,
         weighting=config.learner.weighting,
+        shaping=config.shaping,
+        step=step,
         updates=config.learner.updates_per_batch,
         split_seed=(config.seed, step),
     )
@@ -146,3 +149,85 @@ def test_what_is_not_given_is_that_of_gopd():
     assert {e.advantage for e in answers} == {1.0}
     with pytest.raises(ValueError, match="rewards=None: expected one for each rollout"):
         to_examples(rollouts, method="grpo", reward_scales=scales)
+
+
+# ---- Shaping.
+
+REWARDS = [1, 0, 1, 1, 0, 0, 0.5, 1]
+
+
+def test_a_task_reward_is_added_to_gopd_and_truncated_responses_pay():
+    rollouts = make_rollouts(truncated=(1, 6))
+    penalty = np.array([0, 1, 0, 0, 0, 0, 1, 0])
+
+    def found(method="gopd", **settings):
+        return outside_advantages(method, rollouts, REWARDS, ShapingSettings(**settings))
+
+    grpo = outside_advantages("grpo", rollouts, REWARDS)
+    np.testing.assert_allclose(found(task_reward=0.5), 0.5 * grpo)
+    centred = [0.5, -0.5, 0, 0, 0, 0, -0.25, 0.25]
+    np.testing.assert_allclose(
+        found(task_reward=2.0, task_reward_form="centred"), 2 * np.array(centred)
+    )
+    np.testing.assert_allclose(found(truncation_penalty=0.3), -0.3 * penalty, rtol=1e-6)
+    np.testing.assert_allclose(
+        found("grpo", truncation_penalty=0.3), grpo - 0.3 * penalty, rtol=1e-5
+    )
+    np.testing.assert_array_equal(found(), np.zeros(8))
+    with pytest.raises(ValueError, match="rewards=None: expected one for each .* a task reward"):
+        outside_advantages("gopd", rollouts, None, ShapingSettings(task_reward=1.0))
+
+
+@pytest.mark.parametrize("rule", ["keep", "mask", "drop"])
+@pytest.mark.parametrize(
+    "aggregation", ["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum"]
+)
+def test_weights_by_position_are_those_of_a_loop(aggregation, rule):
+    """With values of one, the aggregation of a weighted mean is the share that is trained on."""
+    rollouts = make_rollouts(truncated=(1, 6))
+    base = make_config(aggregation=aggregation, truncation=rule)
+    shaping = ShapingSettings(position_half_life=3, prefix_limit=6)
+    config = dataclasses.replace(base, shaping=shaping)
+    (examples,) = examples_of(rollouts, np.zeros(8), config)
+    counted = [r for r in rollouts if rule != "drop" or not r.truncated]
+    relative = {
+        r.request.key: [0.5 ** (t / 3) if t < 6 else 0.0 for t in range(len(r.tokens))]
+        for r in counted
+    }
+    for e in examples:
+        own = relative[e.key]
+        denominator = {
+            "token-mean": sum(map(sum, relative.values())),
+            "sequence-mean-token-mean": len(counted) * sum(own),
+            "sequence-mean-token-sum": len(counted),
+        }[aggregation]
+        np.testing.assert_allclose(e.weight, np.array(own) / denominator, rtol=1e-12)
+    assert any((e.weight == 0).any() for e in examples)
+
+
+def test_weights_by_position_that_change_nothing_are_off_to_the_bit():
+    rollouts = make_rollouts()
+    plain = make_config()
+    long = dataclasses.replace(plain, shaping=ShapingSettings(prefix_limit=10_000))
+    pairs = zip(
+        *examples_of(rollouts, None, plain), *examples_of(rollouts, None, long), strict=True
+    )
+    for a, b in pairs:
+        np.testing.assert_array_equal(np.full(len(a.response), a.weight), b.weight)
+
+
+def test_schedules_reach_the_examples():
+    rollouts = make_rollouts()
+    config = make_config(reward_scale=1.5)
+    assert {e.kl_coefficients for e in examples_of(rollouts, None, config)[0]} == {None}
+    shaping = ShapingSettings(
+        reward_scale_start=1.0,
+        reward_scale_steps=2,
+        kl_coefficient=0.2,
+        kl_coefficient_steps=4,
+    )
+    config = dataclasses.replace(config, shaping=shaping)
+    for step, scale, coefficient in [(1, 1.0, 0.2), (2, 1.25, 0.15), (3, 1.5, 0.1), (9, 1.5, 0)]:
+        (examples,) = examples_of(rollouts, None, config, step)
+        assert {e.reward_scale for e in examples} == {scale}
+        assert [e.kl_coefficients for e in examples] == pytest.approx([coefficient] * 8)

@@ -22,7 +22,7 @@ def _total(found, asked, wanted):
     return sum(jnp.sum(w * jnp.where(wanted, x, 0)) for w, x in zip(weights, parts, strict=True))
 
 
-@pytest.fixture(params=[(30, 62), (7, 20)], ids="{0[0]} x {0[1]}".format)
+@pytest.fixture(params=[(30, 64), (7, 20)], ids="{0[0]} x {0[1]}".format)
 def logits_at_once(request, monkeypatch):
     """Chunks of so many tokens, blocks of so many ids; the last of each may be partly empty."""
     tokens, ids = request.param
@@ -73,5 +73,60 @@ def test_values_and_gradients_are_those_of_whole_arrays(logits_at_once, name, wh
 
 def test_a_shorter_head_needs_to_know_how_many_ids_there_are():
     models, targets, wanted, scale = make(R, S)
-    with pytest.raises(ValueError, match="a head of 59 ids beside one of 62: expected num_ids"):
+    with pytest.raises(ValueError, match="a head of 59 ids beside one of 64: expected num_ids"):
         statistics(models, targets, wanted, ASKED["means"], scale_RS=scale, which=jnp.int32(0))
+
+
+ON_EIGHT = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from gopd_jax.kernels.context import balanced, in_order
+from gopd_jax.models import head_blocks
+from gopd_jax.models.head_pass import STUDENT
+from gopd_jax.models.logprobs import statistics
+from gopd_jax.runtime.mesh import RULES, make_mesh
+from tests.models.statistics_cases import ASKED, NUM_IDS, make, with_gradient
+
+head_blocks.chunk_tokens = lambda _: 7
+head_blocks.CPU_LOGIT_ELEMENTS = 3 * 7 * 20  # blocks of 20 ids
+models, targets, wanted, scale = make(8, 16)
+
+def run(mesh, asked):
+    def total(student, head, others, targets, wanted, scale):
+        ordered = jax.tree.map(balanced, (targets, wanted, scale))
+        states = {name: (balanced(x), *heads) for name, (x, *heads) in others.items()}
+        of_models = states | {STUDENT: (balanced(student), head)}
+        found = statistics(of_models, *ordered[:2], asked, scale_RS=ordered[2],
+                           which=jnp.int32(1), num_ids=NUM_IDS)
+        tree = found.logprobs, found.means, found.norms, found.candidates, found.jensen_shannon
+        tree = jax.tree.map(in_order, tree)
+        parts = with_gradient(tree, asked)
+        return sum(jnp.sum((i + 1) * x) for i, x in enumerate(parts)), tree
+
+    def placed(x, spec):
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    rows, table = PartitionSpec(RULES["batch"]), PartitionSpec(RULES["vocab"], RULES["embed"])
+    others = {n: (placed(x, rows), *heads) for n, (x, *heads) in models.items() if n != STUDENT}
+    student, head = models[STUDENT]
+    given = placed(student, rows), placed(head, table), others
+    with jax.set_mesh(mesh):
+        program = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+        of_tokens = (placed(x, rows) for x in (targets, wanted, scale))
+        return jax.device_get(program(*given, *of_tokens))
+
+alone = make_mesh(devices=jax.devices()[:1])
+meshes = make_mesh(2, 2, 2), make_mesh(1, 8, 1), make_mesh(1, 4, 1, context=2)
+for name, asked in ASKED.items():
+    one = run(alone, asked)
+    for mesh in meshes:
+        for a, b in zip(jax.tree.leaves(run(mesh, asked)), jax.tree.leaves(one), strict=True):
+            assert np.linalg.norm(a - b) <= 1e-5 * max(1, np.linalg.norm(b)), (name, mesh)
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_many_devices_find_what_one_does(run_on_fake_devices):
+    """With the vocabulary split, the width split, and rows split along their length."""
+    assert run_on_fake_devices(ON_EIGHT).split() == ["equal"]

@@ -26,6 +26,19 @@ def page_of(*folders):
     return text, data_of(text)
 
 
+def test_contract_checks_are_counted_and_those_that_did_not_pass_named(tmp_path):
+    folder = make_run(tmp_path / "a")
+    assert "contract checks" not in dict(page_of(folder)[1]["runs"][0]["facts"])
+    states = {"sampler": "passed", "temperature": "passed", "stop_ids": "accepted"}
+    checks = [{"name": n, "of": "student", "state": state} for n, state in states.items()]
+    (tmp_path / "a/checks.json").write_text(json.dumps({"checks": checks}))
+    facts = dict(page_of(folder)[1]["runs"][0]["facts"])
+    assert facts["contract checks"] == "2 passed; accepted: stop_ids (student)"
+    (tmp_path / "a/checks.json").write_text("{")
+    assert "contract checks" not in dict(page_of(folder)[1]["runs"][0]["facts"])
+    assert any("checks.json" in problem for problem in read.read_run(folder).problems)
+
+
 def test_a_finished_run_is_told_in_full(tmp_path):
     text, data = page_of(make_run(tmp_path / "a"))
     run = data["runs"][0]

@@ -1,10 +1,11 @@
 """Scores over seeds become intervals, verdicts and claims."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
 
-from gopd_jax.reproduce import arms, tables
+from gopd_jax.reproduce import arms, pictures, tables
 
 
 def test_intervals():
@@ -58,3 +59,16 @@ def test_differences_are_taken_within_a_seed():
     assert claim["high"] - claim["low"] < 1e-4 and claim["verdict"] == "held"
     score = results["arms"]["opd_large"]["math"]["score"]
     assert score["high"] - score["low"] > 0.2
+
+
+def test_steps_shows_score_length_and_the_share_cut_and_is_drawn_against_lambda(tmp_path):
+    chosen = arms.chosen(("steps",))
+    scored = {"by_prompt": [0.25, 0.75], "length": 29.5, "truncated": 0.0625}
+    scores = {(a.name, s): {"domains": {"steps": scored}} for a in chosen for s in range(2)}
+    results = tables.summarise(scores, chosen, ["steps"], 2)
+    cells = [line.split() for line in tables.text(results).splitlines() if "lambda 2  " in line]
+    assert cells == [["lambda", "2", "50.0", "±", "0.0", "29.50", "±", "0.00", "6.2", "±", "0.0"]]
+    assert [c["domain"] for c in results["claims"]] == ["steps"] * 5
+    assert pictures.draw(results, tmp_path) == ["steps.png"]
+    height, width = plt.imread(tmp_path / "steps.png").shape[:2]
+    assert width > 3 * height  # three panels

@@ -18,6 +18,7 @@ from gopd_jax.models.settings import SamplingRule
 from gopd_jax.rollout import device_programs
 from gopd_jax.rollout.cache import new_cache
 from gopd_jax.rollout.device_programs import SlotTable
+from gopd_jax.rollout.mixture import Member
 from gopd_jax.rollout.sampling import prompt_number
 
 # One of them has two layers: which array belongs to which layer is the same for all.
@@ -38,7 +39,7 @@ KEY = jax.random.key_data(jax.random.key(3))
 def decode(model):
     run = functools.partial(
         device_programs.decode_steps,
-        config=MODELS[model],
+        models=(Member(MODELS[model]),),
         rule=SamplingRule(),
         kernel=xla_cpu,
         stop_ids=STOP_IDS,
@@ -51,7 +52,7 @@ def decode(model):
 @functools.cache
 def prefill(model, prefix_blocks):
     run = functools.partial(
-        device_programs.prefill, config=MODELS[model], prefix_blocks=prefix_blocks
+        device_programs.prefill, models=(Member(MODELS[model]),), prefix_blocks=prefix_blocks
     )
     return jax.jit(run)
 

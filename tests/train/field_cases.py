@@ -16,6 +16,7 @@ CONDITIONS = {
     "not verified": GOPD | {"unverified", "compared"},
     "own reward": SCORED | {"own reward"},
     "mixture": SCORED | {"mixture"},
+    "shaped": SCORED | {"scaled", "gated", "clipped", "selected", "undecided", "trust region"},
 }
 
 

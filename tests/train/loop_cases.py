@@ -20,6 +20,7 @@ SETTINGS = {
     "eval.samples": 1,
     "checkpoint.every": 2,
     "log.samples_every": 2,
+    "check.before_training": False,  # tests/check has its own runs
 }
 
 

@@ -27,6 +27,7 @@ FINGERPRINTS = {"weights": {"student": "ab", "teacher of math": "cd"}, "template
 FREE_CHANGES = {  # one for each entry of FREE_FIELDS
     "name": "other",
     "steps": 7,
+    "check.accept": "stop_ids",
     "checkpoint.every": 3,
     "compilation_cache": "off",
     "learner.park_frozen": True,
@@ -66,7 +67,9 @@ def test_every_free_field_is_a_setting_and_no_other_setting_is_free():
     for free in FREE_FIELDS:
         assert any(covers(free, name) for name in names), free
     freed = {name for name in names if any(covers(free, name) for free in FREE_FIELDS)}
-    whole_groups = {name for name in names if name.startswith(("checkpoint.", "log.", "mesh."))}
+    whole_groups = {
+        name for name in names if name.startswith(("check.", "checkpoint.", "log.", "mesh."))
+    }
     assert freed == whole_groups | {name.replace(".math.", ".NAME.") for name in FREE_CHANGES}
 
 
