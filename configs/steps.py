@@ -2,7 +2,7 @@ r"""Answers of several steps that differ in length: what lambda does to length a
 
 Claim: the optimum of G-OPD is known here, because the teacher is the base at temperature 1/3: with
 lambda it is, token by token, the base at temperature 1 / (1 + 2 lambda). The base is 30% right at
-temperature 1 and 65% right at 0, so that extrapolation has something to gain.
+temperature 1 and 63% right at 0, so that extrapolation has something to gain.
 
 tiny (default): the embedded world. Question: two to six numbers to add and subtract. Answer:
     running totals, of which some may be left out, and some answers work everything out twice. The
