@@ -1,8 +1,29 @@
-"""The fields of metrics.jsonl that `shaping` adds; see `metric_fields`."""
+"""The fields of metrics.jsonl that exact estimators and `shaping` add; see `metric_fields`."""
 
 from gopd_jax.train.fields import Field
 
 SEVERAL = "several domains"
+
+EXACT = (
+    Field(
+        "teacher_entropy",
+        "nats per token",
+        "Mean entropy of the teacher's distribution at the student's states",
+        "exact",
+        "near `entropy` at the end of a run with lambda 1",
+        "far above `entropy`: the student has collapsed on a part of what the teacher says",
+        SEVERAL,
+    ),
+    Field(
+        "log_z",
+        "nats per token",
+        "Mean of log Z, Z = sum_v teacher(v)^lambda reference(v)^(1 - lambda): the value of the "
+        "objective at its optimum",
+        "exact",
+        "0 at lambda 1, above 0 beyond it, below 0 between 0 and 1",
+        split=SEVERAL,
+    ),
+)
 
 SHAPING = (
     Field(
