@@ -5,7 +5,7 @@ Declarations alone, for `fields`. The numbers are made in `objective.diagnostics
 """
 
 from gopd_jax.train.fields import Field
-from gopd_jax.train.shaping_fields import EXACT, SHAPING
+from gopd_jax.train.shaping_fields import EXACT, INSPECTED, SHAPING
 
 BY_DOMAIN, IF_SEVERAL = "domains", "several domains"
 
@@ -365,6 +365,7 @@ GROUPS = {
     "Rollouts and rewards": ROLLOUTS,
     "Trained tokens": TOKENS,
     "Exact estimators": EXACT,
+    "Inspected responses": INSPECTED,
     "Shaping": SHAPING,
     "By position": POSITIONS,
     "Optimizer and packing": OPTIMIZER,

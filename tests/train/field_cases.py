@@ -17,7 +17,7 @@ CONDITIONS = {
     "not verified": GOPD | {"unverified", "compared"},
     "own reward": SCORED | {"own reward"},
     "mixture": SCORED | {"mixture"},
-    "shaped": SCORED | {"exact", *SHAPED},
+    "shaped": SCORED | {"exact", "inspected", *SHAPED},
 }
 
 
