@@ -261,5 +261,6 @@ def test_an_estimator_that_reads_hidden_states(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["code", "grpo", "multi_teacher", "self_distillation", "sft"])
 def test_embedded_configs_pass(path):
-    states = {o.state for o in check_alone(small(f"configs/{path}.py", **{"check.held_out": 8}))}
+    changes = {"check.held_out": 8, "learner.warmup_steps": 0}
+    states = {o.state for o in check_alone(small(f"configs/{path}.py", **changes))}
     assert states <= {"passed", "undecided", "not checked"}
