@@ -153,6 +153,12 @@ def test_long_functions_say_why():
     assert unexplained == []
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by name, and stops at the second of two."""
+    names = [p.name for p in (ROOT / "tests").rglob("*.py") if p.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_tests_use_no_private_name():
     """Neither `from gopd_jax.x import _name` nor an attribute `thing._name`."""
     found = []

@@ -62,9 +62,12 @@ RUN_ELSEWHERE = {
     ("sft", "tiny"),
     ("sft", "tiny_math"),
     ("self_distillation", "tiny"),
+    ("reward_correction", "tiny"),
     ("steps", "tiny"),
 }
 FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]
+# Traced in the default run: one with a mixture as teacher and a reference, and one without either.
+TRACED = {("strong_to_weak", "qwen3_1_7b"), ("sft", "qwen3_4b")}
 QUICK = {
     "steps": 3,
     "rollout.prompts_per_step": 8,
@@ -158,7 +161,10 @@ def test_full_size_presets_have_the_papers_values(file, name):
     assert learner.schedule == "constant" and learner.warmup_steps == (2 if file == "sft" else 0)
 
 
-@pytest.mark.parametrize("file, name", FULL_PAIRS)
+@pytest.mark.parametrize(
+    "file, name",
+    [pytest.param(*p, marks=[pytest.mark.slow] * (p not in TRACED)) for p in FULL_PAIRS],
+)
 def test_full_size_presets_trace(file, name):
     """The scorers and the train step take abstract weights: nothing is allocated."""
     config = from_config_dict(preset(file, name))

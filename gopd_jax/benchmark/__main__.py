@@ -94,6 +94,7 @@ def make_parser() -> cli.Parser:
         part = add(name, what, **by_model)
         _add_examples(part)
         _add_learner(part)
+        _add_slices(part)
     part = add(
         "loop",
         "training: seconds of each phase of whole steps",
@@ -179,7 +180,6 @@ def _add_examples(part: argparse.ArgumentParser) -> None:
 def _add_learner(part: argparse.ArgumentParser) -> None:
     """Adds how the learner does the work, and what it is compared with."""
     add = part.add_argument
-    count = {"type": cli.integer(1)}
     default = defaults(PackingSettings)
     add(
         "--rows-per-micro-batch",
@@ -229,11 +229,19 @@ def _add_learner(part: argparse.ArgumentParser) -> None:
         default=default["attention"],
         help="attention kernel",
     )
+
+
+def _add_slices(part: argparse.ArgumentParser) -> None:
+    """Adds the devices, and the slices to compile for in place of running."""
+    add = part.add_argument
+    count = {"type": cli.integer(1)}
     add(
         "--topology",
         default="",
-        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu); several "
+        "with commas between them: prompts, rows and the data axis grow with the chips",
     )
+    add("--picture", default="", metavar="FILE.png", help="draw what a chip of each slice takes")
     add("--data", **count, default=1, help="devices on the data axis; fsdp takes what is left")
     add("--tensor", **count, default=1, help="devices on the tensor axis")
 
@@ -335,6 +343,8 @@ def main(argv: list[str] | None = None) -> int:
         rest = [a for a in rest if a not in args.settings]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if args.part in ("update", "score") and args.picture and not args.topology:
+        parser.error("--picture draws what is compiled for slices: expected --topology, too")
     # JAX: seconds, not for --help
     if args.part == "rollout":
         from gopd_jax.benchmark.rollout import benchmark

@@ -1,10 +1,13 @@
-"""The learner's programs, compiled for a TPU slice that is not here; libtpu must be installed.
+"""The learner's programs, compiled for TPU slices that are not here; libtpu must be installed.
 
 In: the options of the command. Out: one record for each program, with its memory per device. Runs
 nothing, and allocates nothing.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,6 +20,7 @@ from gopd_jax.learner.learner import Learner
 from gopd_jax.learner.scoring import scoring_program
 from gopd_jax.models.config import load_config
 from gopd_jax.models.decoder import abstract_params, param_shardings
+from gopd_jax.plan.hlo import collectives
 from gopd_jax.runtime.mesh import make_mesh, with_shardings
 from gopd_jax.runtime.programs import ProgramTable
 
@@ -24,22 +28,57 @@ from gopd_jax.runtime.programs import ProgramTable
 def benchmark(args: argparse.Namespace) -> None:
     """Compiles the scorers and, for `update`, the train step, and prints a record for each.
 
+    With several slices the work of a chip stays: prompts, rows of a micro-batch and the data axis
+    are those of the first slice, and grow with the chips.
+
     arguments_bytes, temporary_bytes, peak_bytes: of one device; the peak is arguments, results and
         temporaries together.
     at_once_bytes: most bytes of one device that the compiler finds in use at one time; at most the
         peak, because not all temporaries are in use together.
     host_bytes: temporaries in the memory of the host, for each device.
+    received_bytes: what one device receives from others in one run.
 
     Raises:
-        ValueError: libtpu is not installed or does not know the slice.
+        ValueError: libtpu is not installed or does not know a slice, a slice does not have a
+            multiple of the chips of the first one, or the picture cannot be written.
     """
+    if args.picture and not (args.picture.endswith(".png") and Path(args.picture).parent.is_dir()):
+        raise ValueError(f"--picture={args.picture}: expected FILE.png in a folder that exists")
+    slices = {name: described_devices(name) for name in args.topology.split(",")}
+    given = [_for_slice(args, name, slices) for name in slices]  # refuses before any is compiled
+    records = []
+    for options, devices in zip(given, slices.values(), strict=True):
+        records += _records(options, devices)
+    if args.picture:
+        from gopd_jax.benchmark.slices_picture import draw  # matplotlib takes half a second
+
+        draw(records, args.picture)
+
+
+def _for_slice(
+    args: argparse.Namespace, name: str, slices: Mapping[str, Sequence[jax.Device]]
+) -> argparse.Namespace:
+    """The options with which a chip of this slice has the work of a chip of the first one."""
+    first, chips = len(next(iter(slices.values()))), len(slices[name])
+    if chips % first:
+        raise ValueError(
+            f"--topology={args.topology}: {name} has {chips} chips; expected a multiple of the "
+            f"{first} chips of the first slice"
+        )
+    grow = ("prompts", "rows_per_micro_batch", "data")
+    grown = {field: getattr(args, field) * (chips // first) for field in grow}
+    return argparse.Namespace(**vars(args) | {"topology": name} | grown)
+
+
+def _records(args: argparse.Namespace, devices: Sequence[jax.Device]) -> list[dict[str, Any]]:
+    """Compiles for one slice; prints and returns a record for each program."""
     model = load_config(args.model)
-    devices = described_devices(args.topology)
     programs = ProgramTable(make_mesh(data=args.data, tensor=args.tensor, devices=devices))
     learner = make_learner(args, model, programs, args.prompts * args.samples_per_prompt)
     # Kernels ask the default device for its generation.
     with jax.default_device(programs.mesh.devices.flat[0]):
         compiled = _compile(learner, with_update=args.part == "update")
+    records = []
     for program, executable in zip(programs.programs, compiled, strict=True):
         memory = executable.memory_analysis()
         peak_bytes = (
@@ -48,7 +87,7 @@ def benchmark(args: argparse.Namespace) -> None:
             - memory.alias_size_in_bytes
             + memory.temp_size_in_bytes
         )
-        show(
+        records.append(
             {
                 "record": "compiled",
                 "program": program.name,
@@ -61,10 +100,13 @@ def benchmark(args: argparse.Namespace) -> None:
                 "peak_bytes": peak_bytes,
                 "at_once_bytes": memory.peak_memory_in_bytes,
                 "host_bytes": memory.host_temp_size_in_bytes,
+                "received_bytes": collectives(executable.as_text(), programs.mesh.size).bytes,
                 "compile_seconds": program.compile_seconds,
                 "settings": settings_in_effect(args),
             }
         )
+        show(records[-1])
+    return records
 
 
 def _compile(learner: Learner, with_update: bool) -> list[jax.stages.Compiled]:

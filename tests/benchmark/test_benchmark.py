@@ -40,6 +40,7 @@ def model(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_figures_add_up_and_the_sampler_agrees_with_the_scorer(model, capsys):
     options = [*OPTIONS, "--steps-per-dispatch=2", "--score", "--json"]
     assert main(["rollout", f"--model={model}", *options]) == 0

@@ -4,6 +4,7 @@ import gzip
 from itertools import islice
 
 from data_cases import run_script, write
+import pytest
 
 from gopd_jax.data.datasets import prepare
 from gopd_jax.data.encode import encode_all
@@ -40,6 +41,7 @@ print([r.key.prompt_id for r in step])
     assert done.stdout == f"{[r.key.prompt_id for r in step]}\n"  # and TFDS printed nothing
 
 
+@pytest.mark.slow
 def test_real_tokenizer_on_deepmath(shared_data, deepmath, tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()

@@ -134,6 +134,7 @@ def test_a_resumed_command_keeps_what_is_there_and_draws_the_rest(whole, copy):
     assert new["drawn"]["samples"] == 28 and len(new["starts"]) == 2
 
 
+@pytest.mark.slow  # in one process: the test above
 def test_killed_and_resumed_is_never_killed(whole, copy):
     """A real kill, without a chance to clean up."""
     shutil.rmtree(copy / "out")

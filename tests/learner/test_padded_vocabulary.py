@@ -64,7 +64,9 @@ def drawn(rows, rule):
     return {r.request.key: r for r in rollouts}
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize(
+    "rule", [pytest.param(RULES[0], marks=pytest.mark.slow), *RULES[1:]], ids=str
+)
 def test_rows_without_an_id_are_never_drawn(rule):
     expected = drawn(IDS, rule)
     for rows in (40, 48) if rule == RULES[0] else (48,):

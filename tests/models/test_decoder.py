@@ -110,11 +110,13 @@ def _jaxpr(config, remat, kernel):
     return str(jax.make_jaxpr(gradient)(random_params(config), _row(22)))
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize(
+    "remat", ["offload", *(pytest.param(r, marks=pytest.mark.slow) for r in ("attention", "block"))]
+)
+def test_remat_changes_nothing(remat):
     config, kernel = CASES["qwen3_tied"], Xla(8, (2, 1))
     expected = _hidden_and_gradient(config, "none", kernel)
-    for remat in ("attention", "block", "offload"):
-        _same_hidden_and_gradient(_hidden_and_gradient(config, remat, kernel), expected)
+    _same_hidden_and_gradient(_hidden_and_gradient(config, remat, kernel), expected)
 
 
 def test_remat_runs_again_what_it_does_not_keep():

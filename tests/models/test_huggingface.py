@@ -109,7 +109,7 @@ print("devices:", len(jax.devices()), len(sharded.sharding.device_set))
 """
 
 
-@pytest.mark.parametrize("data", [1, 2])
+@pytest.mark.parametrize("data", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_hold_and_compute_what_one_does(tmp_path, run_on_fake_devices, data):
     """data=1 means fsdp=4 and tensor=2; with data=2, two devices hold each part."""
     config = CASES["qwen2_untied_linear_rope"]  # biases and a head

@@ -161,6 +161,7 @@ ROWS, LENGTH = 8, 1024
 ALL_LOGITS = ROWS * LENGTH * QWEN_VOCABULARY * 4  # 5.0 GB
 
 
+@pytest.mark.slow  # so says the one of the train step
 def test_gradient_never_holds_all_logits():
     ours = _gradient_bytes(token_logprobs, ROWS, LENGTH)
     naive = _gradient_bytes(_naive, ROWS, LENGTH)

@@ -36,7 +36,9 @@ def weighted(case):
     return run
 
 
-@pytest.mark.parametrize("case", CHOSEN)
+@pytest.mark.parametrize(
+    "case", [c if c == "qwen2_tied" else pytest.param(c, marks=pytest.mark.slow) for c in CHOSEN]
+)
 def test_output_and_gradient_are_those_of_the_merged_matrices(case):
     config, settings, run = CASES[case], CHOSEN[case], weighted(case)
     base, adapter = random_params(config), random_adapter(config, settings)

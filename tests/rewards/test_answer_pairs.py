@@ -27,7 +27,11 @@ def test_there_are_200_pairs_and_each_once():
     assert DISAGREEMENTS.keys() <= {*harder_answer_pairs.RIGHT, *harder_answer_pairs.WRONG}
 
 
-@pytest.mark.parametrize("pairs", [answer_pairs, harder_answer_pairs], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "pairs",
+    [pytest.param(answer_pairs, marks=pytest.mark.slow), harder_answer_pairs],
+    ids=lambda m: m.__name__,
+)
 def test_the_verifier_agrees_with_the_hand_judged_pairs(verify, pairs):
     expected = {pair: 1.0 for pair in pairs.RIGHT} | {pair: 0.0 for pair in pairs.WRONG}
     verdicts = verify(

@@ -306,7 +306,10 @@ if __name__ == '__main__': print(f(float(input())))
     "spec",
     [
         lambda seconds: functions([[s] for s in seconds], seconds),
-        lambda seconds: script([f"{s}\n" for s in seconds], list(map(str, seconds))),
+        pytest.param(
+            lambda seconds: script([f"{s}\n" for s in seconds], list(map(str, seconds))),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["functions", "script"],
 )

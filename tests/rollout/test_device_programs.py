@@ -168,7 +168,9 @@ every_model = pytest.mark.parametrize("model", MODELS)
 # ---- What is drawn.
 
 
-@every_model
+@pytest.mark.parametrize(
+    "model", [m if m == "qwen3_tied" else pytest.param(m, marks=pytest.mark.slow) for m in MODELS]
+)
 def test_logprobs_are_those_of_a_full_forward_pass(model):
     rows = np.zeros((SLOTS, sum(SIZES)), np.int32)
     index, ours = [], []

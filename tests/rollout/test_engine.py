@@ -32,10 +32,10 @@ from gopd_jax.types import EncodedPrompt, Request
 @pytest.mark.parametrize(
     "settings",
     [
-        {"slots": 7},
+        pytest.param({"slots": 7}, marks=pytest.mark.slow),
         {"slots": 2},  # fewer than the samples of a prompt
         {"max_prompt": 150},  # three blocks of columns instead of one
-        {"steps_per_dispatch": 3},
+        pytest.param({"steps_per_dispatch": 3}, marks=pytest.mark.slow),
         {"prefill_tokens": 6},  # prompts in several chunks
     ],
     ids=str,

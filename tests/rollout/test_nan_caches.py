@@ -44,7 +44,7 @@ def equal(actual, expected):
         {"slots": 4},  # refills: 21 samples of 7 prompts, copies of prompts
         {"slots": 16, "max_prompt": 150},  # three blocks, and a narrower cache at the end
         {"prefill_tokens": 6},  # chunks after a prefix
-        {"slots": 16, "kv_cache": "int8"},
+        pytest.param({"slots": 16, "kv_cache": "int8"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

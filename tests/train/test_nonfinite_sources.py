@@ -130,6 +130,7 @@ def test_advantages_that_overflow(tmp_path, capsys):
     assert (tmp_path / "run" / "nonfinite_step_1.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_an_update_that_overflows_is_not_saved(tmp_path, capsys):
     """Loss and gradient are finite, the parameters after the update are not."""
     words = "step 1: the update made params/"

@@ -53,6 +53,7 @@ def held(monkeypatch):
     return found
 
 
+@pytest.mark.slow  # learner/test_parking.py is fast
 def test_what_is_alive_in_each_phase_of_a_parked_run(held, tmp_path):
     config = small(**SHORT, **PARKED)
     model = load_config(tiny.model("base"))

@@ -238,6 +238,7 @@ def full_disk():
     return fails
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_set_back_changes_nothing(unfinished, uninterrupted, lines, monkeypatch):
     shutil.rmtree(unfinished / "checkpoints/6")
     real = time.time
