@@ -8,10 +8,9 @@ import pytest
 from step_cases import make_examples, pack_one, predictions, trees_equal
 
 from gopd_jax.kernels.packed_attention import MEMBERS
-from gopd_jax.learner.example import Example, RowSlice
+from gopd_jax.learner.example import LOGPROBS, Example, RowSlice
 from gopd_jax.learner.packing import (
     LEAST,
-    LOGPROBS,
     SHORTER,
     BatchShape,
     Bucket,
