@@ -60,6 +60,17 @@ def reading(
     return Reading(tokens, np.arange(length, dtype=np.int32) * segments, segments, first)
 
 
+def response_states(model: Decoder, params: Params, reads: Reading, length: int) -> jax.Array:
+    """The hidden states, [R, length, D], at which each row's response is predicted.
+
+    What stands after the end of a response means nothing.
+    """
+    hidden_RSD = model.apply({"params": params}, reads.tokens, reads.positions, reads.segments)
+    index_RT = reads.first[:, None] + jnp.arange(length)
+    index_RT = jnp.minimum(index_RT, hidden_RSD.shape[1] - 1)
+    return jnp.take_along_axis(hidden_RSD, index_RT[..., None], axis=1)
+
+
 def distance(
     student_params: Params,
     teacher_params: Params | None,
@@ -82,13 +93,11 @@ def distance(
         float32 [R, T] by name. What stands after the end of a response means nothing.
     """
 
+    # Devices divide the tokens of a row: the length is rounded up.
+    length = response + -response % ways("between")
+
     def predictions(model: Decoder, params: Params, reads: Reading) -> Predictions:
-        hidden_RSD = model.apply({"params": params}, reads.tokens, reads.positions, reads.segments)
-        # Devices divide the tokens of a row: the length is rounded up.
-        index_RT = reads.first[:, None] + jnp.arange(response + -response % ways("between"))
-        index_RT = jnp.minimum(index_RT, hidden_RSD.shape[1] - 1)
-        hidden_RTD = jnp.take_along_axis(hidden_RSD, index_RT[..., None], axis=1)
-        return hidden_RTD, output_head(params)
+        return response_states(model, params, reads, length), output_head(params)
 
     ours = predictions(student, student_params, student_reads)
     theirs = None if teacher is None else predictions(teacher, teacher_params, teacher_reads)

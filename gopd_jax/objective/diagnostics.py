@@ -106,6 +106,12 @@ def response_positions(trained_RS: jax.Array) -> jax.Array:
     return index - last_untrained - 1
 
 
+def position_bins(tokens: int) -> np.ndarray:
+    """The bin of each position of a response of this many tokens, int [tokens]."""
+    bins = np.log2(np.maximum(np.arange(tokens), 1)).astype(int)
+    return np.minimum(bins, POSITION_BINS - 1)
+
+
 @struct.dataclass
 class TokenRecord:
     """What the loss knew of each token of a micro-batch: float32 [R, S], nats unless stated.

@@ -53,6 +53,14 @@ class LogSettings:
     none."""
     samples_every: PositiveCount = 10
     """Steps between two steps whose responses are written."""
+    inspected: Count = 0
+    """Responses of each domain that are compared with teacher and reference over the whole
+    vocabulary in the steps whose responses are written: overlap, entropies, implied reward, log Z.
+    0 compares none. 16 cost about what scoring them costs."""
     rewards: Count = 0
     """Responses of a step that are verified; 0 verifies all. Rewards are only watched with gopd
     and sft, so that fewer save time; grpo verifies all of them."""
+
+    def writes_samples(self, step: int) -> bool:
+        """Whether the responses of a step are written."""
+        return step == 1 or step % self.samples_every == 0

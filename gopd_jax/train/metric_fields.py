@@ -5,7 +5,7 @@ Declarations alone, for `fields`. The numbers are made in `objective.diagnostics
 """
 
 from gopd_jax.train.fields import Field
-from gopd_jax.train.shaping_fields import SHAPING
+from gopd_jax.train.shaping_fields import EXACT, INSPECTED, SHAPING
 
 BY_DOMAIN, IF_SEVERAL = "domains", "several domains"
 
@@ -364,6 +364,8 @@ SPEED = (
 GROUPS = {
     "Rollouts and rewards": ROLLOUTS,
     "Trained tokens": TOKENS,
+    "Exact estimators": EXACT,
+    "Inspected responses": INSPECTED,
     "Shaping": SHAPING,
     "By position": POSITIONS,
     "Optimizer and packing": OPTIMIZER,

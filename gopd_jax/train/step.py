@@ -16,6 +16,7 @@ from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.controls import controlled
 from gopd_jax.learner.example import Example
+from gopd_jax.learner.inspection import inspect_responses, inspection_metrics
 from gopd_jax.learner.learner import FrozenModel, Learner, Packed
 from gopd_jax.learner.packing import padding_hint
 from gopd_jax.learner.parking import bring
@@ -27,6 +28,7 @@ from gopd_jax.learner.sources import (
     to_examples,
     to_score,
 )
+from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
@@ -79,8 +81,7 @@ class Trainer:
         with self.clock.phase("data"):
             requests = next(stream)
 
-        # The teachers of sft have answered already; they score nothing.
-        teachers = self.teachers if self.config.method == "gopd" else {}
+        teachers = self._teachers(state)
         scoring = Scoring(self.learner, teachers, self.reference)
         params = self.learner.student_params(state)
         with self.clock.phase("rollout"):
@@ -92,6 +93,7 @@ class Trainer:
             scored = self._scored(params, scoring, record)
             updates = [self._packed(examples, i > 0) for i, examples in enumerate(scored)]
             record.scoring = scoring.cost
+            record.inspected = self._inspected(params, teachers, record)
             if step == 1:
                 self._hint(updates[0])
             stop_point()
@@ -113,6 +115,36 @@ class Trainer:
         record.laps = self.clock.lap()
         log.keep(record)
         return state, record, note
+
+    def _teachers(self, state: TrainState) -> Mapping[str, FrozenModel]:
+        """The teachers that score this step's responses, as they are now."""
+        if self.config.method != "gopd":  # those of sft have answered already
+            return {}
+        if (params := self.learner.teacher_params(state)) is None:
+            return self.teachers
+        now = {n: dataclasses.replace(t, params=params) for n, t in self.teachers.items()}
+        reference = self.reference and self.reference.params
+        self.learner.read_heads(dict.fromkeys(now, params), reference)
+        return now
+
+    def _inspected(
+        self, params: Params, teachers: Mapping[str, FrozenModel], record: StepRecord
+    ) -> dict[str, float | list[float]]:
+        """What a few responses say over the whole vocabulary, in the steps that write samples."""
+        log = self.config.log
+        if self.config.method != "gopd" or not (log.inspected and log.writes_samples(record.step)):
+            return {}
+        by_domain, shaping = {}, self.config.shaping
+        for name, scale in shaping.reward_scales(self.config.reward_scales, record.step).items():
+            of_domain = [r for r in record.rollouts if r.request.prompt.source.domain == name]
+            if of_domain:
+                needed = needs_reference(scale) or shaping.reference_everywhere
+                reference = self.reference if needed else None
+                models = teachers[name], reference
+                rollouts = of_domain[: log.inspected]
+                given = self.learner, params, *models, rollouts, scale
+                by_domain[name] = inspect_responses(*given)
+        return inspection_metrics(by_domain)
 
     def _hint(self, packed: Packed) -> None:
         """Says what would leave less padding, if there is much."""

@@ -59,6 +59,7 @@ class StepRecord:
     laps: seconds of each phase since the end of the step before.
     scoring: the cost of the log-probs of frozen models.
     learning_rate: of the first update.
+    inspected: metrics of a few responses over the whole vocabulary; see `learner.inspection`.
     values: metrics of the updates.
     """
 
@@ -70,6 +71,7 @@ class StepRecord:
     scoring: Cost = NO_COST
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
     learning_rate: jax.Array | float = 0.0
+    inspected: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
     values: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -141,7 +143,7 @@ class StepLog:
         values = self._metrics(record, verdicts)
         self._log.metrics(record.step, values)
         log = self._config.log
-        if log.samples and (record.step % log.samples_every == 0 or record.step == 1):
+        if log.samples and log.writes_samples(record.step):
             for sample in self._samples(record, record.updates[-1], log.samples):
                 self._log.sample(record.step, sample)
         self._log.flush()
@@ -191,7 +193,7 @@ class StepLog:
     ) -> dict[str, float | list[float]]:
         domains = list(self._config.domains)
         values: dict[str, float | list[float]] = rollout_metrics(record.rollouts, verdicts, domains)
-        values |= record.values
+        values |= record.inspected | record.values
         cost = sum((u.packed.cost for u in record.updates), NO_COST)
         values["packing_filled"] = cost.filled
         values["attention_useful"] = cost.attention_useful

@@ -7,6 +7,7 @@ from gopd_jax.train.fields import names
 from gopd_jax.train.metric_fields import METRICS
 
 GOPD = {"policy", "teacher", "reference", "sampled", "passed"}
+SHAPED = ("scaled", "gated", "clipped", "selected", "undecided", "trust region")
 SCORED = GOPD | {"verified", "scored teacher"}
 # Of each run that is checked; together they cover every condition but "stopped".
 CONDITIONS = {
@@ -16,7 +17,7 @@ CONDITIONS = {
     "not verified": GOPD | {"unverified", "compared"},
     "own reward": SCORED | {"own reward"},
     "mixture": SCORED | {"mixture"},
-    "shaped": SCORED | {"scaled", "gated", "clipped", "selected", "undecided", "trust region"},
+    "shaped": SCORED | {"exact", "inspected", *SHAPED},
 }
 
 

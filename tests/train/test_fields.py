@@ -55,7 +55,7 @@ def test_names_by_domain_and_condition():
     assert list(names(fields, {"teacher"}, ["m", "n"])) == expected
     shown = entry(Field("b", "nats", "x", "teacher", "0", "y", "several domains"))
     assert shown == (
-        "- `b`, `b/DOMAIN` with several domains (nats): x. Written if `method` is gopd. "
+        f"- `b`, `b/DOMAIN` with several domains (nats): x. Written if {WHEN['teacher']}. "
         "Healthy: 0. Otherwise: y."
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from gopd_jax.train.fields import names
 from gopd_jax.train.run import run
-from gopd_jax.train.shaping_fields import SHAPING
+from gopd_jax.train.shaping_fields import EXACT, INSPECTED, SHAPING
 
 SHAPED = {
     "steps": 2,
@@ -17,6 +17,8 @@ SHAPED = {
     "eval.prompts": 8,
     "eval.every": 2,
     "learner.reward_scale": 1.0,
+    "log.inspected": 2,
+    "log.samples_every": 1,
     "objective.estimator": "sampled_baseline",
     "objective.top_k": 4,
     "shaping.reward_scale_start": 2.0,
@@ -45,8 +47,9 @@ def test_a_run_with_every_shaping(tmp_path):
     first, last = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     expected = set(names(SHAPING, CONDITIONS["shaped"]))
     assert expected == set(names(SHAPING, CONDITIONS["shaped"] - SCORED)) and len(expected) == 6
+    also = set(names((*EXACT, *INSPECTED), CONDITIONS["shaped"]))
     for line in (first, last):
-        assert expected <= set(line)
+        assert expected | also <= set(line) and len(also) == 12
         assert line["tokens_trained"] <= 6 * 16 and line["grad_norm"] > 0
         assert line["verified"] == 16
         assert 0.5 <= line["states_kept"] < 1
