@@ -20,7 +20,7 @@ SETTINGS = {
     "eval.samples": 1,
     "checkpoint.every": 2,
     "log.samples_every": 2,
-    "check.before_training": False,  # tests/check has its own runs
+    "check.before_training": False,  # test_contracts has its own runs
 }
 
 
