@@ -2,7 +2,7 @@ r"""On-policy self-distillation: the teacher is the student's own start, with a 
 
 `teacher_context` is added to the last user message of the teacher's prompt alone; its fields in
 braces come from the row. Student and teacher score the student's tokens, each after its own prompt.
-The teacher stays frozen: one that follows the student collapses.
+The teacher stays frozen: one that follows the student (self_teacher.follow) can collapse with it.
 
 tiny (default): the embedded base, shown the answer. It was never taught to read a hint: this shows
     the mechanism, not a gain.

@@ -17,7 +17,7 @@ from pydantic import Field, Strict
 from gopd_jax.check.settings import CheckSettings
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
-from gopd_jax.learner.settings import ControlSettings, LearnerSettings, Method
+from gopd_jax.learner.settings import ControlSettings, LearnerSettings, Method, SelfTeacherSettings
 from gopd_jax.models.settings import LoraSettings, SamplingRule
 from gopd_jax.objective.settings import EstimatorSettings
 from gopd_jax.objective.shaping_checks import check_shaping
@@ -67,6 +67,7 @@ class Config:
     objective: EstimatorSettings = EstimatorSettings()
     shaping: ShapingSettings = ShapingSettings()
     control: ControlSettings = ControlSettings()
+    self_teacher: SelfTeacherSettings = SelfTeacherSettings()
     lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
     check: CheckSettings = CheckSettings()
@@ -89,6 +90,7 @@ class Config:
         self._check_domains()
         self._check_counts()
         self._check_control()
+        self._check_self_teacher()
         if self.objective.exact and self.method != "gopd":
             raise ValueError(
                 f"config.objective.estimator={self.objective.estimator!r}: expected 'sampled' with "
@@ -148,6 +150,24 @@ class Config:
             raise ValueError(
                 f"config.learner.row_length={learner.row_length}: expected >= {self.longest} "
                 "(prompt + response limit), or 0"
+            )
+
+    def _check_self_teacher(self) -> None:
+        follow = self.self_teacher.follow
+        if follow == "none":
+            return
+        others = [name for name, d in self.domains.items() if d.teacher != self.student]
+        if self.method != "gopd" or others:
+            raise ValueError(
+                f"config.self_teacher.follow={follow!r}: expected method 'gopd' and the student's "
+                f"path {self.student!r} as the teacher of every domain"
+                + (f", but {others[0]!r} has another" if others else "")
+            )
+        alone = not (self.lora.rank or self.learner.park_frozen or self.init_from)
+        if self.control.kind != "none" or not alone:
+            raise ValueError(
+                f"config.self_teacher.follow={follow!r}: expected lora.rank=0, no init_from, "
+                "control.kind='none' and learner.park_frozen=false"
             )
 
     def _check_control(self) -> None:

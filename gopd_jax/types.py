@@ -169,8 +169,10 @@ class TrainState:
     step: int32 scalar, updates done.
     params: the student's parameters, float32.
     opt_state: optax state.
+    teacher: parameters of a teacher that follows the student, float32; None without one.
     """
 
     step: jax.Array
     params: Params
     opt_state: Tree
+    teacher: Params | None = None

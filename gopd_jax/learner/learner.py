@@ -30,8 +30,8 @@ from gopd_jax.learner.optimizer import (
 )
 from gopd_jax.learner.packing import BatchShape, make_buckets, pack
 from gopd_jax.learner.parking import HOST, bring, is_parked, moments_in_host, moments_to
-from gopd_jax.learner.settings import LearnerSettings
-from gopd_jax.learner.step import RULED, StepMetrics, TokenValues, exact_step, train_step
+from gopd_jax.learner.settings import LearnerSettings, SelfTeacherSettings
+from gopd_jax.learner.step import FIXED, RULED, StepMetrics, TokenValues, exact_step, train_step
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.models.decoder import Decoder, param_shardings
 from gopd_jax.models.lora import adapted, adapter_elements
@@ -117,6 +117,7 @@ class Learner:
             count for nothing. None stands for the whole vocabulary of each.
         dtype: compute dtype.
         loss_fn: the loss of a micro-batch, with the arguments and results of `weighted_loss`.
+        self_teacher: how a teacher that starts as the student follows it; it is in the state.
         lora: the adapter that is trained in place of the student's parameters, unless its rank is
             0; `base` is then what stays as it is.
 
@@ -141,6 +142,7 @@ class Learner:
         num_ids: int | None = None,
         dtype: jnp.dtype = jnp.float32,
         loss_fn: Loss = weighted_loss,
+        self_teacher: SelfTeacherSettings = FIXED,
         lora: LoraSettings = NO_LORA,
     ):
         self.programs, self.mesh, self.dtype = programs, programs.mesh, dtype
@@ -152,21 +154,21 @@ class Learner:
         optimizer = make_optimizer(settings.optimizer, self.schedule)
         self.param_shardings = param_shardings(student, self.mesh)
         self.parks_optimizer = settings.park_optimizer
-        self.student, self.lora, self.estimator = student, lora, estimator
-        self.shaping = shaping
+        self.student, self.lora = student, lora
+        self.estimator, self.shaping = estimator, shaping
         self._trained_params = trained_params(student, lora, self.mesh)
-        self._state_shardings, self._resting = self._shardings(optimizer)
+        self._state_shardings, self._resting = self._shardings(optimizer, self_teacher.follows)
         self.base: Params | None = None  # in the compute dtype, where an adapter is trained
         self.heads: FrozenHeads | None = None  # of teachers and reference; see `read_heads`
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self.token_sharding = token_sharding(self.mesh, leading=1)
-        self._initial = functools.partial(_initial, optimizer=optimizer)
+        follows = self_teacher.follows
+        self._initial = functools.partial(_initial, optimizer=optimizer, follows=follows)
         adapter = {"config": student, "lora": lora, "optimizer": optimizer}
         self._new_adapter = functools.partial(new_adapter, **adapter)
         self._platform = self.mesh.devices.flat[0].platform
         attention = choose_packed_attention(settings.attention, self._platform)
-        self.attention = attention.kernel
-        self.kernels = {"packed attention": str(attention)}
+        self.attention, self.kernels = attention.kernel, {"packed attention": str(attention)}
         self._trained = self.decoder(student, settings.remat)
         shares = settings.share_prompts and shape.samples > 1
         self.sharing = sharing_of(self._trained, self.buckets) if shares else None
@@ -181,6 +183,7 @@ class Learner:
             num_ids=num_ids,
             loss_fn=loss_fn,
             parked=settings.park_optimizer,
+            self_teacher=self_teacher,
         )
         self._adapter = self._read_further()
 
@@ -199,11 +202,13 @@ class Learner:
             self._step = functools.partial(exact_step, step=self._step)
         return share
 
-    def _shardings(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, TrainState]:
+    def _shardings(
+        self, optimizer: optax.GradientTransformation, follows: bool
+    ) -> tuple[TrainState, TrainState]:
         """Those of the state in an update, and between updates."""
         where = jax.tree.map(lambda x: x.sharding, self._trained_params)
         moments = opt_state_shardings(optimizer, self._trained_params, where, self.mesh)
-        state = TrainState(replicated(self.mesh), where, moments)
+        state = TrainState(replicated(self.mesh), where, moments, where if follows else None)
         if not self.parks_optimizer:
             return state, state
         shapes = jax.eval_shape(optimizer.init, self._trained_params)
@@ -271,6 +276,14 @@ class Learner:
         if not self.lora.rank:
             return state.params
         return adapted(self._base(), state.params, self.lora)
+
+    def teacher_params(self, state: TrainState) -> Params | None:
+        """A copy of a teacher that follows the student, in the compute dtype, or None."""
+        if state.teacher is None:
+            return None
+        function = functools.partial(_copied, dtype=self.dtype)
+        options = {"name": "teacher", "out": lambda: self._state_shardings.params}
+        return self.programs.compiled(function, state.teacher, **options)(state.teacher)
 
     def _base(self) -> Params:
         """The frozen parameters, or their shapes before they are loaded."""
@@ -366,10 +379,18 @@ def put(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
 
 
-def _initial(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(jnp.int32(0), params, optimizer.init(params))
+def _initial(
+    params: Params, *, optimizer: optax.GradientTransformation, follows: bool
+) -> TrainState:
+    teacher = jax.tree.map(jnp.copy, params) if follows else None
+    return TrainState(jnp.int32(0), params, optimizer.init(params), teacher)
+
+
+def _copied(params: Params, *, dtype: jnp.dtype) -> Params:
+    return jax.tree.map(lambda x: jnp.copy(x.astype(dtype)), params)
 
 
 def _restarted(state: TrainState) -> TrainState:
     """The state with no updates done; moments and their count, which corrects their bias, stay."""
-    return TrainState(jnp.int32(0), state.params, restart_schedule(state.opt_state))
+    opt_state = restart_schedule(state.opt_state)
+    return TrainState(jnp.int32(0), state.params, opt_state, state.teacher)

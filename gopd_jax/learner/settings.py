@@ -105,6 +105,24 @@ class ControlSettings:
 
 
 @settings
+class SelfTeacherSettings:
+    """A teacher that follows the student, where every teacher is the student's own start."""
+
+    follow: Literal["none", "average", "refresh"] = "none"
+    """none: the teachers stay as they are. average: after each update the teacher moves towards the
+    student, an exponential moving average. refresh: it becomes the student every so many updates.
+    Such a teacher can collapse with its student: watch entropy and the held-out score."""
+    decay: Decay = 0.99
+    """What the average keeps of the teacher at each update. Smaller values follow faster."""
+    every: PositiveCount = 10
+    """Updates between two refreshes."""
+
+    @property
+    def follows(self) -> bool:
+        return self.follow != "none"
+
+
+@settings
 class LearnerSettings(Clipping, Weighting, OptimizerSettings, PackingSettings, ParkingSettings):
     """How the student is updated from the responses of a step."""
 

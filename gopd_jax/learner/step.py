@@ -16,6 +16,7 @@ import optax
 from gopd_jax.kernels.context import balanced, in_order
 from gopd_jax.learner.exact import FrozenHeads, exact_predictions
 from gopd_jax.learner.parking import moments_to
+from gopd_jax.learner.settings import SelfTeacherSettings
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.models.routing import Routing, counted
@@ -26,6 +27,7 @@ from gopd_jax.objective.predictions import Predictions
 from gopd_jax.objective.settings import LossSettings
 from gopd_jax.types import PackedBatch, Params, TrainState
 
+FIXED = SelfTeacherSettings()
 # `sampler_gap` looks at one token in so many: a sampling rule needs all logits of a token at once.
 RULED = 16
 
@@ -79,6 +81,7 @@ def train_step(
     parked: bool = False,
     student: Callable[[Params], Params] | None = None,
     heads: FrozenHeads | None = None,
+    self_teacher: SelfTeacherSettings = FIXED,
 ) -> tuple[TrainState, StepMetrics, tuple[TokenValues, ...]]:
     """One optimizer update from the packed batches of one update, each with rows of its own length.
 
@@ -101,6 +104,7 @@ def train_step(
             another one: the rest of it is frozen.
         heads: of teachers and reference, whose hidden states the batches have; None with the
             sampled estimator.
+        self_teacher: how the teacher in the state follows the student, if there is one.
 
     Returns:
         The new state, the metrics, and the values of each token of each batch.
@@ -125,7 +129,29 @@ def train_step(
     applied = all_finite & (sum(batch.used for batch in batches) > 0)
     params, opt_state = _updated(state, grads, optimizer, applied, parked)
     metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
-    return TrainState(state.step + all_finite, params, opt_state), metrics, tokens
+    step = state.step + all_finite
+    teacher = followed(state.teacher, params, step, self_teacher)
+    return TrainState(step, params, opt_state, teacher), metrics, tokens
+
+
+def followed(
+    teacher: Params | None, student: Params, step: jax.Array, settings: SelfTeacherSettings
+) -> Params | None:
+    """A teacher that follows the student, after an update.
+
+        average   teacher = decay * teacher + (1 - decay) * student
+        refresh   teacher = student, at every `every`-th update
+
+    Args:
+        teacher: before it, or None.
+        student: after it.
+        step: updates done.
+    """
+    if teacher is None:
+        return None
+    if settings.follow == "average":
+        return jax.tree.map(lambda t, s: t + (1 - settings.decay) * (s - t), teacher, student)
+    return jax.tree.map(lambda t, s: jnp.where(step % settings.every == 0, s, t), teacher, student)
 
 
 def _added_up(

@@ -138,9 +138,9 @@ class Bar:
         return self
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Counts units that are done; the note is shown after them."""
+        """Counts units that are done; the note is shown after them, until there is another."""
         self._done += count
-        self._note = note
+        self._note = note or self._note
         now = self._advanced = time.perf_counter()
         seconds = now - self._point - self._aside
         if seconds >= POINT_SECONDS:

@@ -12,7 +12,7 @@ import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.stream import PromptStream
-from gopd_jax.learner.settings import ControlSettings
+from gopd_jax.learner.settings import ControlSettings, SelfTeacherSettings
 from gopd_jax.models.settings import NO_LORA
 from gopd_jax.objective.settings import EstimatorSettings
 from gopd_jax.objective.shaping_settings import SHAPING
@@ -49,13 +49,14 @@ FREE_FIELDS = (
     "domains.*.test",
 )
 # What the settings are in runs that were started before there were these: no checkpoint to start
-# from, no adapter, the sampled estimator, no shaping and no control.
+# from, no adapter, the sampled estimator, no shaping, no control, and teachers that stay.
 BEFORE = {
     "init_from": "",
     "lora": json.loads(json.dumps(dataclasses.asdict(NO_LORA))),
     "objective": dataclasses.asdict(EstimatorSettings()),
     "shaping": dataclasses.asdict(SHAPING),
     "control": dataclasses.asdict(ControlSettings()),
+    "self_teacher": dataclasses.asdict(SelfTeacherSettings()),
 }
 # Fields that the hosts of one run may be given differently: paths, of which the content is
 # compared, and what the first host's alone decides.

@@ -49,6 +49,7 @@ def make_learner(
         rule=config.rollout.rule,
         likelihood=config.method == "sft",
         estimator=config.objective,
+        self_teacher=config.self_teacher,
         shaping=config.shaping,
         num_ids=num_ids,
         dtype=dtype,

@@ -81,8 +81,7 @@ class Trainer:
         with self.clock.phase("data"):
             requests = next(stream)
 
-        # The teachers of sft have answered already; they score nothing.
-        teachers = self.teachers if self.config.method == "gopd" else {}
+        teachers = self._teachers(state)
         scoring = Scoring(self.learner, teachers, self.reference)
         params = self.learner.student_params(state)
         with self.clock.phase("rollout"):
@@ -94,7 +93,7 @@ class Trainer:
             scored = self._scored(params, scoring, record)
             updates = [self._packed(examples, i > 0) for i, examples in enumerate(scored)]
             record.scoring = scoring.cost
-            record.inspected = self._inspected(params, record)
+            record.inspected = self._inspected(params, teachers, record)
             if step == 1:
                 self._hint(updates[0])
             stop_point()
@@ -117,7 +116,20 @@ class Trainer:
         log.keep(record)
         return state, record, note
 
-    def _inspected(self, params: Params, record: StepRecord) -> dict[str, float | list[float]]:
+    def _teachers(self, state: TrainState) -> Mapping[str, FrozenModel]:
+        """The teachers that score this step's responses, as they are now."""
+        if self.config.method != "gopd":  # those of sft have answered already
+            return {}
+        if (params := self.learner.teacher_params(state)) is None:
+            return self.teachers
+        now = {n: dataclasses.replace(t, params=params) for n, t in self.teachers.items()}
+        reference = self.reference and self.reference.params
+        self.learner.read_heads(dict.fromkeys(now, params), reference)
+        return now
+
+    def _inspected(
+        self, params: Params, teachers: Mapping[str, FrozenModel], record: StepRecord
+    ) -> dict[str, float | list[float]]:
         """What a few responses say over the whole vocabulary, in the steps that write samples."""
         log = self.config.log
         if self.config.method != "gopd" or not (log.inspected and log.writes_samples(record.step)):
@@ -128,7 +140,7 @@ class Trainer:
             if of_domain:
                 needed = needs_reference(scale) or shaping.reference_everywhere
                 reference = self.reference if needed else None
-                models = self.teachers[name], reference
+                models = teachers[name], reference
                 rollouts = of_domain[: log.inspected]
                 given = self.learner, params, *models, rollouts, scale
                 by_domain[name] = inspect_responses(*given)

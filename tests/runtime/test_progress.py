@@ -132,6 +132,17 @@ def test_a_line_fits_the_terminal(clock, log, width, name):
     assert "…" not in line.split("12/40000")[1], "a note is shown as a whole or not at all"
 
 
+def test_a_note_stays_until_there_is_another(log, clock):
+    """The first step after a checkpoint has no figures yet."""
+    with Bar("train", 40, "steps") as bar:
+        steps(bar, clock, [11], "reward 0.5")
+        steps(bar, clock, [11])
+        steps(bar, clock, [11], "reward 0.6")
+    first, second, third = log.getvalue().splitlines()
+    assert first.endswith("reward 0.5") and second.endswith("reward 0.5")
+    assert third.endswith("reward 0.6")
+
+
 def test_a_terminal_gets_one_line_for_each_bar_that_is_not_inside_another(terminal, clock):
     with Bar("train", total=3, unit="steps") as bar:
         steps(bar, clock, [2, 2])

@@ -19,6 +19,7 @@ OWN_AND_NONE = {
     "domains.math.test": "",
 }
 ADAPTER = {"lora.rank": 2, "learner.learning_rate": 1e-2}
+EXACT = {"objective.estimator": "full", "log.inspected": 2}
 # Each case costs seconds of compilation.
 CASES = {
     "grpo, several updates, bfloat16": ("configs/math.py", GRPO | SEVERAL_UPDATES | BFLOAT16),
@@ -32,6 +33,12 @@ CASES = {
     "adapter, grpo, bfloat16": ("configs/math.py", ADAPTER | GRPO | BFLOAT16),
     "adapter, two domains, sft": ("configs/sft.py", ADAPTER | {"learner.warmup_steps": 2}),
     "bfloat16": ("configs/math.py", BFLOAT16),
+    "exact, a teacher that follows": (
+        "configs/self_distillation.py",
+        {"self_teacher.follow": "average", "self_teacher.decay": 0.5, **EXACT},
+    ),
+    "exact, two domains": ("configs/multi_teacher.py", EXACT),
+    "a control": ("configs/math.py", {"control.kind": "permuted_tokens"}),
 }
 
 
