@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from gopd_jax.config import Config
 from gopd_jax.evaluate.scores import Figures
+from gopd_jax.learner.settings import ControlSettings
 from gopd_jax.models.config import ModelConfig
 from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.objective.shaping_settings import ShapingSettings
 from gopd_jax.preview import picture
 from gopd_jax.preview.points import Domain, Needed, Point, draw, needed
 from gopd_jax.preview.table import line, table
@@ -96,7 +98,8 @@ def _first(prompts: Sequence[EncodedPrompt], most: int) -> list[EncodedPrompt]:
 
 
 def _previewed(config: Config, scales: Sequence[float]) -> Config:
-    """The config as far as the preview needs it: the reference is read if a lambda needs it.
+    """The config as far as the preview needs it: the reference is read if a lambda needs it, and
+    what shapes or replaces advantages is at its default.
 
     Raises:
         ValueError: there is no optimum to preview, or nothing to score it by.
@@ -120,7 +123,8 @@ def _previewed(config: Config, scales: Sequence[float]) -> Config:
     scale = next(filter(needs_reference, scales), 1.0)
     domains = {n: dataclasses.replace(d, reward_scale=None) for n, d in config.domains.items()}
     learner = dataclasses.replace(config.learner, reward_scale=scale)
-    return dataclasses.replace(config, domains=domains, learner=learner)
+    plain = {"shaping": ShapingSettings(), "control": ControlSettings()}
+    return dataclasses.replace(config, domains=domains, learner=learner, **plain)
 
 
 def _check_memory(

@@ -208,7 +208,7 @@ def prefill(
     D, r, T = tokens_DrT.shape
     tokens_RT = tokens_DrT.reshape(D * r, T)
     starts_R, lengths_R = starts_Dr.reshape(-1), lengths_Dr.reshape(-1)
-    tokens_RT, new = constrain(tokens_RT, ("slots", None)), ()
+    new = ()
     for model, own, layers in members(models, weights):
         cos, sin = rotation(model.config, starts_R[:, None] + jnp.arange(T))
         layout = PrefillChunk(cos, sin, lengths_R, starts_R)
@@ -216,6 +216,7 @@ def prefill(
             tuple(take(block, rows_Dr) for block in _layer(blocks[:prefix_blocks], layer))
             for layer in layers
         ]
+        tokens_RT = constrain(tokens_RT, ("slots", None))
         matmul = matmul_of(model.config.experts, platform_in_use())
         new += decode(model.config, own, tokens_RT, layout, prefix, matmul, model.split)[1]
     new = tuple(as_block(*pair, like=like) for pair, like in zip(new, blocks[0], strict=True))
