@@ -32,9 +32,12 @@ examples:
       --mean-response-tokens=4096 --max-response-tokens=16384 --count-only
   python -m gopd_jax.benchmark loop --config=math --steps=30 --config.rollout.slots=32
   python -m gopd_jax.benchmark growth --picture=growth.png
+  python -m gopd_jax.benchmark head --vocabulary=151936 --width=2048 --tokens=16384 --rows=16 \\
+      --topology=v5e:4x4
 
 With --json, a line has a "record": "warm-up", "run", "program", "median", "compiled" or "counted",
-for loop "step", "whole run" or "split", and for growth "point" or "growth". The first run is a
+for loop "step", "whole run" or "split", for growth "point" or "growth", and for head "head". The
+first run is a
 warm-up and is not counted, and neither is any run or step that compiles. In rollout with random
 weights, answers have geometric lengths: V / MEAN token ids, drawn at random, are stop ids, so that
 one token in MEAN (--mean-response-tokens) ends an answer on average.
@@ -110,7 +113,30 @@ def make_parser() -> cli.Parser:
         epilog=GROWTH,
     )
     _add_growth(part)
+    part = add(
+        "head",
+        "heads: memory and seconds of each estimator, and of the full loss from whole arrays",
+        ", with student, teacher and reference at lambda 1.25",
+    )
+    _add_head(part)
     return parser
+
+
+def _add_head(part: argparse.ArgumentParser) -> None:
+    """Adds the sizes, and the slice to compile for in place of running."""
+    add, count = part.add_argument, {"type": cli.integer(1)}
+    add("--vocabulary", **count, default=32_000, help="ids")
+    add("--width", **count, default=512, help="of the hidden states of each model")
+    add("--tokens", **count, default=2048, help="tokens, all of them trained on")
+    add("--rows", **count, default=2, help="rows that they stand in")
+    add("--no-reference", action="store_true", help="lambda 1: student and teacher alone")
+    add("--runs", **count, default=3, help="runs after the warm-up; medians at the end")
+    add("--tensor", **count, default=1, help="devices on the tensor axis; fsdp takes the others")
+    add(
+        "--topology",
+        default="",
+        help="compile for this TPU slice, such as v5e:4x4, and run nothing (needs libtpu)",
+    )
 
 
 def _add_growth(part: argparse.ArgumentParser) -> None:
@@ -350,6 +376,8 @@ def main(argv: list[str] | None = None) -> int:
         from gopd_jax.benchmark.rollout import benchmark
     elif args.part == "loop":
         from gopd_jax.benchmark.loop import benchmark
+    elif args.part == "head":
+        from gopd_jax.benchmark.heads import benchmark
     elif args.part == "growth":
         from gopd_jax.benchmark.growth import benchmark
     elif args.topology:
