@@ -37,10 +37,9 @@ examples:
 
 With --json, a line has a "record": "warm-up", "run", "program", "median", "compiled" or "counted",
 for loop "step", "whole run" or "split", for growth "point" or "growth", and for head "head". The
-first run is a
-warm-up and is not counted, and neither is any run or step that compiles. In rollout with random
-weights, answers have geometric lengths: V / MEAN token ids, drawn at random, are stop ids, so that
-one token in MEAN (--mean-response-tokens) ends an answer on average.
+first run is a warm-up and is not counted, and neither is any run or step that compiles. In rollout
+with random weights, answers have geometric lengths: V / MEAN token ids, drawn at random, are stop
+ids, so that one token in MEAN (--mean-response-tokens) ends an answer on average.
 
 decode_ms_per_step is the milliseconds of a decode step, over the dispatches that begin with an idle
 device, after no prefill; a run without any leaves it out.
