@@ -17,7 +17,6 @@ import numpy as np
 
 from gopd_jax.benchmark.compiled import described_devices
 from gopd_jax.benchmark.records import show
-from gopd_jax.benchmark.workload import settings_in_effect
 from gopd_jax.learner.exact import FrozenHeads, exact_predictions
 from gopd_jax.models.logprobs import token_logprobs
 from gopd_jax.objective.gopd import gopd_advantage
@@ -28,6 +27,7 @@ from gopd_jax.runtime.mesh import RULES, compute_dtype, make_mesh
 from gopd_jax.types import PackedBatch
 
 WHOLE = "whole arrays"  # full, with the log-probs of all tokens and ids
+NOT_SETTINGS = ("part", "json", "verbose")
 Arrays = tuple[jax.Array, ...]
 
 
@@ -62,7 +62,7 @@ def benchmark(args: argparse.Namespace) -> None:
             for name, seconds in _seconds(compiled, _arrays(given), args.runs).items():
                 records[name]["seconds"] = seconds
     for name, figures in records.items():
-        settings = settings_in_effect(args)
+        settings = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
         show({"record": "head", "estimator": name, **figures, "settings": settings})
 
 

@@ -116,8 +116,7 @@ def _source(item: str, suite: str, data: str) -> tuple[str, str]:
     nearest = difflib.get_close_matches(item, [*SUITES, *KNOWN], n=1, cutoff=0.0)[0]
     raise ValueError(
         f"--suite={suite}: no benchmark {item!r}; nearest: {nearest!r}; expected some of "
-        f"{', '.join((*SUITES, *KNOWN))}, a file ({', '.join(FILE_SUFFIXES)}) or "
-        f"{HUB}OWNER/NAME/PATH"
+        f"{', '.join((*SUITES, *KNOWN))}, a file or {HUB}OWNER/NAME/PATH"
     )
 
 

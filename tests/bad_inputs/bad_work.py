@@ -186,8 +186,8 @@ def scores_lack(folder):
     "tiny.make",
     "an unknown model",
     (
-        "argument --only: invalid choice: 'huge' (choose from 'base', 'large_base', "
-        "'math_teacher', 'code_teacher', 'large_teacher')"
+        "argument --only: invalid choice: 'huge' (choose from 'base', 'large_base', 'steps_base', "
+        "'math_teacher', 'code_teacher', 'large_teacher', 'steps_teacher')"
     ),
 )
 def unknown(folder):
