@@ -11,7 +11,7 @@ from unittest import mock
 from gopd_jax.__main__ import COMMANDS, module
 
 # Commands whose options belong to a part, and the parts.
-PARTS = {"benchmark": ("rollout", "update", "score", "loop", "growth")}
+PARTS = {"benchmark": ("rollout", "update", "score", "loop", "growth", "head")}
 INTRODUCTION = """\
 # Commands
 
