@@ -21,7 +21,7 @@ def bench_nothing(folder):
     "benchmark",
     "an unknown part",
     "argument PART: invalid choice: 'training' (choose from 'rollout', 'update', 'score', "
-    "'loop', 'growth')",
+    "'loop', 'growth', 'head')",
 )
 def bench_part(folder):
     return ["training"]
