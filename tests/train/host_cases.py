@@ -105,9 +105,10 @@ def check_same(one: Path, other: Path, tolerance: float = 1e-6) -> None:
     assert keys[0] == keys[1]
     (step, params), (last, expected) = restored(other), restored(one)
     assert step == last
-    for a, b in zip(expected, params, strict=True):
-        assert np.mean(np.abs(b - a) > rate / 1000) < 1e-3
-        np.testing.assert_allclose(b, a, atol=rate)
+    # Of all parameters together: the arrays of an adapter have fewer than a thousand each.
+    apart = [np.abs(b - a).ravel() for a, b in zip(expected, params, strict=True)]
+    apart = np.concatenate(apart)
+    assert np.mean(apart > rate / 1000) < 1e-3 and apart.max() <= rate
 
 
 def restored(workdir: Path) -> tuple[int, list[np.ndarray]]:
