@@ -113,6 +113,15 @@ def asked_of(
     )
 
 
+def check_candidates(settings: EstimatorSettings, shaping: ShapingSettings, num_ids: int) -> None:
+    """Raises ValueError if more candidates are looked at than there are ids."""
+    if asked_of(settings, False, shaping).candidates > num_ids:
+        raise ValueError(
+            f"config.objective.top_k={settings.top_k}: expected at most {num_ids}, the number of "
+            "ids of the tokenizer"
+        )
+
+
 def exact_predictions(
     hidden_RSD: jax.Array,
     head_VD: jax.Array,

@@ -17,8 +17,8 @@ import optax
 
 from gopd_jax.kernels import grouped_matmul
 from gopd_jax.kernels.choose import choose_grouped_matmul, choose_packed_attention
+from gopd_jax.learner import exact
 from gopd_jax.learner.adapters import adapter_step, frozen_params, new_adapter, trained_params
-from gopd_jax.learner.exact import FrozenHeads, frozen_heads, other_heads
 from gopd_jax.learner.example import Example, RowSlice
 from gopd_jax.learner.flops import block_elements
 from gopd_jax.learner.operations import Cost, sharing_of, update_cost
@@ -159,7 +159,7 @@ class Learner:
         self._trained_params = trained_params(student, lora, self.mesh)
         self._state_shardings, self._resting = self._shardings(optimizer, self_teacher.follows)
         self.base: Params | None = None  # in the compute dtype, where an adapter is trained
-        self.heads: FrozenHeads | None = None  # of teachers and reference; see `read_heads`
+        self.heads: exact.FrozenHeads | None = None  # of teachers and reference; see `read_heads`
         self.row_sharding = batch_sharding(self.mesh, leading=1)
         self.token_sharding = token_sharding(self.mesh, leading=1)
         follows = self_teacher.follows
@@ -298,7 +298,9 @@ class Learner:
         """
         if not self.estimator.exact:
             return
-        heads = frozen_heads(teachers, reference, list(self.reward_scales))
+        ids = self.num_ids or self.student.vocab_size
+        exact.check_candidates(self.estimator, self.shaping, ids)
+        heads = exact.frozen_heads(teachers, reference, list(self.reward_scales))
         where, numbers = replicated(self.mesh), heads.of_domain
         if isinstance(heads.teachers[0], jax.ShapeDtypeStruct):
             numbers = jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=where)
@@ -334,7 +336,7 @@ class Learner:
                 self.devices,
                 self._ruled,
                 self._adapter,
-                other_heads(self.heads, self.student.width, self.estimator, self.shaping),
+                exact.other_heads(self.heads, self.student.width, self.estimator, self.shaping),
             ),
         )
 
@@ -358,7 +360,7 @@ class Learner:
         given = self._step, state, *frozen, *batches
         return given, {"name": "train step", "donate": 0, "out": lambda: where}
 
-    def _heads(self) -> FrozenHeads:
+    def _heads(self) -> exact.FrozenHeads:
         if self.heads is None:
             raise ValueError(
                 f"estimator={self.estimator.estimator!r} without heads: expected `read_heads` to "

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from step_cases import TINY, make_config, make_examples, of_tokens, trees_close
 
+from gopd_jax.learner.exact import check_candidates
 from gopd_jax.learner.learner import FrozenModel, Learner
 from gopd_jax.learner.scoring import with_scores
 from gopd_jax.models.decoder import Decoder, output_head
 from gopd_jax.objective.settings import EstimatorSettings
+from gopd_jax.objective.shaping_settings import SHAPING
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.metrics import compilations
 from gopd_jax.runtime.programs import ProgramTable
@@ -143,3 +145,11 @@ def test_at_lambda_1_the_reference_changes_nothing_and_can_be_left_out(estimator
     ]
     trees_close(found[0][0].params, found[1][0].params, atol=1e-6)
     assert float(found[0][1].loss) == pytest.approx(float(found[1][1].loss), rel=1e-5)
+
+
+def test_more_candidates_than_ids_are_refused():
+    too_many = EstimatorSettings(estimator="top_k", top_k=TINY.vocab_size + 1)
+    words = f"top_k={TINY.vocab_size + 1}: expected at most {TINY.vocab_size}, the number of ids"
+    with pytest.raises(ValueError, match=words):
+        check_candidates(too_many, SHAPING, TINY.vocab_size)
+    check_candidates(EstimatorSettings(estimator="full", top_k=10**6), SHAPING, TINY.vocab_size)
