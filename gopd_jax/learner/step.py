@@ -15,6 +15,7 @@ import optax
 
 from gopd_jax.kernels.context import balanced, in_order
 from gopd_jax.learner.exact import FrozenHeads, exact_predictions
+from gopd_jax.learner.noise import no_parts, noise_share, part
 from gopd_jax.learner.parking import moments_to
 from gopd_jax.learner.settings import SelfTeacherSettings
 from gopd_jax.models.decoder import Decoder, output_head
@@ -37,6 +38,7 @@ class StepMetrics:
     """Numbers of one update.
 
     loss, grad_norm: float32 scalars, the gradient norm before clipping.
+    grad_noise: float32 scalar, `noise.noise_share`; NaN with several domains.
     diagnostics: partial reductions by domain.
     finite: for each batch, bool [M] for each number that was checked, by name; True in skipped
         micro-batches.
@@ -47,6 +49,7 @@ class StepMetrics:
 
     loss: jax.Array
     grad_norm: jax.Array
+    grad_noise: jax.Array
     diagnostics: Diagnostics
     finite: tuple[dict[str, jax.Array], ...]
     applied: jax.Array
@@ -121,14 +124,18 @@ def train_step(
         settings=settings,
     )
 
-    (((loss, counts), grads), diagnostics), found = _added_up(state.params, batches, micro_loss)
+    (((loss, parts, counts), grads), diagnostics), found = _added_up(
+        state.params, batches, micro_loss
+    )
     tokens, finite = zip(*found, strict=True)
     grad_norm = optax.global_norm(grads)
     checked = [x for of_batch in finite for x in of_batch.values()]
     all_finite = jnp.isfinite(grad_norm) & jnp.all(jnp.concatenate(checked))
     applied = all_finite & (sum(batch.used for batch in batches) > 0)
     params, opt_state = _updated(state, grads, optimizer, applied, parked)
-    metrics = StepMetrics(loss, grad_norm, diagnostics, finite, applied, counts)
+    # A micro-batch is of one domain, and domains differ by more than the draw of their samples.
+    noise = noise_share(parts, grad_norm) if num_domains == 1 else jnp.array(jnp.nan)
+    metrics = StepMetrics(loss, grad_norm, noise, diagnostics, finite, applied, counts)
     step = state.step + all_finite
     teacher = followed(state.teacher, params, step, self_teacher)
     return TrainState(step, params, opt_state, teacher), metrics, tokens
@@ -157,12 +164,16 @@ def followed(
 def _added_up(
     params: Params, batches: Sequence[PackedBatch], micro_loss: Callable[..., tuple]
 ) -> tuple[tuple, list[tuple[TokenValues, dict[str, jax.Array]]]]:
-    """Loss, routing, gradients and diagnostics of all micro-batches, and what each batch knew."""
+    """Sums and diagnostics of all micro-batches, and what each batch knew of its tokens.
+
+    The sums: loss, parts of the gradient's norm, routing; gradients.
+    """
 
     def accumulate(total, micro):
         (sums, diagnostics), value_and_grad = total, jax.value_and_grad(micro_loss, has_aux=True)
         (loss, (more, values, counts)), grads = value_and_grad(params, micro)
-        sums = jax.tree.map(jnp.add, sums, ((loss, counts), grads))
+        of_micro = loss, part(grads, micro.weights), counts
+        sums = jax.tree.map(jnp.add, sums, (of_micro, grads))
         return (sums, diagnostics.merge(more)), values
 
     def over(total, batch):
@@ -184,7 +195,8 @@ def _added_up(
     shapes = jax.eval_shape(micro_loss, params, first)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     no_counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][2])
-    total, found = (((jnp.zeros(()), no_counts), zeros), shapes[1][0].emptied()), []
+    nothing = jnp.zeros(()), no_parts(), no_counts
+    total, found = ((nothing, zeros), shapes[1][0].emptied()), []
     for batch in batches:
         total, values = over(total, batch)
         found.append(values)

@@ -83,6 +83,8 @@ class Diagnostics:
                 among["sampler_outside"] = checked
                 among["sampler_gap"] = checked - of_part["sampler_outside"]
             means = {k: float(x / among[k]) for k, x in of_part.items() if among[k]}
+            variance = means.pop("advantage_square") - means["advantage_mean"] ** 2
+            means["advantage_std"] = max(variance, 0.0) ** 0.5
             out |= {f"{k}{suffix}": mean for k, mean in means.items()}
             out |= {f"{k}{suffix}": float(v[part].max()) for k, v in largest.items()}
             out |= {f"{k}{suffix}": float(v[part].min()) for k, v in smallest.items()}
@@ -174,6 +176,7 @@ def token_diagnostics(
         "entropy": record.entropy,
         "advantage_mean": record.advantages,
         "advantage_abs": jnp.abs(record.advantages),
+        "advantage_square": jnp.square(record.advantages),
         "advantage_positive": (record.advantages > 0).astype(jnp.float32),
         "clip_fraction": record.clipped.astype(jnp.float32),
     }

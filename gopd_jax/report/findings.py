@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from gopd_jax.report.checks import LEVELS, Check, Finding, checked, series, too_short
 from gopd_jax.report.domain_checks import of_domain
+from gopd_jax.report.progress_checks import noise, progress
 from gopd_jax.report.read import Run
 
 # A multiple of the median norm of the surrounding steps; over a run the norm falls by itself.
@@ -23,12 +24,21 @@ WARM_STEPS, RECOMPILED_STEPS = 10, 3
 
 
 def checks(run: Run) -> list[Check]:
-    """All checks of a run; where there are several domains, those of a domain name it."""
+    """All checks of a run folder."""
+    return [_files(run), _complete(run), *of_training(run)]
+
+
+def of_training(run: Run) -> list[Check]:
+    """The checks of a run's config and metrics, which need no other file.
+
+    Where there are several domains, those of a domain name it.
+    """
     domains = run.domains if len(run.domains) > 1 else [""]
-    made = [_files(run), _complete(run), _not_finite(run), _gradient_norm(run), _compilations(run)]
+    made = [_not_finite(run), _gradient_norm(run), noise(run), _compilations(run)]
     for domain in domains:
         suffix = f"/{domain}" if domain else ""
-        made += [_in_domain(check, domain) for check in of_domain(run, suffix)]
+        of_one = [*of_domain(run, suffix), progress(run, suffix)]
+        made += [_in_domain(check, domain) for check in of_one]
     return made
 
 

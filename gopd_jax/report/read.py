@@ -122,8 +122,7 @@ def read_run(path: str) -> Run:
     metrics, evaluations, run.samples = (
         _lines(folder / name, fields, run.problems) for name, fields in LOGS.items()
     )
-    last_of_step = {m["step"]: _with_ends(m) for m in metrics}
-    run.metrics = sorted(last_of_step.values(), key=lambda m: m["step"])
+    run.metrics = _by_step(metrics)
     named = (e for e in evaluations if isinstance(e["model"], str) and isinstance(e["domain"], str))
     run.evaluations = sorted(named, key=lambda e: e["step"])
     if (folder / "summary.json").exists():
@@ -132,6 +131,14 @@ def read_run(path: str) -> Run:
             if not math.isfinite(number(run.summary.get(name, 0))):
                 run.problems.append(f"summary.json: {name} is not a number")
                 del run.summary[name]
+    return run
+
+
+def read_training(path: str, config: JsonObject) -> Run:
+    """The run in a folder as far as metrics.jsonl tells it; no other file is read."""
+    run = Run(path, config=config)
+    metrics = _lines(epath.Path(path) / "metrics.jsonl", LOGS["metrics.jsonl"], run.problems)
+    run.metrics = _by_step(metrics)
     return run
 
 
@@ -174,6 +181,12 @@ def _run_json(folder: epath.Path, problems: list[str]) -> JsonObject:
     """run.json; empty if it cannot be read. A run of another format is a ValueError."""
     contents = _object(folder / "run.json", problems, "the setup of the run is unknown")
     return run_folder.read_run(str(folder)) if contents else {}
+
+
+def _by_step(metrics: list[JsonObject]) -> list[JsonObject]:
+    """One record for each step, the last that was written, in their order."""
+    last_of_step = {m["step"]: _with_ends(m) for m in metrics}
+    return sorted(last_of_step.values(), key=lambda m: m["step"])
 
 
 def _with_ends(metrics: JsonObject) -> JsonObject:

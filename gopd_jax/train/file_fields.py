@@ -81,6 +81,13 @@ SUMMARY = (
         "s",
         "Of all steps, over all starts, without evaluations and checkpoints",
     ),
+    Field(
+        "findings",
+        "",
+        "List: what deserves attention in the metrics, the most serious first; objects with level "
+        "(bad, look or note), title, text and todo",
+        healthy="empty",
+    ),
     Field("fingerprints", "", "Object: sha256 of weights, vocabulary, template, data, and more"),
 )
 

@@ -122,6 +122,13 @@ TOKENS = (
         split=IF_SEVERAL,
     ),
     Field("advantage_abs", "nats", "Mean of |A|: how strong the signal is", split=IF_SEVERAL),
+    Field(
+        "advantage_std",
+        "nats",
+        "Standard deviation of A over the trained tokens",
+        healthy="falls: at the goal A is the same for all tokens of a state",
+        split=IF_SEVERAL,
+    ),
     Field("advantage_positive", "share", "Tokens that the update makes likelier", split=IF_SEVERAL),
     Field(
         "advantage_min",
@@ -218,6 +225,16 @@ OPTIMIZER = (
         healthy="steady after the first steps",
         otherwise="single peaks are clipped at `learner.clip_norm`; growth: a smaller "
         "`learner.learning_rate`",
+    ),
+    Field(
+        "grad_noise",
+        "share",
+        "Share of the squared gradient norm that comes from which samples were drawn, estimated "
+        "from the micro-batches (arXiv 1812.06162, appendix A.1)",
+        "noise",
+        healthy="rises towards 1 near the goal; a single step may leave [0, 1]",
+        otherwise="near 1 from the start: more samples in a step, or an `objective.estimator` with "
+        "less variance",
     ),
     Field("learning_rate", "", "Of the first update of the step"),
     Field(

@@ -50,6 +50,7 @@ from gopd_jax.train.models import (
 from gopd_jax.train.prepare import RunInputs, make_stream, prepare, roles_of
 from gopd_jax.train.step import Trainer
 from gopd_jax.train.step_log import StepLog
+from gopd_jax.train.verdicts import Verdicts
 from gopd_jax.train.verification import BackgroundVerifier
 from gopd_jax.types import TrainState
 
@@ -121,11 +122,14 @@ def _run(
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background, clock)
+        verdicts = Verdicts(workdir, identity["config"])
         with stop_points():
-            _train(trainer, evaluator, state, first, host, checkpoints, log, contract)
+            _train(trainer, evaluator, state, first, host, checkpoints, log, contract, verdicts)
 
     # ---- What came of it.
-    written = of_first(lambda: _write_end(workdir, config, inputs, evaluations, host.seconds))
+    written = of_first(
+        lambda: _write_end(workdir, config, inputs, evaluations, host.seconds, verdicts)
+    )
     result(summary.table(written, result_width()), written)
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
@@ -167,9 +171,15 @@ def samplers_of(
 
 
 def _write_end(
-    workdir: str, config: Config, inputs: RunInputs, evaluations: Evaluations, seconds: float
+    workdir: str,
+    config: Config,
+    inputs: RunInputs,
+    evaluations: Evaluations,
+    seconds: float,
+    verdicts: Verdicts,
 ) -> summary.Summary:
-    written = summary.write(workdir, config, inputs, evaluations, seconds)
+    found = verdicts.to_json()
+    written = summary.write(workdir, config, inputs, evaluations, seconds, found)
     curves.draw(workdir, config)
     return written
 
@@ -204,6 +214,7 @@ def _train(
     checkpoints: Checkpoints,
     log: StepLog,
     contract: Contract | None,
+    verdicts: Verdicts,
 ) -> None:
     """rollout -> score -> update, from the step after `first` to the last; evaluates and saves.
 
@@ -232,6 +243,8 @@ def _train(
                     if step == steps or step % every == 0:
                         note = log.write_last() or note
                         with bar.aside():
+                            if step < steps and (found := verdicts.grave()):
+                                say(found)
                             checkpoints.save(step, check_to_save(awake(state), step), now)
                         saved = step
                     checkpoints.check()

@@ -183,6 +183,8 @@ class StepLog:
         values = total.finish(list(self._config.domains))
         values["loss"] = float(np.mean([m.loss for m in fetched]))
         values["grad_norm"] = float(np.mean([m.grad_norm for m in fetched]))
+        if np.isfinite(noise := np.mean([m.grad_noise for m in fetched])):
+            values["grad_noise"] = float(noise)
         values["learning_rate"] = float(record.learning_rate)
         if fetched[0].routing is not None:
             values |= routing_metrics([m.routing for m in fetched])

@@ -25,7 +25,12 @@ Summary = JsonObject  # the content of summary.json
 
 
 def write(
-    workdir: str, config: Config, inputs: RunInputs, evaluations: Evaluations, seconds: float
+    workdir: str,
+    config: Config,
+    inputs: RunInputs,
+    evaluations: Evaluations,
+    seconds: float,
+    findings: list[JsonObject],
 ) -> Summary:
     """Writes and returns summary.json.
 
@@ -33,6 +38,7 @@ def write(
 
     Args:
         seconds: of training, over all starts of the run.
+        findings: what deserves attention in its metrics.
     """
     lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
     result = {
@@ -43,6 +49,7 @@ def write(
         "domains": {name: _domain(name, config, inputs, evaluations) for name in config.domains},
         "rollout_tokens": int(sum(json.loads(line)["rollout_tokens"] for line in lines)),
         "training_seconds": round(seconds, 1),
+        "findings": findings,
         "fingerprints": inputs.fingerprints,
     }
     replace_json(epath.Path(workdir) / "summary.json", result)
@@ -140,7 +147,14 @@ def table(result: Summary, width: int | None = None) -> str:
         elif "passed_teacher" in domain:
             lines.append("  Not measured: the teacher (config.eval.teachers)")
             lines.append("  Student above its teacher: not measured")
+    if found := result.get("findings"):  # not of runs of earlier versions
+        lines += ["", "What deserves attention:", *(f"  {finding_line(f)}" for f in found)]
     return folded("\n".join(lines), width)
+
+
+def finding_line(finding: JsonObject) -> str:
+    """A finding of the report's checks in one line: how grave, what, and what to do."""
+    return "{level:4}  {title}: {text} {todo}".format(**finding)
 
 
 def _rows(rows: list[list[str]], width: int | None, optional: list[str]) -> list[str]:

@@ -69,6 +69,7 @@ def expected_of(keep, a):
         "entropy": mean(a["entropy"]),
         "advantage_mean": mean(a["advantages"]),
         "advantage_abs": mean(np.abs(a["advantages"])),
+        "advantage_std": np.std(a["advantages"][keep]),
         "advantage_positive": mean(a["advantages"] > 0),
         "clip_fraction": mean(a["clipped"]),
         "reverse_kl_teacher": mean(a["logprobs"] - a["teacher_logprobs"]),
@@ -151,7 +152,7 @@ def test_metrics_of_absent_models_are_absent():
     absent = dict.fromkeys(OPTIONAL)
     result = finish(np.zeros_like(domains), trained, arrays | absent, ["math"])
     names = {"student_logprob", "entropy", "clip_fraction"}
-    names |= {"advantage_mean", "advantage_abs", "advantage_positive"}
+    names |= {"advantage_mean", "advantage_abs", "advantage_std", "advantage_positive"}
     names |= {f"{k}_by_position" for k in ("tokens", "advantage_mean", "advantage_abs")}
     assert set(result) == names | {"tokens_trained", "advantage_max", "advantage_min"}
 

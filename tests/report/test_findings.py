@@ -26,9 +26,11 @@ from gopd_jax.report import findings
         ("Sampler and learner disagree", {"sampler_gap": 0.2}),
         (
             "Student and teacher are the same model",
-            {"reverse_kl_teacher": 1e-5, "advantage_abs": 1e-5},
+            {"reverse_kl_teacher": lambda far: 0.015 * far**2, "advantage_abs": 1e-5},
         ),
         ("A spike of the gradient norm", {"grad_norm": lambda far: 50.0 if far == 0.5 else 1.0}),
+        ("The gradient is noise", {"grad_noise": lambda far: 0.5 + 0.5 * far}),
+        ("No signal left", {"reverse_kl_teacher": lambda far: 0.1 + 0.1 * math.exp(-20 * far)}),
         ("Programs compiled during the run", {"compilations": lambda far: round(20 + 10 * far)}),
         ("Values that are not finite", {"loss": lambda far: math.nan if far > 0.5 else 1.0}),
     ],
@@ -73,19 +75,20 @@ def test_a_run_of_3_steps_that_is_all_truncated_is_found(tmp_path):
     assert (check.state, check.saw) == ("found", "100.0% over 3 steps")
 
 
-@pytest.mark.parametrize("steps, passed", [(3, 9), (12, 13), (40, 15)])
+@pytest.mark.parametrize("steps, passed", [(3, 9), (12, 14), (40, 17)])
 def test_what_has_too_few_steps_is_not_checked(tmp_path, steps, passed):
     made = checks_of(make_run(tmp_path / "a", steps=steps)).values()
     assert [c.state for c in made].count("passed") == passed
     missed = [c.saw for c in made if c.state == "not checked"]
-    assert len(missed) == 15 - passed
+    assert len(missed) == 17 - passed
     assert all(saw.startswith(f"too few steps: {steps} steps, expected at least") for saw in missed)
 
 
 def test_what_was_not_recorded_is_not_checked(tmp_path):
     folder = make_run(tmp_path / "a", changes={"kl_reference": None})
-    (check,) = (c for c in checks_of(folder).values() if c.state == "not checked")
-    assert check.rule.startswith("KL to the reference") and check.saw == "not recorded in this run"
+    missed = [c for c in checks_of(folder).values() if c.state == "not checked"]
+    assert [c.rule.split(":")[0] for c in missed] == ["KL to the reference", "signal"]
+    assert all(c.saw == "not recorded in this run" for c in missed)
 
 
 def test_every_check_says_what_it_saw(tmp_path):
