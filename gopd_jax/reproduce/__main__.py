@@ -8,7 +8,7 @@ import os
 import sys
 
 from gopd_jax import cli
-from gopd_jax.reproduce.arms import GROUPS, Size
+from gopd_jax.reproduce.arms import PAPER_GROUPS, Size
 from gopd_jax.runtime.progress import result, say
 
 EPILOG = """
@@ -19,6 +19,7 @@ draws that score a model):
   table3    from strong to weak, and with reward correction                 paper: Table 3, Figure 6
   table1    the teachers' own RL continues, in place of distillation        paper: Table 1
   strength  teachers stopped early, and trained further                     paper: saturation
+  preview   students trained for long, and the optimum that gopd_jax.preview samples (with --only)
 
 OUT gets a folder for each seed and arm (a training run like any other, its model, scores.json),
 arms.jsonl (a line for each arm as it finishes), results.json, results.md (tables with means and 95%
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_count("--seeds", 2, 5, "number of seeds: 0, 1, ...")
     parser.add_argument(
-        "--only", default=",".join(GROUPS), help="groups, comma-separated (default: %(default)s)"
+        "--only",
+        default=",".join(PAPER_GROUPS),
+        help="groups, comma-separated (default: %(default)s)",
     )
     add_count("--jobs", 1, len(os.sched_getaffinity(0)), "processes, one core each")
     add_count("--steps", 1, size.steps, "training steps of an arm")

@@ -1,7 +1,8 @@
 """What is run: every arm of the paper's tables and figures, as a model of the embedded world.
 
 An arm is a model to be scored: an embedded one ("given"), one made from others without training
-("expo"), or the student of a training run. Plain data; nothing runs here.
+("expo"), two that are drawn from as one ("optimum"), or the student of a training run. Plain data;
+nothing runs here.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,11 @@ EARLY = 5  # GRPO steps of the undertrained teacher; the embedded teachers had 2
 MATH, CODE, BOTH = ("math",), ("code",), ("math", "code")
 TEACHERS = {"math": "math_teacher", "code": "code_teacher"}
 
-GROUPS = ("table2", "figure2", "table3", "table1", "strength")
+# Of the students that are compared with the optimum of their objective.
+PREVIEWED, CONVERGED = (0.5, 1.0, 1.25, 1.5), 6  # lambdas, and the multiple of the usual steps
+
+PAPER_GROUPS = ("table2", "figure2", "table3", "table1", "strength")
+GROUPS = (*PAPER_GROUPS, "preview")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +56,18 @@ class Arm:
     teachers: the arm of each domain's teacher.
     reference: an arm, or "" for the student's start.
     step_factor: multiple of the usual number of steps.
-    settings: config fields by dotted name; for "expo" its alpha.
+    settings: config fields by dotted name; for "expo" its alpha, for "optimum" lambda.
     """
 
     name: str
-    kind: Literal["given", "expo", "gopd", "sft", "grpo"]
+    kind: Literal["given", "expo", "optimum", "gopd", "sft", "grpo"]
     domains: tuple[str, ...]
     groups: tuple[str, ...]
     student: str = "base"
     teachers: tuple[str, ...] = ()
     reference: str = ""
     step_factor: int = 1
-    settings: tuple[tuple[str, float], ...] = ()
+    settings: tuple[tuple[str, float | str], ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -94,6 +99,7 @@ def _gopd(
     teachers: tuple[str, ...] = (),
     reference: str = "",
     step_factor: int = 1,
+    settings: tuple[tuple[str, float | str], ...] = (),
 ) -> Arm:
     """A student of G-OPD with lambda `scale`, by default taught by the domains' own teachers."""
     return Arm(
@@ -104,14 +110,14 @@ def _gopd(
         teachers=teachers or tuple(TEACHERS[d] for d in domains),
         reference=reference,
         step_factor=step_factor,
-        settings=(("learner.reward_scale", scale),),
+        settings=(("learner.reward_scale", scale), *settings),
     )
 
 
 def _given() -> list[Arm]:
     return [
-        Arm("base", "given", BOTH, ("table2", "figure2", "table3", "table1", "strength")),
-        Arm("math_teacher", "given", MATH, ("table2", "figure2", "table1", "strength")),
+        Arm("base", "given", BOTH, GROUPS),
+        Arm("math_teacher", "given", MATH, tuple(g for g in GROUPS if g != "table3")),
         Arm("code_teacher", "given", CODE, ("table2", "table1")),
         Arm("large_base", "given", MATH, ("table3",)),
         Arm("large_teacher", "given", MATH, ("table3",)),
@@ -171,6 +177,19 @@ def _teachers_of_other_strength() -> list[Arm]:
     return arms
 
 
+def _optima_and_converged_students() -> list[Arm]:
+    """The optimum of each lambda, and students with the exact loss that are trained for long."""
+    exact = (("objective.estimator", "full"),)
+    made = {"teachers": ("math_teacher",)}
+    arms = []
+    for x in PREVIEWED:
+        scale = (("learner.reward_scale", x),)
+        arms.append(Arm(f"optimum_{x:g}", "optimum", MATH, ("preview",), settings=scale, **made))
+        name, made_long = f"converged_{x:g}", {"step_factor": CONVERGED, "settings": exact}
+        arms.append(_gopd(name, x, MATH, "preview", **made, **made_long))
+    return arms
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -180,5 +199,6 @@ ARMS = {
         *_strong_to_weak(),
         *_more_reinforcement_learning(),
         *_teachers_of_other_strength(),
+        *_optima_and_converged_students(),
     )
 }
