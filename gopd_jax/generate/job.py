@@ -135,10 +135,11 @@ def make_job(
     return Job(args.model, make_engine, tokenizer, rule, requests, skipped, settings)
 
 
-def load_weights(engine: RolloutEngine, folder: str) -> Params:
-    """Reads the parameters of a model folder as the decode weights of `engine`."""
-    shardings = param_shardings(engine.config, engine.mesh)
-    return engine.sync_weights(load_params(folder, engine.config, engine.dtype, shardings))
+def load_weights(engine: RolloutEngine, folder: str, number: int = 0) -> Params:
+    """Reads the parameters of a model folder as decode weights of the engine's model `number`."""
+    model = engine.models[number].config
+    shardings = param_shardings(model, engine.mesh)
+    return engine.sync_weights(load_params(folder, model, engine.dtype, shardings), number)
 
 
 def draw(

@@ -13,16 +13,14 @@ import numpy as np
 
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.evaluate.held_out import Evaluation, evaluate, paired_difference
+from gopd_jax.generate.job import load_weights
 from gopd_jax.models.config import ModelConfig
-from gopd_jax.models.decoder import param_shardings
-from gopd_jax.models.huggingface import load_params
 from gopd_jax.models.settings import SamplingRule
 from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.verifier import Verifier
-from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.mixture import MEASURES, Mixture
 from gopd_jax.rollout.samplers import Samplers
-from gopd_jax.types import EncodedPrompt, Params, Rollout
+from gopd_jax.types import EncodedPrompt, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +114,7 @@ def draw(
     """
     for group in groups:
         engine = samplers[tuple(models[path] for path in group.paths)]
-        weights = tuple(_weights(engine, path, n) for n, path in enumerate(group.paths))
+        weights = tuple(load_weights(engine, path, n) for n, path in enumerate(group.paths))
         for scale in group.scales:
             mixture = Mixture(weights, group.exponents(scale))
             sums, seen = _summing()
@@ -136,13 +134,6 @@ def draw(
             )
             yield Point(scale, evaluation, *map(float, sums / evaluation.tokens))
         del weights, mixture  # before those of the next group are read
-
-
-def _weights(engine: RolloutEngine, path: str, number: int) -> Params:
-    """The decode weights of a model folder, the engine's model of that number."""
-    model = engine.models[number].config
-    params = load_params(path, model, engine.dtype, param_shardings(model, engine.mesh))
-    return engine.sync_weights(params, number)
 
 
 def _summing() -> tuple[np.ndarray, Callable[[Rollout], None]]:

@@ -1,7 +1,8 @@
 """What is run: every arm of the paper's tables and figures, as a model of the embedded world.
 
 An arm is a model to be scored: an embedded one ("given"), one made from others without training
-("expo"), or the student of a training run. Plain data; nothing runs here.
+("expo"), two that are drawn from as one ("optimum"), or the student of a training run. Plain data;
+nothing runs here.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,16 @@ ESTIMATORS = ("sampled", "sampled_baseline", "full", "top_k")
 CONTROLS = ("constant", "permuted_tokens", "permuted_answers", "random_teacher")
 NEW = ("estimators", "controls")
 
+# Of the students that are compared with the optimum of their objective.
+PREVIEWED, CONVERGED = (0.5, 1.0, 1.25, 1.5), 6  # lambdas, and the multiple of the usual steps
+
 EARLY = 5  # GRPO steps of the undertrained teacher; the embedded teachers had 20
 
 MATH, CODE, BOTH, STEPS = ("math",), ("code",), ("math", "code"), ("steps",)
 TEACHERS = {"math": "math_teacher", "code": "code_teacher", "steps": "steps_teacher"}
 
-GROUPS = ("table2", "figure2", "table3", "table1", "strength", "steps", "estimators", "controls")
+PAPER_GROUPS = ("table2", "figure2", "table3", "table1", "strength")
+GROUPS = (*PAPER_GROUPS, "steps", "preview", *NEW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +62,11 @@ class Arm:
     teachers: the arm of each domain's teacher.
     reference: an arm, or "" for the student's start.
     step_factor: multiple of the usual number of steps.
-    settings: config fields by dotted name; for "expo" its alpha.
+    settings: config fields by dotted name; for "expo" its alpha, for "optimum" lambda.
     """
 
     name: str
-    kind: Literal["given", "expo", "gopd", "sft", "grpo"]
+    kind: Literal["given", "expo", "optimum", "gopd", "sft", "grpo"]
     domains: tuple[str, ...]
     groups: tuple[str, ...]
     student: str = "base"
@@ -119,8 +124,10 @@ def _gopd(
 
 def _given() -> list[Arm]:
     return [
-        Arm("base", "given", BOTH, ("table2", "figure2", "table3", "table1", "strength", *NEW)),
-        Arm("math_teacher", "given", MATH, ("table2", "figure2", "table1", "strength", *NEW)),
+        Arm("base", "given", BOTH, (*PAPER_GROUPS, "preview", *NEW)),
+        Arm(
+            "math_teacher", "given", MATH, tuple(g for g in GROUPS if g not in ("table3", "steps"))
+        ),
         Arm("code_teacher", "given", CODE, ("table2", "table1", "controls")),
         Arm("large_base", "given", MATH, ("table3",)),
         Arm("large_teacher", "given", MATH, ("table3",)),
@@ -224,6 +231,19 @@ def _controls() -> list[Arm]:
     return arms
 
 
+def _optima_and_converged_students() -> list[Arm]:
+    """The optimum of each lambda, and students with the exact loss that are trained for long."""
+    exact = (("objective.estimator", "full"),)
+    made = {"teachers": ("math_teacher",)}
+    arms = []
+    for x in PREVIEWED:
+        scale = (("learner.reward_scale", x),)
+        arms.append(Arm(f"optimum_{x:g}", "optimum", MATH, ("preview",), settings=scale, **made))
+        name, made_long = f"converged_{x:g}", {"step_factor": CONVERGED, "settings": exact}
+        arms.append(_gopd(name, x, MATH, "preview", **made, **made_long))
+    return arms
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -236,5 +256,6 @@ ARMS = {
         *_lambdas_in_steps(),
         *_estimators(),
         *_controls(),
+        *_optima_and_converged_students(),
     )
 }

@@ -9,6 +9,7 @@ import os
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from gopd_jax import tiny
 from gopd_jax.data.datasets import prepare
@@ -22,6 +23,7 @@ from gopd_jax.presets import embedded
 from gopd_jax.reproduce.arms import TEACHERS, Arm, Size
 from gopd_jax.reproduce.folder import DomainScores, model_folder
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.rollout.mixture import Mixture
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.programs import ProgramTable
@@ -33,13 +35,17 @@ SCORING_STEP = 1_000_000  # folded into the seed's key; no training step has thi
 
 def score(arm: Arm, seed: int, out: str, size: Size) -> dict[str, DomainScores]:
     """avg@k of an arm's model in each of its domains, with response length and truncation."""
-    folder = model_folder(arm.name, seed, out)
+    folders, exponents = [model_folder(arm.name, seed, out)], [1.0]
+    if arm.kind == "optimum":
+        scale = float(dict(arm.settings)["learner.reward_scale"])
+        folders = [model_folder(name, seed, out) for name in (*arm.teachers, arm.student)]
+        exponents = [scale, 1 - scale]
     key = jax.random.fold_in(jax.random.key(seed), SCORING_STEP)
     scores: dict[str, DomainScores] = {}
     for domain in arm.domains:
         prompts, samples = {"code": size.code}.get(domain, size.math)
         name = f"score {arm.name}, seed {seed}: {domain}"
-        result = _scorer(out)(folder, domain, prompts, samples, key, name)
+        result = _scorer(out)(folders, exponents, domain, prompts, samples, key, name)
         scores[domain] = {
             "by_prompt": list(result.by_prompt),
             "length": result.tokens / (len(result.by_prompt) * samples),
@@ -63,13 +69,26 @@ class Scorer:
         self._samplers = {domain: self._make_samplers(domain) for domain in TEACHERS}
 
     def __call__(
-        self, folder: str, domain: str, prompts: int, samples: int, key: jax.Array, name: str
+        self,
+        folders: Sequence[str],
+        exponents: Sequence[float],
+        domain: str,
+        prompts: int,
+        samples: int,
+        key: jax.Array,
+        name: str,
     ) -> Evaluation:
-        """Draws `samples` responses to each of the first `prompts` test prompts of a domain."""
-        engine = self._samplers[domain][load_config(folder)]
+        """Draws `samples` responses to each of the first `prompts` test prompts of a domain.
+
+        Args:
+            folders: the model, or several with `exponents`; see `rollout.mixture`.
+        """
+        engine = self._samplers[domain][tuple(map(load_config, folders))]
+        weights = tuple(load_weights(engine, folder, n) for n, folder in enumerate(folders))
+        mixture = Mixture(weights, np.array(exponents, np.float32))
         return evaluate(
             engine,
-            load_weights(engine, folder),
+            mixture if len(folders) > 1 else weights[0],
             self._test_prompts(domain)[:prompts],
             self._verify,
             domain,

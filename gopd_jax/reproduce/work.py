@@ -67,7 +67,7 @@ def to_config(arm: Arm, seed: int, out: str, size: Size) -> Config:
 def _make(arm: Arm, seed: int, out: str, size: Size) -> None:
     """Makes the model of an arm, unless it is there."""
     folder = model_folder(arm.name, seed, out)
-    if arm.kind == "given" or os.path.isdir(folder):
+    if arm.kind in ("given", "optimum") or os.path.isdir(folder):
         return
     if arm.kind == "expo":
         student = model_folder(arm.student, seed, out)

@@ -122,7 +122,7 @@ def bench_short_rows(folder):
 @case(
     "reproduce",
     "an unknown group",
-    "--only=table9: expected some of table2, figure2, table3, table1, strength",
+    "--only=table9: expected some of table2, figure2, table3, table1, strength, preview",
 )
 def group(folder):
     return ["--out=out", "--only=table9"]

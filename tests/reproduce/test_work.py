@@ -23,3 +23,14 @@ def test_an_arm_is_made_and_scored_once(tmp_path):
     assert run()["seconds"] == -1  # read, not made again
     (folder / "scores.json").unlink()
     assert run()["domains"] == scores["domains"]  # the model is there: it is scored, not trained
+
+
+@pytest.mark.slow
+def test_the_optimum_of_lambda_1_scores_what_the_teacher_does(tmp_path):
+    size = arms.Size(2, 8, (16, 2), (4, 2))
+    names = ("optimum_1", "math_teacher", "optimum_0.5")
+    one, teacher, half = (
+        work.run(arms.ARMS[name], 0, str(tmp_path), size)["domains"]["math"] for name in names
+    )
+    assert one == teacher != half
+    assert not (tmp_path / "seed0" / "optimum_1" / "run.json").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 from engine_cases import KEY, MAX_PROMPT, MAX_RESPONSE, REQUESTS, STOP_IDS, log_softmax, same
 import jax
@@ -151,3 +152,49 @@ def test_a_model_without_a_row_for_every_id_is_refused():
     small = dataclasses.replace(REFERENCE, vocab_size=IDS - 1)
     with pytest.raises(ValueError, match="a model of 89 rows cannot be mixed: expected at least"):
         engine(TINY, small)
+
+
+ON_EIGHT = """
+import jax, numpy as np
+from model_cases import random_params
+from step_cases import make_requests
+from test_mixture import IDS, REFERENCE, STOPS, TINY
+from gopd_jax.models.decoder import param_shardings
+from gopd_jax.rollout.engine import RolloutEngine
+from gopd_jax.rollout.mixture import Mixture
+from gopd_jax.rollout.settings import EngineOptions
+from gopd_jax.runtime.mesh import make_mesh
+
+requests = make_requests((3, 20, 7, 16, 18, 1, 12), 10, sample_ids=(0, 1))
+limits = {"slots": 4, "max_prompt_tokens": 20, "max_response_tokens": 10, "num_ids": IDS}
+models, results = (TINY, REFERENCE), []
+for layout, sizes in (
+    ("whole", {"devices": jax.devices()[:1]}),
+    ("whole", {"data": 2, "fsdp": 2, "tensor": 2}),
+    ("gathered", {"data": 2, "fsdp": 2, "tensor": 2}),
+):
+    mesh = make_mesh(**sizes)
+    options = EngineOptions(layout=layout)
+    engine = RolloutEngine(TINY, mesh, STOPS, **limits, options=options, others=[REFERENCE])
+    weights = []
+    for number, model in enumerate(models):
+        where = param_shardings(model, mesh)
+        params = jax.device_put(random_params(model, number), where)
+        weights.append(engine.sync_weights(params, number))
+    print([model.split is not None for model in engine.models])
+    mixture = Mixture(tuple(weights), np.array([1.25, -0.25], np.float32))
+    results.append({r.request.key: r for r in engine(mixture, requests, jax.random.key(1))})
+one, *others = results
+for eight in others:
+    for key, r in one.items():
+        np.testing.assert_array_equal(eight[key].tokens, r.tokens)
+        np.testing.assert_allclose(eight[key].sums, r.sums, rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_draw_what_one_does(run_on_fake_devices):
+    """With whole weights, and with weights of both models that are gathered layer by layer."""
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    said = run_on_fake_devices(path + ON_EIGHT).split("\n")
+    assert said[:3] == ["[False, False]", "[False, False]", "[True, True]"]
