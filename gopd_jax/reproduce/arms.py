@@ -19,6 +19,7 @@ LONGER = 3
 # Estimators are compared over this many of the usual steps: how soon are they where "sampled" ends?
 SHARES = (0.25, 0.5, 1)
 ESTIMATORS = ("sampled", "sampled_baseline", "full", "top_k")
+TOP_K = 2  # of the embedded vocabulary of 128; 32 are as good as all
 CONTROLS = ("constant", "permuted_tokens", "permuted_answers", "random_teacher")
 NEW = ("estimators", "controls")
 
@@ -206,6 +207,7 @@ def estimator_arm(estimator: str, share: float) -> str:
 
 def _estimators() -> list[Arm]:
     """ExOPD, math, with each estimator; the schedule of the learning rate fits the steps."""
+    few = (("objective.top_k", TOP_K),)
     return [
         _gopd(
             estimator_arm(name, share),
@@ -213,7 +215,7 @@ def _estimators() -> list[Arm]:
             MATH,
             "estimators",
             step_factor=share,
-            settings=(("objective.estimator", name),),
+            settings=(("objective.estimator", name), *few * (name == "top_k")),
         )
         for name in ESTIMATORS
         for share in SHARES

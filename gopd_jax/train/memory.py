@@ -92,7 +92,12 @@ def run_phases(
     return {
         "rollout": [*beside, cache, weights],
         "score": [resting, *scoring],
-        "update": [_state(config, student, mesh), *frozen, _packed(config, roles, mesh)],
+        "update": [
+            _state(config, student, mesh),
+            *frozen,
+            _packed(config, roles, mesh),
+            *_hidden_states(config, roles, models, mesh, dtype),
+        ],
     }
 
 
@@ -172,7 +177,7 @@ def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
     arrays = ARRAYS + (config.method != "sft") + (config.method == "gopd")
     arrays += ("reference" in roles) + config.shaping.trust_region
     old = learner.updates_per_batch - 1 if config.method != "sft" else 0
-    parts = rows_multiple(mesh) * mesh.shape["context"]
+    parts = _splits(mesh)
     tokens = sum(b.micro_batches * b.rows * b.length for b in buckets)
     held = tokens * 4 * (arrays * learner.updates_per_batch + old + RETURNED) // parts
     rows = " and ".join(f"{b.micro_batches * b.rows:,} rows of {b.length:,}" for b in buckets)
@@ -185,3 +190,33 @@ def _packed(config: Config, roles: Mapping[str, str], mesh: Mesh) -> Part:
         f"x samples_per_prompt={rollout.samples_per_prompt}"
     )
     return Part("packed batch", needs, held, setting)
+
+
+def _hidden_states(
+    config: Config,
+    roles: Mapping[str, str],
+    models: Mapping[str, ModelConfig],
+    mesh: Mesh,
+    dtype: jnp.dtype,
+) -> list[Part]:
+    """What teachers and reference hand over to an exact estimator, for each token of the batches."""
+    if not config.objective.exact:
+        return []
+    buckets = make_buckets(batch_shape(config), len(config.domains), *row_layout(mesh))
+    tokens = sum(b.micro_batches * b.rows * b.length for b in buckets)
+    widths = {role: models[path].width for role, path in roles.items() if role != "student"}
+    reference = [widths.pop("reference")] if "reference" in widths else []
+    each = [max(widths.values()), *reference]  # of the token's own teacher, and of the reference
+    size, updates = jnp.dtype(dtype).itemsize, config.learner.updates_per_batch
+    held = updates * tokens * sum(each) * size // _splits(mesh)
+    needs = (
+        f"{updates} update(s) x {tokens:,} tokens x ({' + '.join(map(str, each))} wide) x {size} "
+        "bytes"
+    )
+    setting = f"config.objective.estimator={config.objective.estimator!r}"
+    return [Part("hidden states", needs, held, setting)]
+
+
+def _splits(mesh: Mesh) -> int:
+    """Devices over which the tokens of a batch are split."""
+    return rows_multiple(mesh) * mesh.shape["context"]

@@ -94,6 +94,18 @@ def test_frozen_models_are_counted_once_in_the_compute_dtype():
     assert "reference" not in one and one["packed batch"].bytes < half["packed batch"].bytes
 
 
+def test_an_exact_estimator_holds_hidden_states_of_every_token():
+    assert "hidden states" not in parts_of(small())
+    exact = {"objective.estimator": "full"}
+    base, config = load_config(tiny.model("base")), small(**exact)
+    programs = ProgramTable(make_mesh(devices=jax.devices()[:1]))
+    learner = make_learner(config, base, programs, jnp.float32)
+    tokens = sum(b.micro_batches * b.rows * b.length for b in learner.buckets)
+    assert parts_of(config)["hidden states"].bytes == 2 * 4 * base.width * tokens
+    alone = parts_of(small(**exact, **{"learner.reward_scale": 1.0}))["hidden states"]
+    assert alone.bytes == 4 * base.width * tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """A device that is not here."""
