@@ -160,8 +160,8 @@ NOTES = {
     "table3": f"{LONGER} times the steps of the other tables. The paper's columns are its Figure "
     "6, Qwen3-4B after GRPO to Qwen3-1.7B. Its Table 3, Qwen3-30B-A3B to Qwen3-1.7B and to 4B, "
     "math: SFT 13.5 and 35.1, OPD 23.1 and 42.6, ExOPD 25.4 and 45.3.",
-    "estimators": f"`top_k` looks at the {TOP_K} most likely tokens of the student, of 128; the others "
-    "count as one.",
+    "estimators": f"`top_k` looks at the {TOP_K} most likely tokens of the student, of 128; the "
+    "others count as one.",
     "preview": f"The students have {CONVERGED} times the steps of the other tables, and the exact "
     "loss (`objective.estimator=full`). The optimum is drawn from teacher^lambda "
     "reference^(1 - lambda); where its claim below is unclear, student and optimum agree.",

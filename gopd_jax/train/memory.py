@@ -199,7 +199,7 @@ def _hidden_states(
     mesh: Mesh,
     dtype: jnp.dtype,
 ) -> list[Part]:
-    """What teachers and reference hand over to an exact estimator, for each token of the batches."""
+    """What teachers and reference hand over to an exact estimator, for each token of a step."""
     if not config.objective.exact:
         return []
     buckets = make_buckets(batch_shape(config), len(config.domains), *row_layout(mesh))
