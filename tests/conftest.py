@@ -12,6 +12,10 @@ ROOT = Path(__file__).parents[1]
 # Tests neither read nor write the user's folder; those of the cache name a folder of their own.
 os.environ["GOPD_CACHE"] = "off"
 
+# Most seconds of the tests go to compiling small programs that run once. XLA's own passes stay as
+# they are; LLVM's are left out. To test what users run: XLA_FLAGS="" in front of the command.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 
 @pytest.fixture
 def run_on_fake_devices():
@@ -21,10 +25,11 @@ def run_on_fake_devices():
     """
 
     def run(program: str, *args: object, count: int = 8) -> str:
+        devices = f"--xla_force_host_platform_device_count={count}"
         paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {devices}",
             "PYTHONPATH": os.pathsep.join(paths),
         }
         done = subprocess.run(

@@ -50,21 +50,8 @@ FULL = {
     "steps": [],
 }
 TINY_PAIRS = [(f, p) for f, presets in TINY.items() for p in presets]
-# tests/train runs these, or their like with other models, so that here they are long without being
-# new.
-RUN_ELSEWHERE = {
-    ("math", "tiny"),
-    ("code", "tiny"),
-    ("multi_teacher", "tiny"),
-    ("strong_to_weak", "tiny"),
-    ("grpo", "tiny"),
-    ("grpo", "tiny_code"),
-    ("sft", "tiny"),
-    ("sft", "tiny_math"),
-    ("self_distillation", "tiny"),
-    ("reward_correction", "tiny"),
-    ("steps", "tiny"),
-}
+# In the default run; tests/train runs the like of all of them with other models.
+PREPARED = {("math", "tiny"), ("grpo", "tiny")}
 FULL_PAIRS = [(f, p) for f, presets in FULL.items() for p in presets]
 # Traced in the default run: one with a mixture as teacher and a reference, and one without either.
 TRACED = {("strong_to_weak", "qwen3_1_7b"), ("sft", "qwen3_4b")}
@@ -117,7 +104,10 @@ def test_every_preset_is_listed():
         assert named == {*TINY[file], *FULL[file]}
 
 
-@pytest.mark.parametrize("file, name", sorted(RUN_ELSEWHERE))
+@pytest.mark.parametrize(
+    "file, name",
+    [p if p in PREPARED else pytest.param(*p, marks=pytest.mark.slow) for p in TINY_PAIRS],
+)
 def test_tiny_presets_are_complete(file, name, tmp_path):
     """Everything that a run needs, short of parameters, is read and fits together."""
     config = preset(file, name)
@@ -126,10 +116,8 @@ def test_tiny_presets_are_complete(file, name, tmp_path):
     assert set(inputs.teachers) == (set() if file == "grpo" else set(config.domains))
 
 
-@pytest.mark.parametrize(
-    "file, name",
-    [pytest.param(*p, marks=[pytest.mark.slow] * (p in RUN_ELSEWHERE)) for p in TINY_PAIRS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("file, name", TINY_PAIRS)
 def test_tiny_presets_run(file, name, tmp_path):
     config = preset(file, name)
     config.update_from_flattened_dict(QUICK | {"data.cache_dir": DATASETS})

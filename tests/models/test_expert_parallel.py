@@ -86,6 +86,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_a_layer_on_eight_devices_is_that_of_one(run_on_fake_devices):
     """Value, gradients and counts; also with rows that the devices do not divide, and a router
     that sends nearly all tokens to one device."""

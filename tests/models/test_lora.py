@@ -65,6 +65,7 @@ def test_output_and_gradient_are_those_of_the_merged_matrices(case):
                 np.testing.assert_allclose(grad["b"][layer], of_b, atol=5e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decode_weights_are_those_of_the_merged_matrices():
     config, settings = CASES["qwen3_untied"], CHOSEN["qwen3_untied"]
     base, adapter = random_params(config), random_adapter(config, settings)

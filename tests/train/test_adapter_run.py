@@ -54,6 +54,7 @@ def finished(tmp_path_factory):
     return workdir, loaded, held
 
 
+@pytest.mark.slow
 def test_the_base_is_the_reference_and_there_once(finished):
     """Two models are held in an update, base and teacher; one of all parameters has five."""
     _, loaded, held = finished
@@ -61,6 +62,7 @@ def test_the_base_is_the_reference_and_there_once(finished):
     assert held == [2] * 3
 
 
+@pytest.mark.slow
 def test_the_sampler_draws_from_the_adapter(finished):
     """It begins at the reference; once it has moved, the gap to the learner is rounding still."""
     workdir, *_ = finished
@@ -70,6 +72,7 @@ def test_the_sampler_draws_from_the_adapter(finished):
     assert max(first["sampler_gap"], last["sampler_gap"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapter_alone(finished):
     workdir, *_ = finished
     config = small(**SETTINGS)
@@ -81,6 +84,7 @@ def test_a_checkpoint_holds_the_adapter_alone(finished):
     assert json.loads((workdir / "run.json").read_text())["config"]["lora"]["rank"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -96,6 +100,7 @@ def test_another_adapter_or_base_is_refused(finished, changes, words):
         run(small(**SETTINGS | {"steps": 4} | changes), str(workdir))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, words",
     [

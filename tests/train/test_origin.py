@@ -77,6 +77,7 @@ def test_parameters_moments_and_their_count_are_taken(other, tmp_path, step):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_another_lambda_on_the_way(other, tmp_path, capsys):
     before = contents(other)
     workdir = tmp_path / "run"
@@ -115,6 +116,7 @@ def test_the_other_run_is_needed_only_until_the_first_checkpoint(copy, tmp_path,
     assert "at step 1 of 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_first_start_is_repeated_from_the_same_checkpoint_or_not_at_all(copy, tmp_path):
     workdir, config = tmp_path / "run", from_run(copy)
     run(config, str(workdir))
