@@ -14,7 +14,8 @@ steps "47+8-6+9" -> "47+8=55-6+9=58 \boxed{58}": two to six numbers, and running
 
 Splits: "train" and "test" share no question. "sft" has more questions like those of "train", with
 their answers. In "noisy" many answers are wrong: a base model trained on them knows how to answer
-and is often wrong, which leaves a teacher something to teach.
+and is often wrong, which leaves a teacher something to teach. In "hinted" half of the questions end
+in their answer ("437+885=1322") and are answered right; the others are like those of "noisy".
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 from gopd_jax.data.messages import Message
 
 SIZES = {
-    "math": {"train": 16384, "test": 8192, "sft": 65536, "noisy": 16384},
+    "math": {"train": 16384, "test": 8192, "sft": 65536, "noisy": 16384, "hinted": 32768},
     # There are only 40,000 questions; one in eight is a test question.
     "code": {"train": 16384, "test": 4096, "sft": 65536, "noisy": 16384},
     # No "noisy": a model of this size is often wrong without it.
@@ -37,6 +38,7 @@ SIZES = {
 # Task -> the kind of its reward.
 REWARDS = {"math": "math", "code": "code", "steps": "math"}
 WRONG_SHARE = 0.4  # share of the answers in "noisy" that are wrong
+HINTED_SHARE = 0.5  # share of the questions in "hinted" that end in their answer
 
 # The given answers of "steps": half of them write every running total, the others each with this
 # probability; this share works everything out twice.
@@ -45,7 +47,7 @@ TWICE = 0.12
 
 
 class EmbeddedRow(TypedDict):
-    """One row; "response" is in the splits "sft" and "noisy" only."""
+    """One row; "response" is in the splits "sft", "noisy" and "hinted" only."""
 
     prompt_id: str
     messages: list[Message]
@@ -70,14 +72,16 @@ def records(name: str, split: str) -> Iterator[EmbeddedRow]:
         held_out = zlib.crc32(question.encode()) % 8 == 0
         if held_out != (split == "test") or (question in seen and split in ("train", "test")):
             continue
+        hinted = split == "hinted" and rng.random() < HINTED_SHARE
+        asked = f"{question}={answer.ground_truth()}" if hinted else question
         row = EmbeddedRow(
             prompt_id=f"{name}/{split}/{number:05d}",
-            messages=[{"role": "user", "content": question}],
+            messages=[{"role": "user", "content": asked}],
             ground_truth=answer.ground_truth(),
         )
-        if split == "noisy" and rng.random() < WRONG_SHARE:
+        if split in ("noisy", "hinted") and not hinted and rng.random() < WRONG_SHARE:
             answer = answer.corrupted(rng)
-        if split in ("sft", "noisy"):
+        if split in ("sft", "noisy", "hinted"):
             row["response"] = answer.response()
         seen.add(question)
         number += 1

@@ -124,14 +124,15 @@ def noise(run: Run) -> Check:
     part = part_of(random)
     start = random[:part].sum() / squares[:part].sum()
     end = random[-part:].sum() / squares[-part:].sum()
-    spread = series(run, "advantage_std")[1]
-    beside = f"; advantages spread by {end_of(spread):.2g} nats" if len(spread) else ""
+    distils, spread = run.config.get("method") == "gopd", series(run, "advantage_std")[1]
+    beside = f"; advantages spread by {end_of(spread):.2g} nats" if distils and len(spread) else ""
+    other = ", use an estimator with less variance (objective.estimator=full)" if distils else ""
     saw = f"{start:.0%} at the start, {end:.0%} at the end{beside}"
     finding = Finding(
         "note",
         "The gradient is noise",
         f"Of its squared norm, {saw}.",
-        "Draw more prompts in a step (rollout.prompts_per_step), use an estimator with less "
-        "variance (objective.estimator=full), or stop if the score has stopped rising.",
+        f"Draw more prompts in a step (rollout.prompts_per_step){other}, or stop if the score has "
+        "stopped rising.",
     )
     return checked(rule, saw, finding if end > NOISE else None)

@@ -21,6 +21,7 @@ draws that score a model):
   strength  teachers stopped early, and trained further                     paper: saturation
   estimators  ExOPD with each estimator, over a quarter, half and all of the steps
   controls  ExOPD without the teacher's knowledge: is the gain the teacher's?
+  self      self-distillation: the teacher is the student's start and is shown the answer
   preview   students trained for long, and the optimum that gopd_jax.preview samples
   steps     figure2 on a task whose answers differ in length: score, length, share cut at the limit
 

@@ -32,7 +32,7 @@ MATH, CODE, BOTH, STEPS = ("math",), ("code",), ("math", "code"), ("steps",)
 TEACHERS = {"math": "math_teacher", "code": "code_teacher", "steps": "steps_teacher"}
 
 PAPER_GROUPS = ("table2", "figure2", "table3", "table1", "strength")
-GROUPS = (*PAPER_GROUPS, "steps", "preview", *NEW)
+GROUPS = (*PAPER_GROUPS, "steps", "preview", "self", *NEW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,11 +127,15 @@ def _given() -> list[Arm]:
     return [
         Arm("base", "given", BOTH, (*PAPER_GROUPS, "preview", *NEW)),
         Arm(
-            "math_teacher", "given", MATH, tuple(g for g in GROUPS if g not in ("table3", "steps"))
+            "math_teacher",
+            "given",
+            MATH,
+            tuple(g for g in GROUPS if g not in ("table3", "steps", "self")),
         ),
         Arm("code_teacher", "given", CODE, ("table2", "table1", "controls")),
         Arm("large_base", "given", MATH, ("table3",)),
         Arm("large_teacher", "given", MATH, ("table3",)),
+        Arm("hinted_base", "given", MATH, ("self",)),
         Arm("steps_base", "given", STEPS, ("steps",)),
         Arm("steps_teacher", "given", STEPS, ("steps",)),
     ]
@@ -246,6 +250,25 @@ def _optima_and_converged_students() -> list[Arm]:
     return arms
 
 
+def _self_distillation() -> list[Arm]:
+    """The teacher is the student's start, shown the answer, and stays or follows the student."""
+    shown = (
+        ("domains.math.teacher_context", "={ground_truth}"),
+        ("data.max_teacher_prompt_tokens", 17),
+    )
+    arms = []
+    for name, scale, follow in (
+        ("self_opd", 1.0, "none"),
+        ("self_exopd", EX, "none"),
+        ("self_average", 1.0, "average"),
+        ("self_refresh", 1.0, "refresh"),
+    ):
+        made = {"student": "hinted_base", "teachers": ("hinted_base",)}
+        settings = (*shown, ("self_teacher.follow", follow))
+        arms.append(_gopd(name, scale, MATH, "self", settings=settings, **made))
+    return arms
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -259,5 +282,6 @@ ARMS = {
         *_estimators(),
         *_controls(),
         *_optima_and_converged_students(),
+        *_self_distillation(),
     )
 }

@@ -126,6 +126,16 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
             ),
         ],
     ),
+    "self": (
+        "Self-distillation: the teacher is the student's start and is shown the answer",
+        [
+            Row("student's start", "hinted_base"),
+            Row("OPD, the teacher stays", "self_opd"),
+            Row("ExOPD, the teacher stays", "self_exopd"),
+            Row("OPD, the teacher is an average of students", "self_average"),
+            Row("OPD, the teacher is refreshed", "self_refresh"),
+        ],
+    ),
     "estimators": (
         "Estimators: ExOPD, math, over a quarter, half and all of the steps",
         [
@@ -206,6 +216,10 @@ CLAIMS = [
     Claim("student > teacher: OPD", "steps_lambda_1", "steps_teacher", "steps"),
     Claim("lambda 1.5 > lambda 1.25", "steps_lambda_1.5", "steps_lambda_1.25", "steps"),
     Claim("lambda 2 > lambda 1.25", "steps_lambda_2", "steps_lambda_1.25", "steps"),
+    Claim("self-distillation > student's start", "self_opd", "hinted_base", "math"),
+    Claim("self-distillation: ExOPD > OPD", "self_exopd", "self_opd", "math"),
+    Claim("self-distillation: average > fixed teacher", "self_average", "self_opd", "math"),
+    Claim("self-distillation: refreshed > fixed teacher", "self_refresh", "self_opd", "math"),
     *(
         Claim(f"student > optimum, lambda {x:g}", f"converged_{x:g}", f"optimum_{x:g}", "math")
         for x in PREVIEWED

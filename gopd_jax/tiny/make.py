@@ -5,7 +5,8 @@
 base (107k parameters, math and code) and large_base (252k, math) learn from right answers, then
 from answers of which many are wrong; steps_base (107k, steps) from right answers only. math_teacher
 and code_teacher are base after GRPO on verified rewards of one domain; large_teacher is large_base
-after GRPO on math. steps_teacher is steps_base at temperature 1/3, without training.
+after GRPO on math. steps_teacher is steps_base at temperature 1/3, without training. hinted_base is
+base after more SFT on math, where half of the questions end in their answer: it can read a hint.
 
 Seeds are fixed: two runs on one machine gave the same files to the last byte. The three small
 models in the tree were made by commit 5926e88; the sampler has changed since, so that a later
@@ -72,9 +73,13 @@ TEACHERS = {
     "large_teacher": ("large_base", "math", 40),
 }
 
+# Model -> base, domain, and steps of SFT on questions of which half end in their answer.
+HINTED = {"hinted_base": ("base", "math", 400)}
+
 # Teacher -> base, and what the base's log-probs are multiplied by.
 COLDER = {"steps_teacher": ("steps_base", 3.0)}
 
+HINT_TOKENS = 5  # "=-999"
 EVAL = EvalSettings(prompts=1024, samples=1)
 
 
@@ -84,16 +89,23 @@ def base_config(name: str, start: str, split: str) -> Config:
     Args:
         name: the base.
         start: model folder that training starts from.
-        split: "sft" (right answers) or "noisy" (partly wrong ones).
+        split: "sft" (right answers), "noisy" (partly wrong ones) or "hinted".
     """
-    _, domains, sft_steps = BASES[name]
+    if name in HINTED:
+        _, domain, sft_steps = HINTED[name]
+        domains = (domain,)
+    else:
+        _, domains, sft_steps = BASES[name]
     steps, rate, schedule, warmup = {
         "sft": (sft_steps, 3e-3, "cosine", 50),
         "noisy": (150, 5e-4, "linear", 20),
+        "hinted": (sft_steps, 5e-4, "linear", 20),
     }[split]
     prompt, response, row = {"math": (12, 20, 84), "code": (40, 32, 72), "steps": (16, 44, 88)}[
         domains[-1]
     ]
+    if name in HINTED:
+        prompt += HINT_TOKENS
     return Config(
         name=f"tiny_{name}_{split}",
         method="sft",
@@ -155,6 +167,11 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
         base, factor = COLDER[name]
         _save_colder(str(out / base), factor, out / name)
         return
+    if name in HINTED:
+        base = str(out / HINTED[name][0])
+        train(base_config(name, base, "hinted"), str(workdir / name))
+        _export(workdir / name, out / name)
+        return
     start, after_sft = workdir / f"{name}_start", workdir / f"{name}_knows"
     if not start.exists():
         _save_untrained(BASES[name][0], start, workdir / "tokenizer")
@@ -206,7 +223,7 @@ def _save_untrained(model: ModelConfig, folder: pathlib.Path, tokenizer: pathlib
 
 
 def main(argv: list[str] | None = None) -> int:
-    names = [*BASES, *TEACHERS, *COLDER]
+    names = [*BASES, *TEACHERS, *COLDER, *HINTED]
     parser = cli.Parser(prog="python -m gopd_jax.tiny.make", description=__doc__)
     parser.add_argument(
         "--out",
@@ -230,7 +247,7 @@ def _make_all(args: argparse.Namespace, names: list[str]) -> None:
         if (out / name).exists():
             raise ValueError(f"{out / name} exists: expected none; delete it to make it again")
         check_free(out / name)
-        check_output("--workdir", pathlib.Path(args.workdir) / name)
+        check_output("--workdir", pathlib.Path(args.workdir) / name / "run.json")
         make(name, out, pathlib.Path(args.workdir))
         result(f"made {out / name}", {"out": str(out / name)})
 
