@@ -331,7 +331,7 @@ def data_teacher_context_brace(folder):
     "an embedded data set that does not exist",
     (
         "tiny:chess/train: expected one of ['tiny:math/train', 'tiny:math/test', "
-        "'tiny:math/sft', 'tiny:math/noisy', 'tiny:code/train', 'tiny:code/test',"
+        "'tiny:math/sft', 'tiny:math/noisy', 'tiny:math/hinted', 'tiny:code/train',"
     ),
 )
 def data_tiny(folder):

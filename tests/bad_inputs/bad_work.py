@@ -187,7 +187,7 @@ def scores_lack(folder):
     "an unknown model",
     (
         "argument --only: invalid choice: 'huge' (choose from 'base', 'large_base', 'steps_base', "
-        "'math_teacher', 'code_teacher', 'large_teacher', 'steps_teacher')"
+        "'math_teacher', 'code_teacher', 'large_teacher', 'steps_teacher', 'hinted_base')"
     ),
 )
 def unknown(folder):

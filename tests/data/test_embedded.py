@@ -3,6 +3,8 @@
 import itertools
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -10,7 +12,11 @@ from safetensors.numpy import load_file
 from gopd_jax import tiny
 from gopd_jax.data import embedded
 from gopd_jax.data.tokenizer import ChatTokenizer
+from gopd_jax.models.config import load_config
+from gopd_jax.models.decoder import Decoder, output_head, param_shardings
+from gopd_jax.models.huggingface import load_params
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.mesh import make_mesh
 
 
 def first(name: str, split: str, count: int = 200) -> list[embedded.EmbeddedRow]:
@@ -79,7 +85,53 @@ def test_unknown_split_names_the_choices():
         next(embedded.records("math", "tain"))
 
 
-@pytest.mark.parametrize("name", ["base", "math_teacher", "code_teacher", "steps_base"])
+def test_half_of_the_hinted_questions_end_in_their_answer_and_are_answered_right():
+    rows = first("math", "hinted", 2000)
+    asked = [row["messages"][0]["content"].partition("=") for row in rows]
+    hinted = [(row, hint) for row, (_, _, hint) in zip(rows, asked, strict=True) if hint]
+    assert len(hinted) == pytest.approx(1000, abs=100)
+    assert all(hint == row["ground_truth"] and is_right(row) for row, hint in hinted)
+    right = [is_right(row) for row, (_, _, hint) in zip(rows, asked, strict=True) if not hint]
+    assert np.mean(right) == pytest.approx(1 - embedded.WRONG_SHARE, abs=0.05)
+    assert not {question for question, _, _ in asked} & set(questions("math", "test"))
+
+
+def is_right(row):
+    return row["response"].endswith("\\boxed{" + row["ground_truth"] + "}")
+
+
+def test_hinted_base_reads_the_answer_behind_a_question_and_base_does_not():
+    """By the mean probability of right answers."""
+    plain = {name: probability(name, "") for name in ("hinted_base", "base")}
+    shown = {name: probability(name, "={ground_truth}") for name in plain}
+    assert shown["hinted_base"] > 0.9 > 0.5 > plain["hinted_base"]
+    assert shown["base"] < plain["base"] + 0.05
+
+
+def probability(model, hint):
+    """Of the right answer to a question with a hint behind it: the mean over 60 questions."""
+    folder = tiny.model(model)
+    tokenizer, config = ChatTokenizer.load(folder), load_config(folder)
+    params = load_params(folder, config, jnp.float32, param_shardings(config, make_mesh()))
+    found = []
+    for row in first("math", "sft", 60):
+        content = row["messages"][0]["content"] + hint.format(**row)
+        prompt = tokenizer.encode_prompt([{"role": "user", "content": content}])
+        answer = tokenizer.tokenizer(row["response"] + "<|end|>", add_special_tokens=False)
+        tokens = np.zeros((1, 48), np.int32)
+        whole = [*prompt, *answer["input_ids"]]
+        tokens[0, : len(whole)] = whole
+        of_row = jnp.asarray(tokens), jnp.arange(48)[None], jnp.ones((1, 48), jnp.int32)
+        hidden = Decoder(config, remat="none").apply({"params": params}, *of_row)
+        logprobs = np.asarray(jax.nn.log_softmax(hidden[0] @ output_head(params).T))
+        where = np.arange(len(prompt), len(whole))
+        found.append(np.exp(logprobs[where - 1, tokens[0, where]].sum()))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(
+    "name", ["base", "math_teacher", "code_teacher", "steps_base", "hinted_base"]
+)
 def test_models_fit_their_size_and_their_tokenizer(name):
     folder = tiny.MODELS / name
     assert sum(p.stat().st_size for p in folder.iterdir()) < 1e6
