@@ -122,14 +122,11 @@ def _run(
         background = stack.enter_context(BackgroundVerifier(verify, config.reward_kinds))
         evaluator = Evaluator(config, inputs, samplers, verify, evaluations, learner, teachers)
         trainer = Trainer(config, inputs, learner, samplers, teachers, reference, background, clock)
-        verdicts = Verdicts(workdir, identity["config"])
         with stop_points():
-            _train(trainer, evaluator, state, first, host, checkpoints, log, contract, verdicts)
+            _train(trainer, evaluator, state, first, host, checkpoints, log, contract)
 
     # ---- What came of it.
-    written = of_first(
-        lambda: _write_end(workdir, config, inputs, evaluations, host.seconds, verdicts)
-    )
+    written = of_first(lambda: _write_end(workdir, config, inputs, evaluations, host.seconds))
     result(summary.table(written, result_width()), written)
     say(summary.closing(workdir))
     say(summary.commands(workdir, trackers.tensorboard), fold=False)
@@ -171,14 +168,9 @@ def samplers_of(
 
 
 def _write_end(
-    workdir: str,
-    config: Config,
-    inputs: RunInputs,
-    evaluations: Evaluations,
-    seconds: float,
-    verdicts: Verdicts,
+    workdir: str, config: Config, inputs: RunInputs, evaluations: Evaluations, seconds: float
 ) -> summary.Summary:
-    found = verdicts.to_json()
+    found = Verdicts(workdir, config).to_json()
     written = summary.write(workdir, config, inputs, evaluations, seconds, found)
     curves.draw(workdir, config)
     return written
@@ -214,7 +206,6 @@ def _train(
     checkpoints: Checkpoints,
     log: StepLog,
     contract: Contract | None,
-    verdicts: Verdicts,
 ) -> None:
     """rollout -> score -> update, from the step after `first` to the last; evaluates and saves.
 
@@ -243,7 +234,7 @@ def _train(
                     if step == steps or step % every == 0:
                         note = log.write_last() or note
                         with bar.aside():
-                            if step < steps and (found := verdicts.grave()):
+                            if step < steps and (found := log.verdicts.grave()):
                                 say(found)
                             checkpoints.save(step, check_to_save(awake(state), step), now)
                         saved = step

@@ -30,6 +30,7 @@ from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train.clock import ASIDE, Clock
 from gopd_jax.train.rollout_metrics import rollout_metrics
+from gopd_jax.train.verdicts import Verdicts
 from gopd_jax.train.verification import PendingVerdicts
 from gopd_jax.types import Rollout, SampleKey
 
@@ -98,6 +99,9 @@ class StepLog:
         schedule: learning rate by update.
         clock: of the loop; waiting for verdicts is a phase of its own.
         scores: model, step and scores of each evaluation of earlier starts.
+
+    Attributes:
+        verdicts: on what is written so far.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class StepLog:
     ):
         self._config, self._tokenizer, self._schedule = config, tokenizer, schedule
         self._workdir, self._clock = workdir, clock
+        self.verdicts = Verdicts(workdir, config)
         self._log = RunLog(workdir, last_step, trackers, scores)
         self._last: StepRecord | None = None
 

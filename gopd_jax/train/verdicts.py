@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 
+from gopd_jax.config import Config
 from gopd_jax.report import findings
 from gopd_jax.report.checks import Finding
 from gopd_jax.report.read import read_training
@@ -19,11 +20,10 @@ class Verdicts:
 
     Args:
         workdir: the run's folder.
-        config: as run.json has it.
     """
 
-    def __init__(self, workdir: str, config: JsonObject):
-        self._workdir, self._config = workdir, config
+    def __init__(self, workdir: str, config: Config):
+        self._workdir, self._config = workdir, dataclasses.asdict(config)
         self._said: set[str] = set()
 
     def grave(self) -> str:

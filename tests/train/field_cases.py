@@ -14,7 +14,7 @@ CONDITIONS = {
     "several teachers": SCORED,
     "grpo": {"policy", "sampled", "verified"},
     "sft on given responses": {"verified"},
-    "not verified": GOPD | {"unverified", "compared"},
+    "not verified": GOPD | {"unverified", "compared", "noise"},
     "own reward": SCORED | {"own reward"},
     "mixture": SCORED | {"mixture"},
     "shaped": SCORED | {"exact", "inspected", *SHAPED},

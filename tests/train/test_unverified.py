@@ -22,6 +22,8 @@ QUICK = {
     "eval.prompts": 0,
     "eval.during_prompts": 0,
     "checkpoint.every": 1,
+    "learner.rows_per_micro_batch": 1,
+    "learner.row_length": 64,
 }
 
 

@@ -2,15 +2,12 @@
 
 import json
 
+from loop_cases import small
+
 from gopd_jax.train import summary
 from gopd_jax.train.verdicts import Verdicts
 
-CONFIG = {
-    "method": "gopd",
-    "domains": {"math": {}},
-    "rollout": {"prompts_per_step": 4, "samples_per_prompt": 1, "max_response_tokens": 9},
-    "learner": {"reward_scale": 1.0},
-}
+CONFIG = small(**{"learner.reward_scale": 1.0})
 
 
 def write(folder, steps, **values):
