@@ -13,6 +13,7 @@ import numpy as np
 
 from gopd_jax import tiny
 from gopd_jax.data.datasets import prepare
+from gopd_jax.data.embedded import REWARDS
 from gopd_jax.data.encode import encode_all
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.evaluate.held_out import Evaluation, evaluate
@@ -91,7 +92,7 @@ class Scorer:
             mixture if len(folders) > 1 else weights[0],
             self._test_prompts(domain)[:prompts],
             self._verify,
-            domain,
+            REWARDS[domain],
             self._tokenizer,
             samples=samples,
             max_tokens=engine.max_response_tokens,

@@ -34,3 +34,12 @@ def test_the_optimum_of_lambda_1_scores_what_the_teacher_does(tmp_path):
     )
     assert one == teacher != half
     assert not (tmp_path / "seed0" / "optimum_1" / "run.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base", "steps_teacher", "hinted_base"])
+def test_a_given_model_is_scored_in_each_of_its_domains(tmp_path, name):
+    scores = work.run(arms.ARMS[name], 0, str(tmp_path), arms.Size(2, 8, (32, 2), (8, 2)))
+    assert set(scores["domains"]) == set(arms.ARMS[name].domains)
+    for domain in scores["domains"].values():
+        assert 0 < sum(domain["by_prompt"]) < len(domain["by_prompt"])
