@@ -25,7 +25,7 @@ CONTROLS = ("constant", "permuted_tokens", "permuted_answers", "random_teacher")
 NEW = ("estimators", "controls")
 
 # Of the students that are compared with the optimum of their objective.
-PREVIEWED, CONVERGED = (0.5, 1.0, 1.25, 1.5), 6  # lambdas, and the multiple of the usual steps
+PREVIEWED, CONVERGED = (0.5, 1.0, 1.25, 1.5), 2  # lambdas, and the multiple of the usual steps
 
 EARLY = 5  # GRPO steps of the undertrained teacher; the embedded teachers had 20
 
