@@ -4,8 +4,10 @@ Importing this module must not import JAX, which reads the environment and the n
 it is imported.
 """
 
+import multiprocessing
 from multiprocessing.queues import Queue
 import os
+import threading
 
 from absl import logging
 
@@ -25,7 +27,14 @@ def start_worker(cores: "Queue[int | None]", compiled: str) -> None:
         os.sched_setaffinity(0, {core})
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it opens a finished run read-only
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, as after kill -9."""
+    multiprocessing.parent_process().join()
+    os._exit(1)  # what is trained is saved
 
 
 def run_quietly(arm: Arm, seed: int, out: str, size: Size) -> ArmScores:
