@@ -48,6 +48,9 @@ def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch, options, words
 
 GROWN = """
 import sys
+
+import jax
+
 from gopd_jax.benchmark import compiled_learner
 from gopd_jax.benchmark.__main__ import main
 
