@@ -58,7 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", default=",".join(GROUPS), help="groups, comma-separated (default: %(default)s)"
     )
-    add_count("--jobs", 1, len(os.sched_getaffinity(0)), "processes, one core each")
+    parser.add_argument(
+        "--jobs",
+        type=cli.integer(1),
+        default=len(os.sched_getaffinity(0)),
+        help="processes, one core each (default: one for each core)",
+    )
     add_count("--steps", 1, size.steps, "training steps of an arm")
     add_count("--samples-per-step", 8, size.samples_per_step, "samples per domain and step")
     prompts = "held-out prompts of math and of steps; a quarter as many of code"
