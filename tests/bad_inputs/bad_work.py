@@ -122,7 +122,7 @@ def bench_short_rows(folder):
 @case(
     "reproduce",
     "an unknown group",
-    "--only=table9: expected some of table2, figure2, table3, table1, strength, preview",
+    "--only=table9: expected some of table2, figure2, table3, table1, strength, steps, preview",
 )
 def group(folder):
     return ["--out=out", "--only=table9"]
@@ -230,7 +230,7 @@ def make_out_file(folder):
 @case(
     "tiny.make",
     "a workdir that is a file",
-    "--workdir='w/base': cannot write there, expected a folder above it, but 'w' is a file",
+    "--workdir='w/base/run.json': cannot write there, expected a folder above it, but 'w' is a file",
 )
 def make_workdir_file(folder):
     write(folder / "w", "mine")
