@@ -12,9 +12,15 @@ ROOT = Path(__file__).parents[1]
 # Tests neither read nor write the user's folder; those of the cache name a folder of their own.
 os.environ["GOPD_CACHE"] = "off"
 
-# Most seconds of the tests go to compiling small programs that run once. XLA's own passes stay as
-# they are; LLVM's are left out. To test what users run: XLA_FLAGS="" in front of the command.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+def pytest_configure(config):
+    """Compiles quickly in the default run; the long tests, and XLA_FLAGS="", run as users do.
+
+    Most seconds of the tests go to compiling small programs that run once. XLA's own passes stay as
+    they are; LLVM's are left out.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def run_on_fake_devices():
         paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {devices}",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
             "PYTHONPATH": os.pathsep.join(paths),
         }
         done = subprocess.run(

@@ -230,7 +230,10 @@ def make_out_file(folder):
 @case(
     "tiny.make",
     "a workdir that is a file",
-    "--workdir='w/base/run.json': cannot write there, expected a folder above it, but 'w' is a file",
+    (
+        "--workdir='w/base/run.json': cannot write there, expected a folder above it, but 'w' is a "
+        "file"
+    ),
 )
 def make_workdir_file(folder):
     write(folder / "w", "mine")
