@@ -5,10 +5,10 @@ braces come from the row. Student and teacher score the student's tokens, each a
 The teacher stays frozen: one that follows the student (self_teacher.follow) can collapse with it.
 
 tiny (default): hinted_base, an embedded base that has learnt to read an answer behind the question
-    and is 32% right without one. As its own teacher it is shown the answer. The base of the other
+    and is 30% right without one. As its own teacher it is shown the answer. The base of the other
     presets cannot read a hint and gains nothing (docs/log.md).
         python -m gopd_jax.train --config=self_distillation
-    Hardware: 2 CPU cores. Time: 2 minutes.
+    Hardware: 2 CPU cores. Time: minutes. Expected: 84% right without the hint (docs/results.md).
 
 qwen3_4b: Qwen3-4B, shown the reference solution in DeepMath's own format (field r1_solution_1),
     lambda = 1. Not in the paper.
@@ -21,7 +21,7 @@ from gopd_jax.presets import Preset, choose, embedded, paper
 
 PRESETS = {
     "tiny": Preset(
-        "the embedded world: shows the mechanism, 2 minutes on 2 CPU cores", lambda: _tiny()
+        "the embedded world: a base that can read a hint, minutes on 2 CPU cores", lambda: _tiny()
     ),
     "qwen3_4b": Preset(
         "Qwen3-4B, shown the solutions of DeepMath; not in the paper", lambda: _paper()
