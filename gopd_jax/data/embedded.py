@@ -32,8 +32,7 @@ SIZES = {
     "math": {"train": 16384, "test": 8192, "sft": 65536, "noisy": 16384, "hinted": 32768},
     # There are only 40,000 questions; one in eight is a test question.
     "code": {"train": 16384, "test": 4096, "sft": 65536, "noisy": 16384},
-    # No "noisy": a model of this size is often wrong without it.
-    "steps": {"train": 16384, "test": 8192, "sft": 65536},
+    "steps": {"train": 16384, "test": 8192, "sft": 65536, "noisy": 16384},
 }
 # Task -> the kind of its reward.
 REWARDS = {"math": "math", "code": "code", "steps": "math"}
@@ -155,10 +154,18 @@ class Chain:
         terms: the numbers with their signs.
         written: for each term after the first, whether the total up to it is written.
         repeats: how often the working is written.
+        slips: for each term after the first, what is added to the total by mistake.
     """
 
-    def __init__(self, terms: Sequence[int], written: Sequence[bool], repeats: int):
+    def __init__(
+        self,
+        terms: Sequence[int],
+        written: Sequence[bool],
+        repeats: int,
+        slips: Sequence[int] | None = None,
+    ):
         self.terms, self.written, self.repeats = terms, written, repeats
+        self.slips = slips or [0] * len(written)
 
     def question(self) -> str:
         return f"{self.terms[0]}" + "".join(f"{term:+d}" for term in self.terms[1:])
@@ -168,10 +175,23 @@ class Chain:
 
     def response(self) -> str:
         total, working = self.terms[0], f"{self.terms[0]}"
-        for term, is_written in zip(self.terms[1:], self.written, strict=True):
-            total += term
+        for term, is_written, slip in zip(self.terms[1:], self.written, self.slips, strict=True):
+            total += term + slip
             working += f"{term:+d}" + (f"={total}" if is_written else "")
         return f"{';'.join([working] * self.repeats)} \\boxed{{{total}}}"
+
+    def corrupted(self, rng: np.random.Generator) -> "Chain":
+        """Returns the answer with one wrong total; those after it follow from it.
+
+        Whoever slips is in a hurry: a total is written with the probability WRITTEN.
+        """
+        written = _written(rng, len(self.written), WRITTEN)
+        where = int(rng.choice(np.flatnonzero(written)))
+        totals = np.cumsum(self.terms)[1 + where :]
+        slips = [s for s in range(-9, 10) if s and 0 < min(totals) + s and max(totals) + s < 100]
+        chosen = [0] * len(written)
+        chosen[where] = int(rng.choice(slips))
+        return Chain(self.terms, written, self.repeats, chosen)
 
 
 def _arithmetic(rng: np.random.Generator) -> tuple[str, Number]:
@@ -194,9 +214,14 @@ def _chain(rng: np.random.Generator) -> tuple[str, Chain]:
         terms.append(term)
         total += term
     share = 1.0 if rng.random() < 0.5 else WRITTEN
-    written = [*(bool(rng.random() < share) for _ in terms[2:]), True]
+    written = _written(rng, len(terms) - 1, share)
     chain = Chain(terms, written, 2 if rng.random() < TWICE else 1)
     return chain.question(), chain
+
+
+def _written(rng: np.random.Generator, totals: int, share: float) -> list[bool]:
+    """Which totals are written: the last one, and each other with a probability."""
+    return [*(bool(rng.random() < share) for _ in range(totals - 1)), True]
 
 
 TASKS = {"math": _arithmetic, "code": _function, "steps": _chain}

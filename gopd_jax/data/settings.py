@@ -1,6 +1,7 @@
 """Settings of prompts: the domains that they belong to, and how they are read."""
 
 import dataclasses
+import string
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, JsonValue
@@ -15,6 +16,9 @@ from gopd_jax.runtime.schema import (
     Text,
     settings,
 )
+
+# Fields of a teacher_context that are not of the row.
+STUDENT_ANSWER, FEEDBACK = OF_ANSWERS = ("student_answer", "feedback")
 
 # What a chat template is given in another way, and the options of transformers beside it.
 RESERVED = (
@@ -85,8 +89,9 @@ class DomainSettings:
     prompt_suffix: Text = ""
     """Text appended to the last user message of each prompt."""
     teacher_context: Text = ""
-    """Text that only the teacher reads, after the suffix. Fields of the row stand in braces, such
-    as {ground_truth} or {solution}: on-policy self-distillation."""
+    """Text that only the teacher reads, after the suffix: on-policy self-distillation. Fields of
+    the row stand in braces, such as {ground_truth} or {solution}; {student_answer} is the answer
+    that the teacher is to score, and {feedback} what its verification found."""
     share: Positive = 1.0
     """Share of each batch, relative to the other domains."""
 
@@ -113,6 +118,21 @@ class DomainSettings:
                 f"{where}.test={self.test!r}; set one of the two"
             )
         check_reward(self.reward, f"{where}.reward")
+        if self.shown_of_answers and self.reward == NONE:
+            raise ValueError(
+                f"{where}.teacher_context={self.teacher_context!r}: expected no "
+                f"{{{self.shown_of_answers[0]}}} where {where}.reward={NONE!r}, because held-out "
+                "answers are compared with what a teacher says that has seen none"
+            )
+
+    @property
+    def shown_of_answers(self) -> tuple[str, ...]:
+        """Which of `OF_ANSWERS` the teacher reads."""
+        try:
+            named = {name for _, name, _, _ in string.Formatter().parse(self.teacher_context)}
+        except ValueError:  # such as a lone brace: the first prompt says what is wrong
+            return ()
+        return tuple(name for name in OF_ANSWERS if name in named)
 
 
 @settings
@@ -125,7 +145,8 @@ class DataSettings:
     max_prompt_tokens: PositiveCount = 2048
     """Longest prompt in tokens, template included; longer prompts are left out, never cut."""
     max_teacher_prompt_tokens: Count = 0
-    """Longest prompt with a teacher_context; 0 takes max_prompt_tokens."""
+    """Longest prompt with a teacher_context; 0 takes max_prompt_tokens. Longer prompts are left
+    out, but {student_answer} and {feedback} lose their ends until the prompt fits."""
     template_kwargs: Annotated[dict[str, JsonValue], AfterValidator(_checked)] = dataclasses.field(
         default_factory=lambda: {"enable_thinking": False}
     )

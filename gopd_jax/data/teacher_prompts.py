@@ -2,15 +2,17 @@
 
 In: encoded prompts and a text with fields, such as the solution of the row. Out: the same prompts,
 each with `teacher_tokens`. In on-policy self-distillation the teacher is the student's own initial
-model and reads such prompts. The response tokens are the student's in any case.
+model and reads such prompts. The response tokens are the student's in any case. Where the text
+shows the student's answer or the feedback on it, a prompt is encoded for each answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
-from gopd_jax.data.encode import FilterReport, encode_fitting, identities
+from gopd_jax.data.encode import FilterReport, chat_of, encode_fitting, identities
 from gopd_jax.data.lazy import LazySequence
 from gopd_jax.data.messages import Message, add_to_last_user_message, with_suffix
+from gopd_jax.data.settings import OF_ANSWERS
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.types import EncodedPrompt, Prompt
 
@@ -29,7 +31,7 @@ def add_teacher_context(
         tokenizer: applies the chat template.
         suffix: the prompt suffix of the student, which the teacher reads too.
         context: a text with fields in braces: {ground_truth}, or any other field of the row, such
-            as {solution}.
+            as {solution}. `OF_ANSWERS` are empty here.
         max_tokens: longest teacher prompt kept; longer ones are left out, never cut.
 
     Returns:
@@ -40,7 +42,7 @@ def add_teacher_context(
     """
 
     def chat(prompt: Prompt) -> list[Message]:
-        return _with_context(prompt, suffix, context)
+        return _with_context(prompt, suffix, context, dict.fromkeys(OF_ANSWERS, ""))
 
     rows = LazySequence(prompts, range(len(prompts)), lambda encoded, _: encoded.source)
     indices, kept, report = encode_fitting(rows, chat, tokenizer, max_tokens)
@@ -59,8 +61,60 @@ def add_teacher_context(
     return LazySequence(prompts, indices, convert, metadata), report
 
 
-def _with_context(prompt: Prompt, suffix: str, context: str) -> list[Message]:
+def show_answers(
+    prompts: Sequence[EncodedPrompt],
+    shown: Sequence[Mapping[str, str]],
+    tokenizer: ChatTokenizer,
+    suffix: str,
+    context: str,
+    max_tokens: int,
+) -> tuple[list[EncodedPrompt], list[bool]]:
+    """Encodes what the teacher of each answer reads.
+
+    Args:
+        prompts: of each answer, from `add_teacher_context`.
+        shown: of each answer, the texts of those of `OF_ANSWERS` that the context names.
+        tokenizer, suffix, context: as for `add_teacher_context`.
+        max_tokens: where a prompt is longer, the longest of its shown texts loses its end until it
+            fits.
+
+    Returns:
+        The prompts with their `teacher_tokens`, and whether a text of each was cut.
+    """
+    texts = [dict(of_answer) for of_answer in shown]
+    out, cut, left = list(prompts), [False] * len(prompts), list(range(len(prompts)))
+    while left:
+        sources = [prompts[i].source for i in left]
+        chats = [
+            chat_of(prompt, _with_context(prompt, suffix, context, texts[i]))
+            for i, prompt in zip(left, sources, strict=True)
+        ]
+        # `add_teacher_context` has checked the template with this context.
+        encoded, over = tokenizer.encode_chats(chats, check=False), []
+        for i, tokens in zip(left, encoded, strict=True):
+            longest = max(texts[i], key=lambda name: len(texts[i][name]))
+            if len(tokens) <= max_tokens or not texts[i][longest]:
+                out[i] = dataclasses.replace(prompts[i], teacher_tokens=tokens)
+                continue
+            excess = len(tokens) - max_tokens
+            texts[i][longest] = tokenizer.shortened(texts[i][longest], excess)
+            cut[i] = True
+            over.append(i)
+        left = over
+    return out, cut
+
+
+def _with_context(
+    prompt: Prompt, suffix: str, context: str, of_answer: Mapping[str, str]
+) -> list[Message]:
     fields = {**prompt.extra, "ground_truth": prompt.ground_truth}
+    taken = [name for name in OF_ANSWERS if name in prompt.extra and f"{{{name}" in context]
+    if taken:
+        raise ValueError(
+            f"teacher_context={context!r}: prompt {prompt.prompt_id!r} has a field {taken[0]!r} of "
+            "its own; expected another name for it, since here it stands for the student's answer"
+        )
+    fields |= of_answer
     try:
         text = context.format_map(fields)
     except (KeyError, IndexError, ValueError) as e:

@@ -138,8 +138,12 @@ class ChatTokenizer:
         chats = [Chat(with_suffix(m, suffix)) for m in batch]
         return self._ids(chats, [self.render(chat) for chat in chats])
 
-    def encode_chats(self, chats: Sequence[Chat]) -> list[np.ndarray]:
+    def encode_chats(self, chats: Sequence[Chat], check: bool = True) -> list[np.ndarray]:
         """Encodes chats of a data set, after a check that the template renders all of each.
+
+        Args:
+            chats: the chats.
+            check: False leaves the check out, for chats that have passed it with another text.
 
         Returns:
             int32 token ids [T] of each chat, generation prompt included.
@@ -148,9 +152,10 @@ class ChatTokenizer:
             ValueError: the template refuses a chat or drops a part of it; names the chat.
         """
         texts = [self.render(chat) for chat in chats]
-        self._check.check_kwargs(self.template_kwargs, "template_kwargs")
-        for chat, text in zip(chats, texts, strict=True):
-            self._check.check(chat, text)
+        if check:
+            self._check.check_kwargs(self.template_kwargs, "template_kwargs")
+            for chat, text in zip(chats, texts, strict=True):
+                self._check.check(chat, text)
         return self._ids(chats, texts)
 
     def render(self, chat: Chat, generation_prompt: bool = True) -> str:
@@ -193,6 +198,11 @@ class ChatTokenizer:
                     f"{str(list(chat.messages))[:80]}: expected at least one"
                 )
         return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
+
+    def shortened(self, text: str, tokens: int) -> str:
+        """The text without its last `tokens` tokens, and without its last character at least."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.decode(ids[: max(0, len(ids) - tokens)])[: max(0, len(text) - 1)]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
         """Returns the text of token ids, with its spaces unchanged."""

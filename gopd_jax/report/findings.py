@@ -19,6 +19,8 @@ from gopd_jax.report.read import Run
 # A multiple of the median norm of the surrounding steps; over a run the norm falls by itself.
 GRADIENT_SPIKE, SURROUNDING_STEPS = 10.0, 21
 
+PROMPTS_CUT = 0.01
+
 # The number of slots shrinks for some steps; after the warm-up nothing should compile.
 WARM_STEPS, RECOMPILED_STEPS = 10, 3
 
@@ -35,6 +37,7 @@ def of_training(run: Run) -> list[Check]:
     """
     domains = run.domains if len(run.domains) > 1 else [""]
     made = [_not_finite(run), _gradient_norm(run), noise(run), _compilations(run)]
+    made += _prompts_cut(run)
     for domain in domains:
         suffix = f"/{domain}" if domain else ""
         of_one = [*of_domain(run, suffix), progress(run, suffix)]
@@ -138,6 +141,22 @@ def _gradient_norm(run: Run) -> Check:
             "advantage at that step.",
         )
     return checked(rule, saw, finding)
+
+
+def _prompts_cut(run: Run) -> list[Check]:
+    """One check where teachers are shown something of the answers; else none."""
+    shares = series(run, "teacher_prompts_cut")[1]
+    if not len(shares):
+        return []
+    rule = f"what a teacher is shown of an answer cut for more than {PROMPTS_CUT:.0%} of them"
+    saw = f"for {shares.mean():.1%} of the answers, on average over the run"
+    finding = Finding(
+        "look",
+        "Teachers read cut prompts",
+        f"The end of what they are shown of an answer is missing {saw}.",
+        "Raise data.max_teacher_prompt_tokens, or show them less (domains.NAME.teacher_context).",
+    )
+    return [checked(rule, saw, finding if shares.mean() > PROMPTS_CUT else None)]
 
 
 def _compilations(run: Run) -> Check:

@@ -1,6 +1,7 @@
 """Verified reward of a program: runs it in the sandbox and judges what comes back.
 
-Comes in: a response and a JSON ground truth (`spec.py`). Goes out: (reward, detail).
+Comes in: a response and a JSON ground truth (`spec.py`). Goes out: the fields of a `Verdict`, with
+the test that failed as its feedback.
 
 The judge and the program are two processes. Test source runs in the judge; the names under test are
 `Remote`s, whose calls run in the program's process and come back by value, as exact builtin types.
@@ -18,11 +19,13 @@ import math
 import os
 from pathlib import Path
 import re
+import reprlib
 import select
 import shutil
 import socket
 import tempfile
 import time
+import traceback
 from typing import Any
 
 from gopd_jax.rewards import compare, wire
@@ -42,10 +45,15 @@ from gopd_jax.rewards.spec import (
 __all__ = ["CodeJudge", "PACKAGE", "check_ground_truth", "extract_program"]
 
 MAX_OUTPUT_BYTES = 1 << 24
+FEEDBACK_LIMIT = 1000  # characters
 PACKAGE = Path(os.path.abspath(__file__)).parents[1]  # gopd_jax, which no program may read
 # Possessive repetitions, so that no text takes more than linear time.
 _OPENING = re.compile(r"^[ \t]*+```[ \t]*+(\w*+)[^\n]*+\n", re.MULTILINE)
 _CLOSING = re.compile(r"^[ \t]*+```[ \t]*+$", re.MULTILINE)
+
+
+class _Failed(Exception):
+    """A test that does not hold; str() says which."""
 
 
 def extract_program(response: str) -> str:
@@ -89,8 +97,10 @@ class CodeJudge:
         """Seconds an answer may take, see `spec.time_limit`."""
         return time_limit(json.loads(ground_truth), timeout_s)
 
-    def __call__(self, response: str, ground_truth: str, deadline: float) -> tuple[float, str]:
-        """Returns (reward, detail): reward 1 if every part of the ground truth holds."""
+    def __call__(
+        self, response: str, ground_truth: str, deadline: float
+    ) -> tuple[float, str, dict[str, float], str]:
+        """Returns the fields of a `Verdict`: reward 1 if every part of the ground truth holds."""
         spec = json.loads(ground_truth)
         job: Job = {
             "program": extract_program(response),
@@ -99,36 +109,41 @@ class CodeJudge:
             "cpu_s": math.ceil(max(0.0, deadline - time.monotonic())) + 1,
             "hidden_paths": ["", str(PACKAGE.parent)],
         }
-        detail = "correct"
+        detail, feedback = "correct", ""
         if spec.keys() & {"tests", "asserts", "check", "functions"}:
-            detail = self._test_functions(job, spec, deadline)
+            detail, feedback = self._test_functions(job, spec, deadline)
         pairs = spec.get("stdin_stdout", {"inputs": [], "outputs": []})
         script: Job = {**job, "script": True}
         for stdin, expected in zip(pairs["inputs"], pairs["outputs"], strict=True):
             if detail == "correct":
                 tolerance, test_deadline = pairs.get("tolerance", 0.0), _sooner(deadline, spec)
-                detail = self._test_script(script, stdin, expected, tolerance, test_deadline)
-        return float(detail == "correct"), detail
+                given = stdin, expected, tolerance, test_deadline
+                detail, feedback = self._test_script(script, *given)
+        return float(detail == "correct"), detail, {}, feedback[:FEEDBACK_LIMIT]
 
-    def _test_functions(self, job: Job, spec: Spec, deadline: float) -> str:
-        """The detail of the tests that call the program's names."""
+    def _test_functions(self, job: Job, spec: Spec, deadline: float) -> tuple[str, str]:
+        """The detail and the feedback of the tests that call the program's names."""
         with Program(self._control, job, _sooner(deadline, spec)) as program:
             try:
                 program.receive()  # the program's top level has run
-                detail = _run_tests(program, spec, deadline)
+                found = _run_tests(program, spec, deadline), ""
+            except _Failed as failed:
+                found = "wrong", f"failed: {failed}"
             except AssertionError as error:
-                by_program = isinstance(error, ProgramRaised)
-                detail = "error: AssertionError" if by_program else "wrong"
+                if isinstance(error, ProgramRaised):
+                    found = "error: AssertionError", _described(error)
+                else:
+                    found = "wrong", _failed_assert(error, spec)
             except MemoryError:
-                detail = "memory"
+                found = "memory", ""
             except Exception as error:
-                detail = f"error: {type(error).__name__}"
-            return program.failure or detail
+                found = f"error: {type(error).__name__}", _described(error)
+            return (program.failure, "") if program.failure else found
 
     def _test_script(
         self, job: Job, stdin: str, expected: str, tolerance: float, deadline: float
-    ) -> str:
-        """The detail of one run of the program as a script."""
+    ) -> tuple[str, str]:
+        """The detail and the feedback of one run of the program as a script."""
         read_end, write_end = os.pipe()
         input_fd = os.memfd_create("stdin")
         os.write(input_fd, stdin.encode())
@@ -138,29 +153,67 @@ class CodeJudge:
                 os.close(write_end)
                 output, detail = _read_output(read_end, deadline)
                 if detail:
-                    return detail
+                    return detail, ""
                 try:
                     program.receive()
                 except Exception as error:
                     # A script may end by os._exit, which reports nothing: its output decides.
                     if program.failure != "error: program ended":
-                        return program.failure or f"error: {type(error).__name__}"
+                        if program.failure:
+                            return program.failure, ""
+                        return f"error: {type(error).__name__}", _described(error)
                 # The kernel's word, unlike the program's report.
                 status = program.end(max(0.0, deadline - time.monotonic()))
                 if status is None:
-                    return "timeout"
+                    return "timeout", ""
                 if status:
                     how = f"exit status {status}" if status > 0 else f"signal {-status}"
-                    return f"error: {how}"
+                    return f"error: {how}", ""
         finally:
             os.close(read_end)
             os.close(input_fd)
-        return "correct" if compare.same_output(output, expected, tolerance) else "wrong"
+        if compare.same_output(output, expected, tolerance):
+            return "correct", ""
+        what = f"the output is {_short(output)}, expected {_short(expected)}"
+        return "wrong", f"failed: with the input {_short(stdin)} {what}"
 
 
 def _sooner(deadline: float, spec: Spec) -> float:
     """The deadline of a test that begins now."""
     return min(deadline, time.monotonic() + spec.get("seconds", math.inf))
+
+
+def _described(error: Exception) -> str:
+    says = str(error.args[0]) if error.args else ""  # str() of a KeyError would quote it
+    return f"{type(error).__name__}: {says}" if says else type(error).__name__
+
+
+def _failed_assert(error: AssertionError, spec: Spec) -> str:
+    """Which line of the test source does not hold, and what it says."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [(f.filename, f.lineno) for f in frames if f.filename in ("asserts", "check")]
+    if not where:
+        return f"failed: {error}"
+    source, line = where[-1]
+    return f"failed: {spec[source].splitlines()[line - 1].strip()} {error}".rstrip()
+
+
+class _Short(reprlib.Repr):
+    """Values as texts that are not long, and without asking the program."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+
+    def repr_Remote(self, value: Remote, level: int) -> str:  # noqa: N802 (a type's name)
+        return "an object"
+
+
+def _short(value: Any) -> str:
+    try:
+        return _Short().repr(value)
+    except ValueError:  # an int of thousands of digits
+        return "a long number"
 
 
 def _close(fd: int) -> None:
@@ -174,6 +227,7 @@ def _run_tests(program: Program, spec: Spec, deadline: float) -> str:
     """Runs the test source in this process, against the program in the other.
 
     Raises:
+        _Failed: a test does not hold.
         Exception: whatever the tests raise, an AssertionError above all.
     """
     tests = [test.strip() for test in spec.get("tests", [])]
@@ -195,17 +249,17 @@ def _run_tests(program: Program, spec: Spec, deadline: float) -> str:
         _make_allclose_compare_shapes()
     for test in tests:
         if eval(test, namespace) is not True:
-            return "wrong"
-    exec(asserts, namespace)
+            raise _Failed(test)
+    exec(compile(asserts, "asserts", "exec"), namespace)
     if check:
         candidate = namespace[spec["entry_point"]]
-        exec(check, namespace)
+        exec(compile(check, "check", "exec"), namespace)
         namespace["check"](Frozen(candidate) if type(candidate) is Remote else candidate)
     return _run_cases(program, spec, deadline) if "functions" in spec else "correct"
 
 
 def _run_cases(program: Program, spec: Spec, deadline: float) -> str:
-    """The detail of the cases of "functions"."""
+    """The detail of the cases of "functions"; raises _Failed for one that does not hold."""
     cases = spec["functions"]
     owner, _, name = cases["name"].rpartition(".")
     inputs, outputs = case_values(cases, "inputs"), case_values(cases, "outputs")
@@ -226,7 +280,8 @@ def _run_cases(program: Program, spec: Spec, deadline: float) -> str:
             expected = outputs[i] if outputs else None
         got = function_of_case()(*copy.deepcopy(arguments))
         if not compare.fits(got, expected, arguments, cases):
-            return "wrong"
+            call = f"{name}({', '.join(map(_short, arguments))})"
+            raise _Failed(f"{call} is {_short(got)}, expected {_short(expected)}")
     return "correct"
 
 

@@ -25,7 +25,9 @@ class Judge(Protocol):
         """Seconds an answer to `ground_truth` may take, given the verifier's own limit."""
         ...
 
-    def __call__(self, response: str, ground_truth: str, deadline: float) -> tuple[float, str]:
+    def __call__(
+        self, response: str, ground_truth: str, deadline: float
+    ) -> tuple[float, str] | tuple[float, str, dict[str, float], str]:
         """Judges one response.
 
         Args:
@@ -34,7 +36,7 @@ class Judge(Protocol):
             deadline: `time.monotonic` seconds.
 
         Returns:
-            The fields of `verifier.Verdict`: the reward and the detail.
+            The fields of `verifier.Verdict`; the last two may be left out.
         """
         ...
 

@@ -1,6 +1,6 @@
 """A reward function of the user, "package.module:function", called in a worker process.
 
-Comes in: an answer and the row of its prompt as JSON. Goes out: (reward, detail, metrics). There is
+Comes in: an answer and the row of its prompt as JSON. Goes out: the fields of a `Verdict`. There is
 no sandbox, because the function is the user's own code: `worker_handle.py` keeps the time limit, a
 resource limit the memory. A function that fails is an error and never a reward of 0. Imports
 neither JAX nor pydantic.
@@ -28,7 +28,10 @@ from gopd_jax.runtime.errors import brief
 SPELLING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:function
 # A named number becomes the metric reward_NAME; these names are taken.
 TAKEN = ("half_width", "high", "low", "stopped")
-EXPECTED = 'a number in [0, 1], or a dict of finite numbers with such a number as its "reward"'
+EXPECTED = (
+    'a number in [0, 1], or a dict of finite numbers with such a number as its "reward" and, if '
+    'there is more to say, a text as its "feedback"'
+)
 DETAIL = "judged"
 
 
@@ -75,7 +78,7 @@ class OwnJudge:
 
     def __call__(
         self, response: str, ground_truth: str, deadline: float
-    ) -> tuple[float, str, dict[str, float]]:
+    ) -> tuple[float, str, dict[str, float], str]:
         """Calls the function.
 
         Args:
@@ -84,7 +87,7 @@ class OwnJudge:
             deadline: kept by the process that waits for the result.
 
         Returns:
-            Reward, detail, and the further numbers that the function has named.
+            Reward, detail, the further numbers that the function has named, and its feedback.
 
         Raises:
             RewardError: the function has raised an exception or returned anything else than it may.
@@ -93,9 +96,9 @@ class OwnJudge:
         of_what = f"prompt {record['prompt_id']!r} and the answer {brief(repr(response), 60)}"
         try:
             value = self._function(record, response)
-            reward, metrics = checked(value)
+            reward, metrics, feedback = checked(value)
         except MemoryError:
-            return 0.0, "memory", {}
+            return 0.0, "memory", {}, ""
         except _Unexpected as error:
             raise RewardError(
                 f"reward {self._reward!r} returned {error} for {of_what}"
@@ -106,21 +109,24 @@ class OwnJudge:
                 f"reward {self._reward!r} raised {_described(error)} for {of_what}"
                 f"{_raised_at(error)}: expected {EXPECTED}"
             ) from error
-        return reward, DETAIL, metrics
+        return reward, DETAIL, metrics, feedback
 
 
 class _Unexpected(Exception):
     """What a function returned that it may not; str() says what."""
 
 
-def checked(value: Any) -> tuple[float, dict[str, float]]:
-    """The reward and the further named numbers in what a reward function returned."""
-    named = value if isinstance(value, Mapping) else {"reward": value}
+def checked(value: Any) -> tuple[float, dict[str, float], str]:
+    """The reward, the further named numbers and the feedback that a reward function returned."""
+    named = dict(value) if isinstance(value, Mapping) else {"reward": value}
+    feedback = named.pop("feedback", "")
+    if not isinstance(feedback, str):
+        raise _Unexpected(f"{brief(repr(feedback))} as its 'feedback'")
     if "reward" not in named:
         raise _Unexpected(f'{brief(repr(value))} without a "reward"')
     numbers_by_name = {}
     for name, number in named.items():
-        where = f" as its {name!r}" if named is value else ""
+        where = f" as its {name!r}" if isinstance(value, Mapping) else ""
         if not isinstance(number, numbers.Real) or not math.isfinite(number):
             raise _Unexpected(f"{brief(repr(number))}{where}")
         if not isinstance(name, str) or not name.isidentifier() or name in TAKEN:
@@ -129,8 +135,8 @@ def checked(value: Any) -> tuple[float, dict[str, float]]:
         numbers_by_name[name] = float(number)
     reward = numbers_by_name.pop("reward")
     if not 0 <= reward <= 1:
-        raise _Unexpected(f"{reward!r}{' as its reward' if named is value else ''}")
-    return reward, numbers_by_name
+        raise _Unexpected(f"{reward!r}{' as its reward' if isinstance(value, Mapping) else ''}")
+    return reward, numbers_by_name, feedback
 
 
 def _function(module: ModuleType, name: str, reward: str) -> Callable[[Any, str], Any]:

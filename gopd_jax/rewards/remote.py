@@ -170,7 +170,7 @@ class Program:
         if message.get("error") == "MemoryError":
             raise self._fail("memory")
         if message.get("error") is not None:
-            raise _raised(str(message["error"]))
+            raise _raised(str(message["error"]), str(message.get("message", "")))
         return message
 
     def ask(self, op: str, *args: Any, **options: Any) -> Any:
@@ -254,11 +254,11 @@ class Frozen:
         return self._target(*copy.deepcopy(args), **copy.deepcopy(kwargs))
 
 
-def _raised(name: str) -> Exception:
+def _raised(name: str, says: str) -> Exception:
     """An exception of the program: of the builtin type of that name, or else a RuntimeError."""
     kind = getattr(builtins, name, None)
     base = kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError
     try:
-        return type(f"{name:.40}", (ProgramRaised, base), {})()
-    except TypeError:  # UnicodeDecodeError and others require arguments
-        return type(f"{name:.40}", (ProgramRaised, RuntimeError), {})()
+        return type(f"{name:.40}", (ProgramRaised, base), {})(says)
+    except TypeError:  # UnicodeDecodeError and others require further arguments
+        return type(f"{name:.40}", (ProgramRaised, RuntimeError), {})(says)

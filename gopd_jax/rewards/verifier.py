@@ -17,7 +17,7 @@ import threading
 from types import TracebackType
 
 from gopd_jax.rewards.kinds import KINDS
-from gopd_jax.rewards.own import RewardError, is_own
+from gopd_jax.rewards.own import DETAIL, RewardError, is_own
 from gopd_jax.rewards.worker_handle import WorkerHandle
 from gopd_jax.runtime.errors import NonFiniteError
 
@@ -37,6 +37,8 @@ class Verdict:
         detail: "correct", "wrong", "no answer", "timeout", "memory" or "error: ..."; "judged" by a
             reward function of the user.
         metrics: the further numbers that such a function has named.
+        feedback: what more there is to say: the test of a program that failed and how, or the
+            "feedback" of a reward function of the user.
 
     Raises:
         NonFiniteError: the reward is NaN or infinite.
@@ -45,6 +47,12 @@ class Verdict:
     reward: float
     detail: str
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    feedback: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def in_words(self) -> str:
+        """The feedback, or else the detail; "" from a reward function that says nothing."""
+        return self.feedback or ("" if self.detail == DETAIL else self.detail)
 
     def __post_init__(self):
         if not math.isfinite(self.reward):

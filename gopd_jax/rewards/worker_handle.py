@@ -1,8 +1,7 @@
 """The trainer's end of a worker process: starts it, asks it, and replaces it if it hangs or dies.
 
-Comes in, from `Verifier`: a response and a ground truth. Goes out: the worker's (reward, detail).
-For a reward function of the user also the numbers it has named. Does not parse or run anything that
-a model wrote; `worker.py` is the process that does.
+Comes in, from `Verifier`: a response and a ground truth. Goes out: the fields of a `Verdict`. Does
+not parse or run anything that a model wrote; `worker.py` is the process that does.
 """
 
 import functools
@@ -20,6 +19,8 @@ from gopd_jax.rewards.own import RewardError, is_own
 START_S = 120.0  # seconds a worker may take to import its libraries
 GRACE_S = 3.0  # a worker keeps the time limit itself; it is killed this many seconds later
 ROOT = Path(__file__).parents[2]  # the folder that holds the package gopd_jax
+
+Judgement = tuple[float, str, dict[str, float], str]  # the fields of `verifier.Verdict`
 
 _log = logging.getLogger(__name__)
 _IF_MISSING = {
@@ -76,8 +77,8 @@ class WorkerHandle:
             raise RewardError(str(error)) from error
         return self._source
 
-    def __call__(self, response: str, ground_truth: str) -> tuple[float, str, dict[str, float]]:
-        """Returns the worker's (reward, detail, metrics); reward 0 if it hangs, or dies twice.
+    def __call__(self, response: str, ground_truth: str) -> Judgement:
+        """Returns what the worker says; reward 0 if it hangs, or dies twice.
 
         A worker that dies is replaced and asked again: what killed it may have nothing to do with
         the answer, and a verdict must not depend on that.
@@ -99,10 +100,10 @@ class WorkerHandle:
                 wire.send(process.stdin.fileno(), [response, ground_truth])
                 seconds = wire.receive(replies, time.monotonic() + self._timeout_s + GRACE_S)
                 reply = wire.receive(replies, time.monotonic() + seconds + self._grace_s)
-                return _verdict(*reply)
+                return _judged(*reply)
             except TimeoutError:
                 self.close()
-                return 0.0, "timeout", {}
+                return 0.0, "timeout", {}, ""
             except (EOFError, OSError):
                 self.close()
         if self._is_own:
@@ -111,7 +112,7 @@ class WorkerHandle:
                 f"library, for prompt {json.loads(ground_truth)['prompt_id']!r}: expected it "
                 "to return"
             )
-        return 0.0, "error: worker died", {}
+        return 0.0, "error: worker died", {}, ""
 
     def close(self) -> None:
         """Kills the process, if it runs; the next call starts another one."""
@@ -167,10 +168,13 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _verdict(
-    reward: float | None, detail: str, metrics: dict[str, float] | None = None
-) -> tuple[float, str, dict[str, float]]:
+def _judged(
+    reward: float | None,
+    detail: str,
+    metrics: dict[str, float] | None = None,
+    feedback: str = "",
+) -> Judgement:
     """A worker's answer; RewardError where a reward function has failed."""
     if reward is None:
         raise RewardError(detail)
-    return reward, detail, metrics or {}
+    return reward, detail, metrics or {}, feedback

@@ -41,6 +41,7 @@ from gopd_jax.types import Request, TrainState
 
 FILE = "checks.json"
 SHOWN_MORE = "the teacher is shown more than the student"
+SHOWN_ANSWERS = "what the teacher reads depends on the answer and its verdict"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +152,10 @@ def _of_teachers(
             found.append(not_checked("self_teacher", name, "step 1 has no prompt of it"))
             continue
         same = weights[role] == weights["student"]
-        found.append(scores.teachers_differ(own, role, bounds.models, same))
+        if same and domain.shown_of_answers:
+            found.append(not_checked("teachers_differ", role, SHOWN_ANSWERS))
+        else:
+            found.append(scores.teachers_differ(own, role, bounds.models, same))
         if domain.teacher_context:  # it is not meant to count here
             own = [dataclasses.replace(e, teacher_prompt=None) for e in own]
         found.append(scores.self_teacher(learner, frozen, own, name, bounds.scorer))

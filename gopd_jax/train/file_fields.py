@@ -55,6 +55,7 @@ SAMPLES = (
     Field("sample_id", "", "Which of the prompt's samples, from 0"),
     Field("domain", "", "Of the prompt"),
     Field("prompt", "", "The prompt as the student reads it"),
+    Field("teacher_prompt", "", "The prompt as the teacher reads it", "shown more"),
     Field("response", "", "The text of the response, without special tokens"),
     Field("ground_truth", "", "Of the row; empty without one"),
     Field("reward", "share", "Null where it was not verified"),

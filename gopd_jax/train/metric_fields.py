@@ -71,6 +71,14 @@ ROLLOUTS = (
         split=BY_DOMAIN,
     ),
     Field("rollout_tokens", "tokens", "Response tokens of the step"),
+    Field(
+        "teacher_prompts_cut",
+        "share",
+        "Responses whose teacher reads its {student_answer} or {feedback} without the end",
+        "shown answers",
+        "0",
+        "a larger `data.max_teacher_prompt_tokens`",
+    ),
 )
 
 TOKENS = (

@@ -7,11 +7,13 @@ the next are read, so that the device never waits for either.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+from itertools import chain, pairwise
 
 import jax
 
 from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
+from gopd_jax.data.settings import FEEDBACK
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.evaluate.held_out import batched
 from gopd_jax.learner.controls import controlled
@@ -29,6 +31,7 @@ from gopd_jax.learner.sources import (
     to_score,
 )
 from gopd_jax.objective.gopd import needs_reference
+from gopd_jax.rewards.verifier import Verdict
 from gopd_jax.rollout.engine import RolloutEngine
 from gopd_jax.rollout.samplers import Samplers
 from gopd_jax.runtime.errors import NonFiniteError, naming
@@ -36,11 +39,12 @@ from gopd_jax.runtime.processes import share
 from gopd_jax.runtime.progress import say
 from gopd_jax.runtime.stopping import stop_point
 from gopd_jax.train.clock import Clock
+from gopd_jax.train.feedback import as_read, showing
 from gopd_jax.train.finite import first_fault
 from gopd_jax.train.keys import training_key
 from gopd_jax.train.prepare import RunInputs
 from gopd_jax.train.step_log import StepLog, StepRecord, Update
-from gopd_jax.train.verification import BackgroundVerifier, PendingVerdicts
+from gopd_jax.train.verification import BackgroundVerifier, PendingVerdicts, Submitted
 from gopd_jax.types import Params, Request, Rollout, SampleKey, TrainState
 
 
@@ -209,10 +213,10 @@ class Trainer:
     ) -> None:
         """Draws the step's rollouts from the student; for sft, takes the answers to learn from.
 
-        Each rollout goes to scoring as soon as it is finished, and to the verifier of one host; the
-        record holds them in the order of their keys.
+        Each rollout goes to the verifier of one host as soon as it is finished, and to scoring when
+        its teacher can read its prompt; the record holds them in the order of their keys.
         """
-        config, tokenizer = self.config, self.inputs.tokenizer
+        config = self.config
         sampler = self.samplers[self.inputs.models[config.student]]
         if config.method == "sft":
             rollouts = self._answers(requests, record)
@@ -221,18 +225,44 @@ class Trainer:
                 weights = jax.block_until_ready(sampler.sync_weights(params))
             rollouts = self._drawn(sampler, weights, requests, record)
         selected = self._verified(requests)
+        submitted = (
+            (part, self._submitted(part, selected))
+            for part in batched(rollouts, max(1, sampler.slots // 4))
+        )
+        if showing(config):  # one part behind, so that its verdicts come while the next is drawn
+            submitted = (part for part, _ in pairwise(chain(submitted, [None])))
         finished: list[Rollout] = []
-        parts = []
+        futures = []
         with naming(f"rollouts of step {record.step}"):
-            for part in batched(rollouts, max(1, sampler.slots // 4)):
-                mine = [(r, tokenizer.decode(r.tokens)) for r in share(part)]
-                parts.append(self.verifier.submit(mine, selected))
+            for part, verdicts in submitted:
+                part = self._as_read(part, verdicts, record)
                 if config.learner.score_early:
                     scoring.add(self._to_score(part))
                 finished += part
+                futures.append(verdicts)
         record.rollouts = in_order(finished)
         keys = [r.request.key for r in record.rollouts]
-        record.verdicts = PendingVerdicts(parts, keys)
+        record.verdicts = PendingVerdicts(futures, keys)
+
+    def _submitted(self, rollouts: Sequence[Rollout], selected: set[SampleKey]) -> Submitted:
+        """The verdicts of this host's share of some rollouts, being computed."""
+        decode = self.inputs.tokenizer.decode
+        mine = [(r, decode(r.tokens)) for r in share(rollouts)]
+        return self.verifier.submit(mine, selected)
+
+    def _as_read(
+        self, rollouts: Sequence[Rollout], verdicts: Submitted, record: StepRecord
+    ) -> Sequence[Rollout]:
+        """The rollouts, with what a teacher reads that is shown something of the answer."""
+        if not showing(self.config):
+            return rollouts
+        found: Sequence[Verdict | None] = [None] * len(rollouts)
+        if showing(self.config, FEEDBACK):
+            with self.clock.phase("verify"):
+                found = PendingVerdicts([verdicts], [r.request.key for r in rollouts]).result()
+        read, cut = as_read(self.config, self.inputs.tokenizer, rollouts, found)
+        record.prompts_cut += cut
+        return read
 
     def _to_score(self, rollouts: Sequence[Rollout]) -> list[Example]:
         scales, weighting = self.config.reward_scales, self.config.learner.weighting
@@ -251,9 +281,14 @@ class Trainer:
         record.sampling += sampler.stats
 
     def _verified(self, requests: Sequence[Request]) -> set[SampleKey]:
-        """Which samples are verified: all, or the first `log.rewards` of the shuffled stream."""
+        """Which samples are verified: the first `log.rewards` of the shuffled stream, or all.
+
+        Verdicts that a teacher reads or the student learns from are needed.
+        """
         most = 0 if self.config.learns_from_rewards else self.config.log.rewards
-        return {r.key for r in requests[: most or len(requests)]}
+        told = showing(self.config, FEEDBACK)
+        needed = (r for r in requests if r.prompt.source.domain in told)
+        return {r.key for r in chain(requests[: most or len(requests)], needed)}
 
     def _answers(self, requests: Sequence[Request], record: StepRecord) -> Iterator[Rollout]:
         """What sft learns from: samples of the domain's teacher, or the data set's answers."""

@@ -29,6 +29,7 @@ from gopd_jax.runtime.metrics import RunLog, compilations, compilations_cached
 from gopd_jax.runtime.processes import fetch
 from gopd_jax.runtime.trackers import Trackers
 from gopd_jax.train.clock import ASIDE, Clock
+from gopd_jax.train.feedback import showing
 from gopd_jax.train.rollout_metrics import rollout_metrics
 from gopd_jax.train.verdicts import Verdicts
 from gopd_jax.train.verification import PendingVerdicts
@@ -60,6 +61,7 @@ class StepRecord:
     laps: seconds of each phase since the end of the step before.
     scoring: the cost of the log-probs of frozen models.
     learning_rate: of the first update.
+    prompts_cut: answers for which a text that the teacher is shown had to be cut.
     inspected: metrics of a few responses over the whole vocabulary; see `learner.inspection`.
     values: metrics of the updates.
     """
@@ -72,6 +74,7 @@ class StepRecord:
     scoring: Cost = NO_COST
     laps: dict[str, float] = dataclasses.field(default_factory=dict)
     learning_rate: jax.Array | float = 0.0
+    prompts_cut: int = 0
     inspected: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
     values: dict[str, float | list[float]] = dataclasses.field(default_factory=dict)
 
@@ -201,6 +204,9 @@ class StepLog:
         domains = list(self._config.domains)
         values: dict[str, float | list[float]] = rollout_metrics(record.rollouts, verdicts, domains)
         values |= record.inspected | record.values
+        if told := showing(self._config):
+            read = sum(r.request.prompt.source.domain in told for r in record.rollouts)
+            values["teacher_prompts_cut"] = record.prompts_cut / max(read, 1)
         cost = sum((u.packed.cost for u in record.updates), NO_COST)
         values["packing_filled"] = cost.filled
         values["attention_useful"] = cost.attention_useful
@@ -251,7 +257,7 @@ class StepLog:
     def _sample(self, rollout: Rollout, verdict: Verdict | None) -> JsonObject:
         """A rollout as samples.jsonl shows it, without what the models say of its tokens."""
         prompt, decode = rollout.request.prompt, self._tokenizer.decode
-        return {
+        sample = {
             "prompt_id": rollout.request.key.prompt_id,
             "sample_id": rollout.request.key.sample_id,
             "domain": prompt.source.domain,
@@ -265,6 +271,9 @@ class StepLog:
             "tokens": [decode([t], skip_special_tokens=False) for t in rollout.tokens],
             "behaviour_logprobs": _rounded(rollout.behaviour_logprobs),
         }
+        if prompt.teacher_tokens is not None:
+            sample["teacher_prompt"] = decode(prompt.teacher_tokens, skip_special_tokens=False)
+        return sample
 
 
 def _rounded(x: np.ndarray) -> list[float]:

@@ -11,6 +11,8 @@ from gopd_jax.rewards.verifier import Verdict, Verifier
 from gopd_jax.runtime.processes import together
 from gopd_jax.types import Rollout, SampleKey
 
+Submitted = Future[dict[SampleKey, Verdict]]
+
 
 @dataclasses.dataclass(frozen=True)
 class PendingVerdicts:
@@ -19,7 +21,7 @@ class PendingVerdicts:
     Parts may finish in any order; `result` waits for all of them, and for those of other hosts.
     """
 
-    parts: Sequence[Future[dict[SampleKey, Verdict]]]
+    parts: Sequence[Submitted]
     keys: Sequence[SampleKey]
 
     def result(self) -> list[Verdict | None]:
@@ -46,9 +48,7 @@ class BackgroundVerifier:
         self._verify, self._kinds = verify, reward_kinds
         self._threads = ThreadPoolExecutor(1)
 
-    def submit(
-        self, samples: Iterable[tuple[Rollout, str]], selected: set[SampleKey]
-    ) -> Future[dict[SampleKey, Verdict]]:
+    def submit(self, samples: Iterable[tuple[Rollout, str]], selected: set[SampleKey]) -> Submitted:
         """Starts verifying rollouts, given with their texts; those not selected are left out."""
         chosen = [
             (r, text)

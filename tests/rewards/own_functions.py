@@ -17,6 +17,15 @@ def named(record, answer):
     return {"reward": len(answer) / 10, "words": len(answer.split()), "level": record["level"]}
 
 
+def critic(record, answer):
+    words = len(answer.split())
+    return {"reward": 0, "words": words, "feedback": f"too few words: {answer!r}"}
+
+
+def no_text(record, answer):
+    return {"reward": 0.5, "feedback": 3}
+
+
 def echo(record, answer):
     """A reward that says whether the row came through whole."""
     expected = {

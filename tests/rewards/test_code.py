@@ -190,6 +190,56 @@ def test_wrong_scores_zero_says_why_and_the_next_is_right(verify, program, detai
     assert run(verify, GOOD + f"# after {hash((program, detail))}") == Verdict(1.0, "correct")
 
 
+WRONG_AND_WHY = [
+    ("def f(x): return x", {"tests": ["f(0) == 0", "f(2) == 7"]}, "failed: f(2) == 7"),
+    ("def f(x): return x", functions([[2]], [7]), "failed: f(2) is 2, expected 7"),
+    ("def f(x): return [f]", functions([[2]], [7]), "failed: f(2) is [an object], expected 7"),
+    (
+        "def f(x): return 9**9999",
+        functions([[2]], [7]),
+        "failed: f(2) is a long number, expected 7",
+    ),
+    (
+        "def f(x): return x",
+        {"asserts": "assert f(0) == 0\nassert f(2) == 7, 'two'"},
+        "failed: assert f(2) == 7, 'two' two",
+    ),
+    (
+        "def f(x): return x",
+        check("    assert candidate(2) == 7"),
+        "failed: assert candidate(2) == 7",
+    ),
+    (
+        "print(input())",
+        script(["1\n", "2\n"], ["1", "7"]),
+        r"failed: with the input '2\n' the output is '2\n', expected '7'",
+    ),
+    ("def f(x): raise KeyError('no', x)", {"tests": ["f(2) == 7"]}, "KeyError: ('no', 2)"),
+    ("def f(x):\n  assert x, 'none'", {"tests": ["f(0) == 7"]}, "AssertionError: none"),
+    (
+        "def f(x) return x",
+        {"tests": ["f(2) == 7"]},
+        "SyntaxError: expected ':' (program.py, line 1)",
+    ),
+    ("class E(Exception):\n  __str__ = None\nraise E", {"tests": ["f(2) == 7"]}, "E"),
+    ("raise ValueError('x' * 9999)", {"tests": ["f(2) == 7"]}, f"ValueError: {'x' * 500}"),
+    ("def g(x): pass", functions([[2]], [7]), "error: no f"),
+    ("while True: pass", {"tests": ["f(2) == 7"]}, "timeout"),
+]
+
+
+@pytest.mark.parametrize("program, spec, words", WRONG_AND_WHY)
+def test_feedback_says_which_test_failed_and_how(verify, program, spec, words):
+    check_ground_truth("code", json.dumps(spec))
+    verdict = run(verify, program, spec)
+    assert verdict.reward == 0 and verdict.in_words == words
+
+
+def test_the_feedback_of_a_right_answer_is_that_it_is_correct(verify):
+    verdict = run(verify, GOOD)
+    assert (verdict.feedback, verdict.in_words) == ("", "correct")
+
+
 NOT_QUITE_RIGHT = [
     ("def f(x): return [x]", functions([[5]], [5])),
     (IDENTITY, functions([[5]], [[5]])),

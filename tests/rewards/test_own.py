@@ -45,6 +45,13 @@ def test_further_numbers_come_along(judge):
     assert judge("named", "two words") == Verdict(0.9, "judged", {"words": 2.0, "level": 3.0})
 
 
+def test_a_text_comes_along_as_feedback(judge):
+    verdict = judge("critic", "two words")
+    assert verdict == Verdict(0.0, "judged", {"words": 2.0})
+    assert verdict.feedback == verdict.in_words == "too few words: 'two words'"
+    assert judge("half").in_words == ""
+
+
 def test_the_row_comes_whole_and_an_answer_in_unicode(judge):
     assert judge("echo", "héllo").reward == 1.0
 
@@ -57,6 +64,7 @@ WRONG = {
     "nothing": "returned None for",
     "unnamed": r"returned {'score': 0.5} without a \"reward\" for",
     "taken": "returned a number named 'low'",
+    "no_text": "returned 3 as its 'feedback' for",
     "exits": "raised SystemExit",
     "dies": "ended its process, .* for prompt 'p/1'",
 }

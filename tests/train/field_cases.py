@@ -15,7 +15,7 @@ CONDITIONS = {
     "grpo": {"policy", "sampled", "verified"},
     "sft on given responses": {"verified"},
     "not verified": GOPD | {"unverified", "compared", "noise"},
-    "own reward": SCORED | {"own reward"},
+    "own reward": SCORED | {"own reward", "shown more", "shown answers"},
     "mixture": SCORED | {"mixture"},
     "shaped": SCORED | {"exact", "inspected", *SHAPED},
 }

@@ -148,6 +148,19 @@ def test_a_teacher_that_is_the_student(world):
     assert world.failed(teachers={"math": student}) == {"teachers_differ"}
 
 
+@pytest.mark.parametrize("context, state", [("{feedback}", "not checked"), ("hint", "failed")])
+def test_a_self_teacher_that_reads_of_answers_is_not_compared_without_any(world, context, state):
+    student = FrozenModel(
+        "teacher of math", world.loaded.learner.student, world.loaded.state.params
+    )
+    config = small(**{"domains.math.teacher_context": context})
+    weights = dict.fromkeys(world.inputs.fingerprints["weights"], "the same")
+    fingerprints = world.inputs.fingerprints | {"weights": weights}
+    inputs = dataclasses.replace(world.inputs, fingerprints=fingerprints)
+    found = world.found(config=config, inputs=inputs, teachers={"math": student})
+    assert found["teachers_differ"].state == state
+
+
 def test_a_reference_with_other_weights_than_the_students_start(world):
     teacher = world.loaded.teachers["math"]
     assert world.failed(reference=teacher) == {"reference"}

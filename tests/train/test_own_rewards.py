@@ -13,8 +13,14 @@ from gopd_jax.train.run import run
 QUICK = {"steps": 2, "eval.prompts": 8, "eval.every": 0, "log.samples_every": 1}
 GRADED = """
 def reward(record, answer):
-    return {"reward": min(1.0, len(answer) / 20), "boxed": "boxed" in answer}
+    said = f"{len(answer)} of {record['ground_truth']}"
+    return {"reward": min(1.0, len(answer) / 20), "boxed": "boxed" in answer, "feedback": said}
 """
+# What the teacher is shown of an answer, with room for its beginning alone.
+TOLD = {
+    "domains.math.teacher_context": " {feedback}: {student_answer}",
+    "data.max_teacher_prompt_tokens": 30,
+}
 FAILS = """
 def reward(record, answer):
     if answer:
@@ -41,7 +47,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_with_graded_rewards_and_its_fingerprint(own, tmp_path):
-    config, workdir = own(GRADED), tmp_path / "run"
+    config, workdir = own(GRADED, **TOLD), tmp_path / "run"
     result = run(config, str(workdir))
     metrics, samples, evaluations = (
         [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
@@ -49,13 +55,19 @@ def test_a_run_with_graded_rewards_and_its_fingerprint(own, tmp_path):
     )
     for step in metrics:
         assert 0 < step["reward/math"] < 1 and step["reward_boxed/math"] == 1
+        assert step["verified"] == 16 and step["teacher_prompts_cut"] == 1
     for sample in samples:
         assert sample["reward"] == min(1.0, len(sample["response"]) / 20)
         assert sample["reward_metrics"] == {"boxed": 1.0} and sample["verdict"] == "judged"
+        told = sample["teacher_prompt"].removesuffix("<|end|><|assistant|>")
+        asked = sample["prompt"].removesuffix("<|end|><|assistant|>")
+        said = f"{len(sample['response'])} of {sample['ground_truth']}"
+        words = told.removeprefix(f"{asked} {said}: ")
+        assert len(words) < len(told) and sample["response"].startswith(words) and len(words) > 5
     assert {e["model"] for e in evaluations} == {"student", "teacher"}
     assert 0 < result["domains"]["math"]["rows"]["teacher"]["mean"] < 1
     check_fields(workdir, "own reward", named="boxed")
-    changed = own(GRADED.replace("20", "30"))
+    changed = own(GRADED.replace("20", "30"), **TOLD)
     with pytest.raises(ValueError, match=r"(?s)another run.*fingerprint of rewards\.math: '"):
         run(changed, str(workdir))
 

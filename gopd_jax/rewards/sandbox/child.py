@@ -22,6 +22,8 @@ from gopd_jax.rewards.sandbox.scratch import SIZE_MB
 
 CHANNEL = 3  # file descriptor of the socket to the judge
 MAX_OPEN_FILES = 32
+MESSAGE_LIMIT = 500  # characters of what an exception says
+_ENDED = {"error": None}  # the report of a program that has run to its end
 
 
 class Job(TypedDict):
@@ -96,24 +98,29 @@ def run_program(job: Job) -> int:
         exec(compile(job["prelude"], "prelude.py", "exec"), module.__dict__)
         exec(compile(job["program"], "program.py", "exec"), module.__dict__)
         sys.stdout.flush()
-        error, status = None, 0
+        report, status = _ENDED, 0
     except BaseException as raised:
-        error, status = _name(raised), 1
+        report, status = _reported(raised), 1
         if job["script"] and isinstance(raised, SystemExit):
             with contextlib.suppress(ValueError):  # the program may have closed it
                 sys.stdout.flush()
             # As in Python itself: a text is a message, and None is success.
             code = raised.code
-            error, status = None, code & 255 if isinstance(code, int) else int(code is not None)
+            report, status = _ENDED, code & 255 if isinstance(code, int) else int(code is not None)
     with contextlib.suppress(OSError):  # likewise
-        wire.send(CHANNEL, {"error": error})
-    if error is None and not job["script"]:
+        wire.send(CHANNEL, report)
+    if report is _ENDED and not job["script"]:
         _serve(module)
     return status
 
 
-def _name(error: BaseException) -> str:
-    return type(error).__name__
+def _reported(error: BaseException) -> dict[str, str]:
+    """An exception as a message: the name of its type, and what it says."""
+    try:
+        says = str(error)[:MESSAGE_LIMIT]
+    except BaseException:  # the program's own __str__
+        says = ""
+    return {"error": type(error).__name__, "message": says}
 
 
 def _serve(module: types.ModuleType) -> None:
@@ -174,5 +181,5 @@ def _serve(module: types.ModuleType) -> None:
             result = operations[request["op"]](*arguments, **request.get("options", {}))
             reply = {"value": wire.encode(result, to_handle)}
         except BaseException as error:
-            reply = {"error": _name(error)}
+            reply = _reported(error)
         wire.send(CHANNEL, reply)
