@@ -48,3 +48,18 @@ def test_own_reward(example, capsys):
     before, after = read(run / "evaluations.jsonl")
     assert any(0 < score < 1 for score in before["by_prompt"] + after["by_prompt"])
     assert 0 <= after["low"] < after["mean"] < after["high"] <= 1
+
+
+@pytest.mark.slow
+def test_feedback(example):
+    """The teacher reads the right result where an answer was wrong, and only there."""
+    folder = example("feedback")
+    few = ["steps=6", "rollout.prompts_per_step=64", "rollout.slots=64", "eval.prompts=256"]
+    more = ["eval.samples=1", "eval.every=0", "log.samples=32", "log.samples_every=1"]
+    assert train(["--config=config.py", *(f"--config.{o}" for o in (*few, *more))]) == 0
+    samples = read(folder / "runs" / "feedback" / "samples.jsonl")
+    assert {sample["reward"] for sample in samples} == {0.0, 1.0}
+    for sample in samples:
+        told = "" if sample["reward"] else f"={sample['ground_truth']}"
+        start, end = sample["prompt"].split("<|end|>", 1)
+        assert sample["teacher_prompt"] == f"{start}{told}<|end|>{end}"
