@@ -95,8 +95,6 @@ def embedded(teachers: Mapping[str, str], student: str = "base") -> ConfigDict:
     config.rollout.prompts_per_step = config.rollout.slots = 512 * len(teachers)
     config.learner.reward_scale = 1.25
     config.learner.learning_rate = 1e-3
-    if "steps" in teachers:  # steps_base forgets at a higher rate (docs/log.md)
-        config.learner.update(learning_rate=2e-4, warmup_steps=5)
     config.learner.schedule = "linear"
     config.learner.remat = "none"
     config.eval.every = 50

@@ -10,7 +10,8 @@ code  "f(0,0)=12;f(1,0)=15;f(0,1)=16" -> "f=lambda x,y:3*x+4*y+12": a function t
       examples, verified by running it on the examples and on two hidden inputs.
 steps "47+8-6+9" -> "47+8=55-6+9=58 \boxed{58}": two to six numbers, and running totals up to the
       answer. A total may be left out, which makes the next one harder, and some answers work
-      everything out twice, so that answers to one question differ in length. Verified like math.
+      everything out twice, so that answers to one question differ in length. Wrong ones have one
+      wrong total, on which the rest builds, and leave more out. Verified like math.
 
 Splits: "train" and "test" share no question. "sft" has more questions like those of "train", with
 their answers. In "noisy" many answers are wrong: a base model trained on them knows how to answer

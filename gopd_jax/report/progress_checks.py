@@ -122,8 +122,11 @@ def noise(run: Run) -> Check:
     if ends_of(random) is None:
         return too_short(rule, random)
     part = part_of(random)
-    start = random[:part].sum() / squares[:part].sum()
-    end = random[-part:].sum() / squares[-part:].sum()
+    # What is estimated is a share, and the estimate may leave [0, 1].
+    start, end = (
+        float(np.clip(random[some].sum() / squares[some].sum(), 0.0, 1.0))
+        for some in (slice(part), slice(-part, None))
+    )
     distils, spread = run.config.get("method") == "gopd", series(run, "advantage_std")[1]
     beside = f"; advantages spread by {end_of(spread):.2g} nats" if distils and len(spread) else ""
     other = ", use an estimator with less variance (objective.estimator=full)" if distils else ""

@@ -10,7 +10,6 @@ import dataclasses
 from typing import Literal
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # the paper's, and 2
-STEPS_LAMBDAS = (0.5, 1.0, 1.25, 1.5, 2.0)
 EX = 1.25  # the paper's lambda of ExOPD
 
 # Multiple of the usual steps, from strong to weak. The paper doubles them; here the student still
@@ -197,15 +196,8 @@ def _teachers_of_other_strength() -> list[Arm]:
 
 def _lambdas_in_steps() -> list[Arm]:
     """Figure 2 on the task whose answers differ in length."""
-    # The first steps of Adam at 3e-4 undo what steps_base has learnt (docs/log.md); with single
-    # samples it hardly gets anywhere at a rate that does not.
-    settings = (
-        ("learner.learning_rate", 1e-4),
-        ("learner.warmup_steps", 5),
-        ("objective.estimator", "full"),
-    )
-    made = {"student": "steps_base", "settings": settings, "step_factor": LONGER}
-    return [_gopd(f"steps_lambda_{x:g}", x, STEPS, "steps", **made) for x in STEPS_LAMBDAS]
+    name = "steps_lambda_{:g}".format
+    return [_gopd(name(x), x, STEPS, "steps", student="steps_base") for x in LAMBDAS]
 
 
 def estimator_arm(estimator: str, share: float) -> str:

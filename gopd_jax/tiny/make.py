@@ -2,11 +2,11 @@
 
     python -m gopd_jax.tiny.make --out=FOLDER [--only=NAME] [--workdir=runs/tiny_make]
 
-base (107k parameters, math and code) and large_base (252k, math) learn from right answers, then
-from answers of which many are wrong; steps_base (107k, steps) from right answers only. math_teacher
-and code_teacher are base after GRPO on verified rewards of one domain; large_teacher is large_base
-after GRPO on math. steps_teacher is steps_base at temperature 1/3, without training. hinted_base is
-base after more SFT on math, where half of the questions end in their answer: it can read a hint.
+base (107k parameters, math and code), large_base (252k, math) and steps_base (107k, steps) learn
+from right answers, then from answers of which many are wrong. math_teacher and code_teacher are
+base after GRPO on verified rewards of one domain; large_teacher is large_base after GRPO on math,
+steps_teacher steps_base after GRPO on steps. hinted_base is base after more SFT on math, where half
+of the questions end in their answer: it can read a hint.
 
 Seeds are fixed: two runs on one machine gave the same files to the last byte. The three small
 models in the tree were made by commit 5926e88; the sampler has changed since, so that a later
@@ -21,23 +21,20 @@ import sys
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 
 from gopd_jax import cli, tiny
 from gopd_jax.config import Config
-from gopd_jax.data.embedded import REWARDS, SIZES
+from gopd_jax.data.embedded import REWARDS
 from gopd_jax.data.settings import DataSettings, DomainSettings
 from gopd_jax.evaluate.settings import EvalSettings
 from gopd_jax.export.run import export
 from gopd_jax.learner.settings import LearnerSettings
 from gopd_jax.models import exported
-from gopd_jax.models.config import ModelConfig, load_config
-from gopd_jax.models.decoder import init_params, param_shardings
-from gopd_jax.models.huggingface import load_params
+from gopd_jax.models.config import ModelConfig
+from gopd_jax.models.decoder import init_params
 from gopd_jax.models.huggingface_save import check_free, save_pretrained
 from gopd_jax.rollout.settings import RolloutSettings
 from gopd_jax.runtime.files import check_output
-from gopd_jax.runtime.mesh import make_mesh
 from gopd_jax.runtime.progress import result
 from gopd_jax.runtime.settings import CheckpointSettings, LogSettings
 from gopd_jax.tiny.tokenizer import SPECIAL, VOCAB_SIZE, save_tokenizer
@@ -63,7 +60,7 @@ LARGE = dataclasses.replace(SMALL, layers=3, width=80, heads=6, kv_heads=3, mlp_
 BASES = {
     "base": (SMALL, ("math", "code"), 1400),
     "large_base": (LARGE, ("math",), 800),
-    "steps_base": (SMALL, ("steps",), 1000),
+    "steps_base": (SMALL, ("steps",), 3000),
 }
 
 # Teacher -> base, domain, and steps of GRPO.
@@ -71,13 +68,11 @@ TEACHERS = {
     "math_teacher": ("base", "math", 20),
     "code_teacher": ("base", "code", 20),
     "large_teacher": ("large_base", "math", 40),
+    "steps_teacher": ("steps_base", "steps", 6),
 }
 
 # Model -> base, domain, and steps of SFT on questions of which half end in their answer.
 HINTED = {"hinted_base": ("base", "math", 400)}
-
-# Teacher -> base, and what the base's log-probs are multiplied by.
-COLDER = {"steps_teacher": ("steps_base", 3.0)}
 
 HINT_TOKENS = 5  # "=-999"
 EVAL = EvalSettings(prompts=1024, samples=1)
@@ -131,7 +126,11 @@ def base_config(name: str, start: str, split: str) -> Config:
 
 def teacher_config(name: str, start: str, domain: str, steps: int) -> Config:
     """GRPO on one domain, from the model folder `start`."""
-    prompt, response, row = {"math": (12, 20, 64), "code": (40, 32, 72)}[domain]
+    prompt, response, row = {
+        "math": (12, 20, 64),
+        "code": (40, 32, 72),
+        "steps": (16, 44, 88),
+    }[domain]
     return Config(
         name=f"tiny_{name}",
         method="grpo",
@@ -163,10 +162,6 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
         train(teacher_config(name, str(out / base), domain, steps), str(workdir / name))
         _export(workdir / name, out / name)
         return
-    if name in COLDER:
-        base, factor = COLDER[name]
-        _save_colder(str(out / base), factor, out / name)
-        return
     if name in HINTED:
         base = str(out / HINTED[name][0])
         train(base_config(name, base, "hinted"), str(workdir / name))
@@ -176,9 +171,6 @@ def make(name: str, out: pathlib.Path, workdir: pathlib.Path) -> None:
     if not start.exists():
         _save_untrained(BASES[name][0], start, workdir / "tokenizer")
     train(base_config(name, str(start), "sft"), str(workdir / f"{name}_sft"))
-    if not all("noisy" in SIZES[domain] for domain in BASES[name][1]):
-        _export(workdir / f"{name}_sft", out / name)
-        return
     if not after_sft.exists():
         _export(workdir / f"{name}_sft", after_sft)
     train(base_config(name, str(after_sft), "noisy"), str(workdir / f"{name}_noisy"))
@@ -193,19 +185,6 @@ def _export(workdir: pathlib.Path, out: pathlib.Path) -> None:
     export(str(workdir), str(out), dtype="float32")
     for name in (exported.NAME, "README.md"):
         (out / name).unlink()
-
-
-def _save_colder(base: str, factor: float, folder: pathlib.Path) -> None:
-    """Writes a model whose logits are `factor` times those of the base.
-
-    The logits are linear in the scale of the last norm, so that the model at temperature 1 is the
-    base at temperature 1 / factor.
-    """
-    config = load_config(base)
-    params = load_params(base, config, jnp.float32, param_shardings(config, make_mesh()))
-    params = params | {"final_norm": {"scale": factor * params["final_norm"]["scale"]}}
-    ids = {"pad_token_id": SPECIAL.index("<|pad|>"), "eos_token_id": SPECIAL.index("<|end|>")}
-    save_pretrained(folder, config, params, "float32", base, ids)
 
 
 def _domain(name: str, split: str) -> DomainSettings:
@@ -223,7 +202,7 @@ def _save_untrained(model: ModelConfig, folder: pathlib.Path, tokenizer: pathlib
 
 
 def main(argv: list[str] | None = None) -> int:
-    names = [*BASES, *TEACHERS, *COLDER, *HINTED]
+    names = [*BASES, *TEACHERS, *HINTED]
     parser = cli.Parser(prog="python -m gopd_jax.tiny.make", description=__doc__)
     parser.add_argument(
         "--out",

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from gopd_jax import tiny
 from gopd_jax.data import embedded
@@ -49,6 +48,29 @@ def test_answers_in_steps_are_right_and_differ_in_length():
     assert min(lengths) < 20 and max(lengths) > 60
     terms = {len(re.findall(r"[+-]", row["messages"][0]["content"])) for row in rows}
     assert terms == {1, 2, 3, 4, 5}
+
+
+def test_wrong_answers_in_steps_have_one_wrong_total_and_leave_more_out():
+    """What follows from it is right, and every total stays within the tokens of two digits."""
+    left_out = {True: [], False: []}
+    for row in first("steps", "noisy", 1000):
+        working, box = row["response"].split(" ")
+        (once, *again), given = working.split(";"), int(re.search(r"\d+", box)[0])
+        assert all(repeat == once for repeat in again)
+        slips, terms, total = 0, 0, 0
+        for number, written in re.findall(r"([+-]?\d+)(?:=(\d+))?", once):
+            total, terms = total + int(number), terms + 1
+            if written:
+                assert 0 < int(written) < 100
+                slips += int(written) != total
+                total = int(written)
+        assert total == given
+        is_right = given == int(row["ground_truth"])
+        assert slips == (not is_right)
+        left_out[is_right].append(terms - 1 - once.count("="))
+    wrong = len(left_out[False]) / 1000
+    assert abs(wrong - embedded.WRONG_SHARE) < 0.055  # 3.5 standard errors
+    assert np.mean(left_out[False]) > 1.3 * np.mean(left_out[True])
 
 
 def test_each_written_total_in_steps_is_that_of_the_terms_before_it():
@@ -130,7 +152,7 @@ def probability(model, hint):
 
 
 @pytest.mark.parametrize(
-    "name", ["base", "math_teacher", "code_teacher", "steps_base", "hinted_base"]
+    "name", ["base", "math_teacher", "code_teacher", "steps_base", "steps_teacher", "hinted_base"]
 )
 def test_models_fit_their_size_and_their_tokenizer(name):
     folder = tiny.MODELS / name
@@ -142,16 +164,6 @@ def test_models_fit_their_size_and_their_tokenizer(name):
         assert text == f"<|user|>{row['messages'][0]['content']}<|end|><|assistant|>"
         answer = tokenizer.tokenizer(row["response"], add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(answer) == row["response"] and len(answer) == len(row["response"])
-
-
-def test_the_teacher_of_steps_is_its_base_at_a_third_of_the_temperature():
-    base, teacher = (
-        load_file(tiny.MODELS / name / "model.safetensors")
-        for name in ("steps_base", "steps_teacher")
-    )
-    last = "model.norm.weight"  # the logits are linear in it
-    np.testing.assert_allclose(teacher.pop(last), 3 * base.pop(last), rtol=1e-6)
-    assert all(np.array_equal(teacher[name], base[name]) for name in base | teacher)
 
 
 def test_the_models_of_steps_are_of_one_megabyte_at_most():

@@ -73,6 +73,13 @@ def test_noise_is_a_share_of_all_squares_at_the_end(tmp_path):
     assert check.saw == "100% at the start, 3% at the end; advantages spread by 0.5 nats"
 
 
+@pytest.mark.parametrize("estimate, said", [(1.2, "100%"), (-0.3, "0%")])
+def test_an_estimate_of_noise_outside_of_a_share_is_said_as_its_limit(tmp_path, estimate, said):
+    changes = {"grad_noise": lambda far: estimate}
+    check = progress_checks.noise(read.read_run(make_run(tmp_path / "a", changes=changes)))
+    assert check.saw.startswith(f"{said} at the start, {said} at the end")
+
+
 @pytest.mark.parametrize("name", ["grad_noise", "grad_norm"])
 def test_without_its_numbers_noise_is_not_checked(tmp_path, name):
     folder = make_run(tmp_path / "a", changes={name: None})
