@@ -47,3 +47,14 @@ def test_an_adapter_on_a_mesh_is_that_of_one_device(tmp_path):
     for workdir, devices, mesh in zip(folders, (1, 8), ({}, MESHES["all"]), strict=True):
         finish([start(train(workdir, **changes, **mesh), devices)])
     check_same(*folders, tolerance=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator, mesh", [("full", "all"), ("full", "parked"), ("top_k", "all")])
+def test_an_exact_estimator_on_a_mesh_is_that_of_one_device(tmp_path, estimator, mesh):
+    """top_k with every id: with fewer, rounding decides which of two like ones is the last."""
+    changes = TWO_STEPS | {"objective.estimator": estimator, "objective.top_k": 102}
+    folders = tmp_path / "one", tmp_path / "eight"
+    for workdir, devices, on in zip(folders, (1, 8), ({}, MESHES[mesh]), strict=True):
+        finish([start(train(workdir, **changes, **on), devices)])
+    check_same(*folders, tolerance=1e-5)
