@@ -1,15 +1,15 @@
-r"""Answers of several steps that differ in length: what lambda does to length and truncation.
+"""Answers of several steps that differ in length: what lambda does to length and truncation.
 
-Claim: the optimum of G-OPD is known here, because the teacher is the base at temperature 1/3: with
-lambda it is, token by token, the base at temperature 1 / (1 + 2 lambda). The base is 30% right at
-temperature 1 and 63% right at 0, so that extrapolation has something to gain.
+Claim: with lambda = 1.25 the student passes a teacher that GRPO made from the student's own start,
+by more than with lambda = 1, and its answers get longer, as in the paper's Figure 2.
 
 tiny (default): the embedded world. Question: two to six numbers to add and subtract. Answer:
     running totals, of which some may be left out, and some answers work everything out twice. The
     limit of 44 tokens cuts 6% of the base's answers. Student and reference: steps_base, 107k
-    parameters, 30% right. Teacher: that base at temperature 1/3.
+    parameters, 29% right. Teacher: steps_base after 6 steps of GRPO, 63% right.
         python -m gopd_jax.train --config=steps
-    Hardware: 2 CPU cores. Time and result of a whole run: not measured yet (docs/log.md).
+    Hardware: 2 CPU cores. Time: minutes. Expected: 69% right, 6 points above the teacher
+    (docs/results.md).
 """
 
 from gopd_jax.presets import Preset, choose, embedded

@@ -45,8 +45,11 @@ def draw(results: JsonObject, folder: Path) -> list[str]:
 
 
 def _points(results: JsonObject, title: str, arms: list[tuple[str, str]]) -> Figure:
-    """One panel for each domain, one row for each arm: mean with interval, and the seeds."""
-    domains = [d for d in ("math", "code") if any(d in results[arm] for _, arm in arms)]
+    """One panel for each domain, one row for each arm: mean with interval, and the seeds.
+
+    A domain that one arm alone is scored in compares nothing, and is left out.
+    """
+    domains = [d for d in ("math", "code") if sum(d in results[arm] for _, arm in arms) > 1]
     size = (5 + 3.5 * len(domains), 1.2 + 0.3 * len(arms))
     title = f"{title}: mean, 95% interval, seeds"
     figure, axes = figures.panels(1, len(domains), size, title, font_size=10, sharey=True)

@@ -72,3 +72,22 @@ def test_steps_shows_score_length_and_the_share_cut_and_is_drawn_against_lambda(
     assert pictures.draw(results, tmp_path) == ["steps.png"]
     height, width = plt.imread(tmp_path / "steps.png").shape[:2]
     assert width > 3 * height  # three panels
+
+
+def test_a_domain_with_one_arm_has_no_panel(tmp_path, monkeypatch):
+    """Group preview: the student's start is scored by code, too, and no other arm is."""
+    drawn = []
+    panels = pictures.figures.panels
+    monkeypatch.setattr(
+        pictures.figures, "panels", lambda *args, **k: drawn.append(args[:2]) or panels(*args, **k)
+    )
+    scored = {"by_prompt": [0.25, 0.75], "length": 16.0, "truncated": 0.0}
+    for group, columns in (("preview", 1), ("controls", 2)):
+        chosen = arms.chosen((group,))
+        scores = {
+            (a.name, s): {"domains": dict.fromkeys(a.domains, scored)}
+            for a in chosen
+            for s in range(2)
+        }
+        pictures.draw(tables.summarise(scores, chosen, [group], 2), tmp_path)
+        assert drawn.pop() == (1, columns)
