@@ -118,6 +118,12 @@ class Config:
                     f"config.domains.{name}.teacher must be set: method gopd needs a teacher for "
                     "every domain"
                 )
+            if self.method == "sft" and domain.teacher and domain.prompts_teacher:
+                own = "teacher_context" if domain.teacher_context else "teacher_template"
+                raise ValueError(
+                    f"config.domains.{name}.{own}={getattr(domain, own)!r}: expected none with "
+                    "method 'sft', whose teachers answer the student's prompts"
+                )
             if self.learns_from_rewards and domain.reward == NONE:
                 why = "method grpo learns from nothing else"
                 if self.shaping.task_reward:

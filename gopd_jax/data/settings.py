@@ -19,6 +19,7 @@ from gopd_jax.runtime.schema import (
 
 # Fields of a teacher_context that are not of the row.
 STUDENT_ANSWER, FEEDBACK = OF_ANSWERS = ("student_answer", "feedback")
+OWN_TEMPLATE = "own"  # a teacher_template
 
 # What a chat template is given in another way, and the options of transformers beside it.
 RESERVED = (
@@ -92,6 +93,9 @@ class DomainSettings:
     """Text that only the teacher reads, after the suffix: on-policy self-distillation. Fields of
     the row stand in braces, such as {ground_truth} or {solution}; {student_answer} is the answer
     that the teacher is to score, and {feedback} what its verification found."""
+    teacher_template: Text = ""
+    """The chat template of the prompts that the teacher reads: "" is the student's, "own" that of
+    the teacher's folder; else a file with a Jinja template."""
     share: Positive = 1.0
     """Share of each batch, relative to the other domains."""
 
@@ -126,6 +130,11 @@ class DomainSettings:
             )
 
     @property
+    def prompts_teacher(self) -> bool:
+        """Whether the teacher reads other prompts than the student."""
+        return bool(self.teacher_context or self.teacher_template)
+
+    @property
     def shown_of_answers(self) -> tuple[str, ...]:
         """Which of `OF_ANSWERS` the teacher reads."""
         try:
@@ -145,8 +154,9 @@ class DataSettings:
     max_prompt_tokens: PositiveCount = 2048
     """Longest prompt in tokens, template included; longer prompts are left out, never cut."""
     max_teacher_prompt_tokens: Count = 0
-    """Longest prompt with a teacher_context; 0 takes max_prompt_tokens. Longer prompts are left
-    out, but {student_answer} and {feedback} lose their ends until the prompt fits."""
+    """Longest prompt that a teacher reads where it is not the student's; 0 takes max_prompt_tokens.
+    Longer prompts are left out, but {student_answer} and {feedback} lose their ends until the
+    prompt fits."""
     template_kwargs: Annotated[dict[str, JsonValue], AfterValidator(_checked)] = dataclasses.field(
         default_factory=lambda: {"enable_thinking": False}
     )

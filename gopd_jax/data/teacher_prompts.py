@@ -1,9 +1,10 @@
-"""Prompts as a teacher with privileged context reads them: the student's prompt with more text.
+"""Prompts as a teacher reads them that is shown more, or has a chat template of its own.
 
-In: encoded prompts and a text with fields, such as the solution of the row. Out: the same prompts,
-each with `teacher_tokens`. In on-policy self-distillation the teacher is the student's own initial
-model and reads such prompts. The response tokens are the student's in any case. Where the text
-shows the student's answer or the feedback on it, a prompt is encoded for each answer.
+In: encoded prompts, the teacher's tokenizer, and a text with fields, such as the solution of the
+row. Out: the same prompts, each with `teacher_tokens`. In on-policy self-distillation the teacher
+is the student's own initial model and reads such prompts. The response tokens are the student's in
+any case. Where the text shows the student's answer or the feedback on it, a prompt is encoded for
+each answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +29,10 @@ def add_teacher_context(
 
     Args:
         prompts: the student's prompts.
-        tokenizer: applies the chat template.
+        tokenizer: applies the chat template that the teacher reads.
         suffix: the prompt suffix of the student, which the teacher reads too.
         context: a text with fields in braces: {ground_truth}, or any other field of the row, such
-            as {solution}. `OF_ANSWERS` are empty here.
+            as {solution}. `OF_ANSWERS` are empty here. "" adds nothing.
         max_tokens: longest teacher prompt kept; longer ones are left out, never cut.
 
     Returns:
@@ -48,8 +49,8 @@ def add_teacher_context(
     indices, kept, report = encode_fitting(rows, chat, tokenizer, max_tokens)
     if not indices:
         raise ValueError(
-            f"none of {len(prompts)} prompts fits {max_tokens} tokens with "
-            f"teacher_context={context!r}"
+            f"none of {len(prompts)} prompts fits {max_tokens} tokens as its teacher reads it, "
+            f"with teacher_context={context!r} and the chat template of {tokenizer.path!r}"
         )
 
     def convert(encoded: EncodedPrompt, i: int) -> EncodedPrompt:
@@ -59,6 +60,19 @@ def add_teacher_context(
     student = list(identities(prompts))
     metadata = [student[i] for i in indices]
     return LazySequence(prompts, indices, convert, metadata), report
+
+
+def as_asked(prompts: Sequence[EncodedPrompt]) -> Sequence[EncodedPrompt]:
+    """The prompts with what the teacher reads in place of what the student reads.
+
+    For a teacher that answers them. A prompt without `teacher_tokens` stays as it is.
+    """
+
+    def convert(encoded: EncodedPrompt, _: int) -> EncodedPrompt:
+        own = encoded.teacher_tokens
+        return encoded if own is None else dataclasses.replace(encoded, tokens=own)
+
+    return LazySequence(prompts, range(len(prompts)), convert)
 
 
 def show_answers(

@@ -150,6 +150,7 @@ def _models(run: JsonObject) -> str:
             role, scale = f"teacher of {name}", _scale(config, domain)
             shown = "" if scale is None else f"{scale:g}"
             more = ", shown more than the student" if domain.get("teacher_context") else ""
+            more += ", with a chat template of its own" if domain.get("teacher_template") else ""
             model = _model(domain["teacher"]) + more
             rows.append((role, model, shown, weights.get(role, "")))
     if "reference" in weights:

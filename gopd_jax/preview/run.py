@@ -115,10 +115,11 @@ def _previewed(config: Config, scales: Sequence[float]) -> Config:
                 f"config.domains.{name}.reward={NONE!r}: expected one that verifies answers, "
                 "because a preview scores them"
             )
-        if domain.teacher_context:
+        if domain.prompts_teacher:
+            own = "teacher_context" if domain.teacher_context else "teacher_template"
             raise ValueError(
-                f"config.domains.{name}.teacher_context={domain.teacher_context!r}: expected none, "
-                "because a preview draws from teacher and reference after the same prompt"
+                f"config.domains.{name}.{own}={getattr(domain, own)!r}: expected none, because a "
+                "preview draws from teacher and reference after the same prompt"
             )
     scale = next(filter(needs_reference, scales), 1.0)
     domains = {n: dataclasses.replace(d, reward_scale=None) for n, d in config.domains.items()}

@@ -89,7 +89,12 @@ def _of_tokens(config: Config, inputs: RunInputs) -> list[Outcome]:
     read["reference"] = [chat for of_domain in chats.values() for chat in of_domain]
     others = {r: t for r, t in inputs.tokenizers.items() if r != "student"}
     student = inputs.tokenizer
-    found += [tokens.teacher_template(student, t, r, read[r]) for r, t in others.items()]
+    own = {teacher_of(name) for name, d in config.domains.items() if d.teacher_template}
+    for role, tokenizer in others.items():
+        if role in own:
+            found.append(not_checked("teacher_template", role, "it has prompts of its own"))
+        else:
+            found.append(tokens.teacher_template(student, tokenizer, role, read[role]))
     found += [tokens.stop_ids(student, t, r) for r, t in others.items()]
     paths = {teacher_of(name): path for name, path in inputs.teachers.items()}
     paths |= {"student": config.student, "reference": inputs.reference}
@@ -156,7 +161,7 @@ def _of_teachers(
             found.append(not_checked("teachers_differ", role, SHOWN_ANSWERS))
         else:
             found.append(scores.teachers_differ(own, role, bounds.models, same))
-        if domain.teacher_context:  # it is not meant to count here
+        if domain.prompts_teacher:  # that is not meant to count here
             own = [dataclasses.replace(e, teacher_prompt=None) for e in own]
         found.append(scores.self_teacher(learner, frozen, own, name, bounds.scorer))
     if loaded.reference is None:

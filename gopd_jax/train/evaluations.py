@@ -11,6 +11,7 @@ import dataclasses
 from etils import epath
 
 from gopd_jax.config import Config
+from gopd_jax.data.teacher_prompts import as_asked
 from gopd_jax.evaluate.held_out import Evaluation, evaluate
 from gopd_jax.evaluate.unverified import Unverified, measure
 from gopd_jax.learner.learner import FrozenModel, Learner
@@ -28,7 +29,7 @@ from gopd_jax.runtime.progress import say
 from gopd_jax.train import evaluation_cache
 from gopd_jax.train.keys import evaluation_key
 from gopd_jax.train.prepare import RunInputs
-from gopd_jax.types import Params
+from gopd_jax.types import EncodedPrompt, Params
 
 
 class Evaluations:
@@ -151,8 +152,14 @@ class Evaluator:
         if not loaded or not config.eval.cache or reward == NONE or is_own(reward):
             return None
         sampler = self._samplers[inputs.models[config.student]]  # a teacher's is made like it
-        test = inputs.test[domain]
+        test = self._prompts(loaded, domain)
         return evaluation_cache.inputs_of(config, inputs, loaded, domain, test, sampler)
+
+    def _prompts(self, who: str, domain: str) -> Sequence[EncodedPrompt]:
+        """The held-out prompts as the model reads them that answers."""
+        prompts = self._inputs.test[domain]
+        own = who != "student" and self._config.domains[domain].teacher_template
+        return as_asked(prompts) if own else prompts
 
     def _measure(
         self,
@@ -196,7 +203,7 @@ class Evaluator:
         weights = sampler.sync_weights(bring(params))
         at_step = f" at step {step}" if who == "student" else ""
         for domain, what in missing.items():
-            prompts = self._inputs.test[domain]
+            prompts = self._prompts(who, domain)
             prompts = [prompts[i] for i in range(min(most or len(prompts), len(prompts)))]
             name, reward = f"evaluate {who}{at_step}: {domain}", config.domains[domain].reward
             how = {

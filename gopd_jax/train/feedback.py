@@ -4,7 +4,7 @@ In: rollouts and the verdicts on them. Out: the same rollouts, each with a promp
 teacher, in the domains whose `teacher_context` asks for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 from gopd_jax.config import Config
@@ -25,20 +25,21 @@ def showing(config: Config, field: str = "") -> set[str]:
 
 def as_read(
     config: Config,
-    tokenizer: ChatTokenizer,
+    readers: Mapping[str, ChatTokenizer],
     rollouts: Sequence[Rollout],
     verdicts: Sequence[Verdict | None],
 ) -> tuple[list[Rollout], int]:
     """The rollouts with what their teachers read, and for how many of them a text had to be cut.
 
     Args:
+        readers: by domain, what writes the prompts of its teacher; see `RunInputs`.
         rollouts: of all domains.
         verdicts: of each rollout; None is allowed where the teacher reads no feedback.
     """
     out, cut = list(rollouts), 0
     limit = config.data.max_teacher_prompt_tokens or config.data.max_prompt_tokens
     for name in sorted(showing(config)):
-        domain = config.domains[name]
+        domain, tokenizer = config.domains[name], readers[name]
         here = [i for i, r in enumerate(rollouts) if r.request.prompt.source.domain == name]
         shown = []
         for i in here:

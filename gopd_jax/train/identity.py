@@ -58,6 +58,7 @@ BEFORE = {
     "control": dataclasses.asdict(ControlSettings()),
     "self_teacher": dataclasses.asdict(SelfTeacherSettings()),
 }
+BEFORE_OF_DOMAINS = {"teacher_template": ""}  # likewise, of each domain
 # Fields that the hosts of one run may be given differently: paths, of which the content is
 # compared, and what the first host's alone decides.
 OF_A_HOST = (
@@ -178,7 +179,10 @@ def refuse_another_run(workdir: str, old: JsonObject, new: JsonObject) -> None:
     they were recorded.
     """
     before, now = old["fingerprints"], new["fingerprints"]
-    settings = differing_fields(BEFORE | old["config"], new["config"])
+    config = BEFORE | old["config"]
+    domains = config.get("domains", {})
+    config["domains"] = {name: BEFORE_OF_DOMAINS | domain for name, domain in domains.items()}
+    settings = differing_fields(config, new["config"])
     content = differing_fields(
         before, {kind: now[kind] for kind in now if kind in before}, "fingerprint of "
     )

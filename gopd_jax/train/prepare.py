@@ -12,13 +12,15 @@ import hashlib
 import json
 import os
 
+from etils import epath
+
 from gopd_jax.config import Config
 from gopd_jax.data.answers import given_answers_of
 from gopd_jax.data.datasets import DataSource
 from gopd_jax.data.datasets import prepare as prepare_data
 from gopd_jax.data.encode import FilterReport, encode_all, in_both
 from gopd_jax.data.select import hard_enough, hold_out
-from gopd_jax.data.settings import DomainSettings
+from gopd_jax.data.settings import OWN_TEMPLATE, DomainSettings
 from gopd_jax.data.stream import PromptStream
 from gopd_jax.data.teacher_prompts import add_teacher_context
 from gopd_jax.data.tokenizer import ChatTokenizer
@@ -28,6 +30,7 @@ from gopd_jax.objective.gopd import needs_reference
 from gopd_jax.rewards.own import is_own
 from gopd_jax.rewards.settings import NONE
 from gopd_jax.rewards.verifier import Verifier
+from gopd_jax.runtime.errors import brief
 from gopd_jax.runtime.files import JsonObject, check_output, is_remote
 from gopd_jax.runtime.object_store import local_root
 from gopd_jax.runtime.progress import say
@@ -55,7 +58,7 @@ HELD_OUT, LEAST_PROMPTS = 64, 10
 class RunInputs:
     """What a run is made of.
 
-    tokenizer: the student's; it alone applies chat templates.
+    tokenizer: the student's; it applies chat templates, but for `readers`.
     models: architecture by path.
     teachers: path by domain; empty for grpo.
     reference: path, or None where no lambda needs it.
@@ -65,7 +68,9 @@ class RunInputs:
     fingerprints: of everything that must not change when the run is resumed; most are sha256.
     origin: what run.json records when the run starts: "models" by role, and "init_from", the
         checkpoint that it starts from, or None.
-    tokenizers: of each role; those of others than the student are only compared with it.
+    tokenizers: of each role; those of others than the student are compared with it.
+    readers: by domain, what writes the prompts that its teacher reads: the student's tokenizer, or
+        one with a template of its own.
     """
 
     tokenizer: ChatTokenizer
@@ -79,6 +84,7 @@ class RunInputs:
     fingerprints: JsonObject
     origin: JsonObject
     tokenizers: Mapping[str, ChatTokenizer] = dataclasses.field(default_factory=dict)
+    readers: Mapping[str, ChatTokenizer] = dataclasses.field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -113,31 +119,30 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
     roles = roles_of(config)
     check_reference(config, roles)
     models = {path: load_config(path) for path in dict.fromkeys(roles.values())}
-    data, rollout = config.data, config.rollout
-    load = functools.cache(
-        lambda path: ChatTokenizer.load(
-            path,
-            extra_stop_ids=rollout.extra_stop_ids,
-            template_kwargs=data.template_kwargs,
-        )
-    )
+    load = functools.cache(lambda path: _tokenizer(path, config))
     tokenizers = {role: load(path) for role, path in roles.items()}
     check_models(roles, models, tokenizers, config.longest)
 
     for path, model in models.items():
         check_tensors(path, model)
     weights = {path: weights_fingerprint(path) for path in models}
-    shown_more = {teacher_of(n) for n, d in config.domains.items() if d.teacher_context}
+    shown_more = {teacher_of(n) for n, d in config.domains.items() if d.prompts_teacher}
     check_weights(roles, weights, shown_more)
 
     tokenizer = tokenizers["student"]
-    prompts = {name: _domain_prompts(name, config, tokenizer, workdir) for name in config.domains}
+    readers = {name: _reader(name, config, tokenizers) for name in config.domains}
+    prompts = {
+        name: _domain_prompts(name, config, tokenizer, readers[name], workdir)
+        for name in config.domains
+    }
     dropped, data_fingerprints = {}, {}
     for domain in prompts.values():
         dropped |= domain.dropped
         data_fingerprints |= domain.fingerprints
     fingerprints = _fingerprints(roles, models, tokenizers, weights)
     fingerprints["data"] = data_fingerprints
+    if own := {n: r.template_fingerprint for n, r in readers.items() if r is not tokenizer}:
+        fingerprints["teacher_templates"] = own
     if rewards:
         fingerprints["rewards"] = rewards
     own_rewards.try_once(config, {name: d.train for name, d in prompts.items()}, verify)
@@ -156,8 +161,10 @@ def _prepare(config: Config, workdir: str, verify: Verifier) -> RunInputs:
         fingerprints=fingerprints,
         origin=origin,
         tokenizers=tokenizers,
+        readers=readers,
     )
-    warn_of_templates(tokenizers)
+    own = {teacher_of(n) for n, d in config.domains.items() if d.teacher_template}
+    warn_of_templates({role: t for role, t in tokenizers.items() if role not in own})
     _warn_of_overlap(inputs)
     return inputs
 
@@ -203,6 +210,33 @@ def teacher_of(domain: str) -> str:
     return f"teacher of {domain}"
 
 
+def _reader(name: str, config: Config, tokenizers: Mapping[str, ChatTokenizer]) -> ChatTokenizer:
+    """What writes the prompts that a domain's teacher reads."""
+    template, role = config.domains[name].teacher_template, teacher_of(name)
+    if config.method != "gopd" or not template:
+        return tokenizers["student"]
+    if template == OWN_TEMPLATE:
+        return tokenizers[role]
+    try:
+        text = epath.Path(template).read_text()
+    except (OSError, ValueError) as e:  # ValueError: no text, or a NUL byte in the name
+        raise ValueError(
+            f"config.domains.{name}.teacher_template={template!r}: expected '', {OWN_TEMPLATE!r} "
+            f"or a file with a Jinja template ({brief(e)})"
+        ) from e
+    own = _tokenizer(config.domains[name].teacher, config, text)
+    return dataclasses.replace(own, path=template)  # which messages name
+
+
+def _tokenizer(path: str, config: Config, chat_template: str | None = None) -> ChatTokenizer:
+    return ChatTokenizer.load(
+        path,
+        extra_stop_ids=config.rollout.extra_stop_ids,
+        chat_template=chat_template,
+        template_kwargs=config.data.template_kwargs,
+    )
+
+
 def roles_of(config: Config) -> dict[str, str]:
     """The path of the model in each role that the run has."""
     roles = {"student": config.student}
@@ -225,29 +259,28 @@ class _DomainPrompts:
 
 
 def _domain_prompts(
-    name: str, config: Config, tokenizer: ChatTokenizer, workdir: str
+    name: str, config: Config, tokenizer: ChatTokenizer, reader: ChatTokenizer, workdir: str
 ) -> _DomainPrompts:
-    """Reads, encodes and checks the prompts of a domain."""
+    """Reads, encodes and checks the prompts of a domain; `reader` writes those of its teacher."""
     domain, limit = config.domains[name], config.data.max_prompt_tokens
     data_dir = config.data.cache_dir or _datasets(workdir)
     encoded, dropped, fingerprints = {}, {}, {}
     for split in ("train", "test"):
         where = f"{name}/{split}"
         rows, fingerprints[where], chosen = _rows(name, config, split, data_dir)
-        reader = (tokenizer.vocabulary_fingerprint, tokenizer.template_fingerprint)
-        identity = (data_dir, name, chosen, reader)
+        writer = (tokenizer.vocabulary_fingerprint, tokenizer.template_fingerprint)
+        identity = (data_dir, name, chosen, writer)
         source = _Source(identity, domain.prompt_suffix, limit, rows, tokenizer)
         encoded[split], dropped[where] = _encode(source)
-    # On held-out prompts a teacher reads only where its distance is what is measured.
-    read = ("train", "test") if domain.reward == NONE else ("train",)
-    for split in read if domain.teacher_context and config.method == "gopd" else ():
-        encoded[split], dropped[f"{name}/{split}, as its teacher reads it"] = add_teacher_context(
-            encoded[split],
-            tokenizer,
-            domain.prompt_suffix,
-            domain.teacher_context,
-            config.data.max_teacher_prompt_tokens or limit,
-        )
+    for split, prompts in list(encoded.items()) if config.method == "gopd" else ():
+        context, most = domain.teacher_context, config.data.max_teacher_prompt_tokens or limit
+        if split == "test" and domain.reward != NONE:
+            context, most = "", limit  # it answers held-out prompts, and is shown nothing
+        if context or reader is not tokenizer:
+            encoded[split], report = add_teacher_context(
+                prompts, reader, domain.prompt_suffix, context, most
+            )
+            dropped[f"{name}/{split}, as its teacher reads it"] = report
     for prompts in encoded.values():
         check_prompts(name, domain.reward, prompts)
     if config.method == "sft" and not domain.teacher:

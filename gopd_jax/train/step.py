@@ -260,7 +260,7 @@ class Trainer:
         if showing(self.config, FEEDBACK):
             with self.clock.phase("verify"):
                 found = PendingVerdicts([verdicts], [r.request.key for r in rollouts]).result()
-        read, cut = as_read(self.config, self.inputs.tokenizer, rollouts, found)
+        read, cut = as_read(self.config, self.inputs.readers, rollouts, found)
         record.prompts_cut += cut
         return read
 

@@ -308,47 +308,6 @@ def data_not_code(folder):
 
 @case(
     "train",
-    "teacher_context with a field that no row has",
-    "teacher_context='{solution}' does not fit prompt 'train/000000'",
-)
-def data_teacher_context(folder):
-    option = "--config.domains.math.teacher_context={solution}"
-    return [*train(folder, sums()), option]
-
-
-@case(
-    "train",
-    "a teacher that is shown feedback where no answer is verified",
-    "config.domains.math.teacher_context='{feedback}': expected no {feedback} where "
-    "config.domains.math.reward='none'",
-)
-def data_feedback_without_a_verifier(folder):
-    options = ["teacher_context={feedback}", "reward=none"]
-    return [*train(folder, sums()), *(f"--config.domains.math.{o}" for o in options)]
-
-
-@case(
-    "train",
-    "a row with a field that stands for what is said of the student's answer",
-    "teacher_context='{feedback}': prompt 'train/000000' has a field 'feedback' of its own",
-)
-def data_feedback_of_the_row(folder):
-    rows = [row | {"feedback": "good"} for row in sums()]
-    return [*train(folder, rows), "--config.domains.math.teacher_context={feedback}"]
-
-
-@case(
-    "train",
-    "teacher_context with an unclosed brace",
-    "teacher_context='{solution' does not fit prompt 'train/000000'",
-)
-def data_teacher_context_brace(folder):
-    option = "--config.domains.math.teacher_context={solution"
-    return [*train(folder, sums()), option]
-
-
-@case(
-    "train",
     "an embedded data set that does not exist",
     (
         "tiny:chess/train: expected one of ['tiny:math/train', 'tiny:math/test', "

@@ -120,3 +120,9 @@ def test_what_is_shown_of_an_answer_cannot_be_a_field_of_the_row(tokenizer, prom
 
 def with_field(prompt):
     return dataclasses.replace(prompt, extra=prompt.extra | {"feedback": "good"})
+
+
+def test_a_text_gets_shorter_whatever_its_tokens_are(tokenizer):
+    assert tokenizer.shortened("abcdef", 0) == "abcde"
+    assert tokenizer.shortened("", 3) == ""
+    assert tokenizer.shortened("abc", 99) == ""

@@ -160,6 +160,15 @@ def test_box_cox_is_bounded_keeps_the_sign_and_tends_to_the_log_ratio():
         )
 
 
+@pytest.mark.parametrize("lam, counts", [(0.0, (0, 1)), (1.0, (1, 0)), (1.25, (1, 1))])
+def test_a_ratio_without_influence_is_not_called_clipped(lam, counts):
+    """Of two tokens one is far from the teacher alone, the other from the reference alone."""
+    student, far = np.zeros((1, 2), np.float32), np.float32([[-9.0, 0.0]])
+    scale = np.full((1, 2), lam, np.float32)
+    _, clipped = bounded_advantage(student, far, far[:, ::-1], scale, 0.0, 2.0)
+    assert clipped.tolist() == [list(map(bool, counts))]
+
+
 def test_advantage_clip_is_the_last_step_before_returns():
     for seed in SEEDS:
         advantages, info, (student, teacher, reference, scale, _) = shaped(
