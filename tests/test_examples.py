@@ -56,7 +56,9 @@ def test_feedback(example):
     folder = example("feedback")
     few = ["steps=6", "rollout.prompts_per_step=64", "rollout.slots=64", "eval.prompts=256"]
     more = ["eval.samples=1", "eval.every=0", "log.samples=32", "log.samples_every=1"]
+    more += ["log.rewards=4"]  # all are verified, since the teacher reads the verdicts
     assert train(["--config=config.py", *(f"--config.{o}" for o in (*few, *more))]) == 0
+    assert {m["verified"] for m in read(folder / "runs" / "feedback" / "metrics.jsonl")} == {64}
     samples = read(folder / "runs" / "feedback" / "samples.jsonl")
     assert {sample["reward"] for sample in samples} == {0.0, 1.0}
     for sample in samples:
