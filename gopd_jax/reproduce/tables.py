@@ -134,11 +134,12 @@ def text(results: JsonObject) -> str:
     lines = []
     for table, (title, _) in TABLES.items():
         if table in results["groups"]:
-            rows = [HEADER, *_rows(results, table)]
+            rows = _rows(results, table)
             lines += ["", title]
             columns = (4, 5, 6) if table == "steps" else (1, 2)
-            for row in rows:
-                cells = "".join(f"{row[i]:>{max(14, len(HEADER[i]) + 2)}}" for i in columns)
+            for row in [HEADER, *rows]:
+                shown = [i for i in columns if i in _used(rows)]
+                cells = "".join(f"{row[i]:>{max(14, len(HEADER[i]) + 2)}}" for i in shown)
                 lines.append(f"  {row[0].replace('**', ''):52}{cells}")
     lines += ["", "claims (difference within a seed, points)"]
     lines += [
@@ -166,12 +167,17 @@ def _introduction(results: JsonObject) -> list[str]:
 
 
 def _table(results: JsonObject, table: str) -> list[str]:
-    """A table in Markdown, without columns that hold one value: the start's other domain."""
+    """A table in Markdown."""
     rows = _rows(results, table)
-    used = [i for i in range(len(HEADER)) if sum(bool(row[i]) for row in rows) > 1]
+    used = _used(rows)
     shown = [[row[i] for i in used] for row in [HEADER, *rows]]
     head, *body = ("| " + " | ".join(row) + " |" for row in shown)
     return [head, "|" + "---|" * len(used), *body]
+
+
+def _used(rows: list[list[str]]) -> list[int]:
+    """The columns that compare something: not one value alone, such as the start's other domain."""
+    return [i for i in range(len(HEADER)) if sum(bool(row[i]) for row in rows) > 1]
 
 
 def _rows(results: JsonObject, table: str) -> list[list[str]]:
