@@ -1,7 +1,8 @@
 r"""On-policy self-distillation: the teacher is the student's own start, with a hint in its prompt.
 
 `teacher_context` is added to the last user message of the teacher's prompt alone; its fields in
-braces come from the row. Student and teacher score the student's tokens, each after its own prompt.
+braces come from the row, or are {student_answer} and {feedback} (examples/feedback). Student and
+teacher score the student's tokens, each after its own prompt.
 The teacher stays frozen: one that follows the student (self_teacher.follow) can collapse with it.
 
 tiny (default): hinted_base, an embedded base that has learnt to read an answer behind the question
