@@ -21,6 +21,12 @@ SHARES = (0.25, 0.5, 1)
 ESTIMATORS = ("sampled", "sampled_baseline", "full", "top_k")
 TOP_K = 2  # of the embedded vocabulary of 128; 32 are as good as all
 CONTROLS = ("constant", "permuted_tokens", "permuted_answers", "random_teacher")
+# Domain of the controls -> the student, and the group that they are in.
+CONTROLLED = {
+    "math": ("base", "controls"),
+    "code": ("base", "controls"),
+    "steps": ("steps_base", "steps"),
+}
 NEW = ("estimators", "controls")
 
 # Of the students that are compared with the optimum of their objective.
@@ -228,10 +234,11 @@ def _estimators() -> list[Arm]:
 def _controls() -> list[Arm]:
     """ExOPD without the teacher's knowledge."""
     arms = []
-    for label, domains in (("math", MATH), ("code", CODE)):
+    for domain, (student, group) in CONTROLLED.items():
         for kind in CONTROLS:
             settings = (("control.kind", kind), ("eval.teachers", False))
-            arms.append(_gopd(f"{kind}_{label}", EX, domains, "controls", settings=settings))
+            made = {"student": student, "settings": settings}
+            arms.append(_gopd(f"{kind}_{domain}", EX, (domain,), group, **made))
     return arms
 
 

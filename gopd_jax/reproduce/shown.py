@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 from gopd_jax.reproduce.arms import (
+    CONTROLLED,
     CONTROLS,
     CONVERGED,
     EARLY,
     ESTIMATORS,
+    EX,
     LAMBDAS,
     LONGER,
     PREVIEWED,
@@ -39,6 +41,21 @@ LAMBDA_ARMS = {x: f"lambda_{x:g}" for x in LAMBDAS} | {1.0: "opd_math", 1.25: "e
 PAPER_LAMBDAS = {1.0: 46.5, 1.25: 48.0}
 
 STEPS_ARMS = {x: f"steps_lambda_{x:g}" for x in LAMBDAS}
+
+# The ExOPD that the controls of a domain are compared with.
+EX_ARMS = {"math": "exopd_math", "code": "exopd_code", "steps": STEPS_ARMS[EX]}
+
+
+def _controls(domain: str) -> list[Row]:
+    """ExOPD on a domain without the teacher's knowledge."""
+    labels = {
+        "constant": "every advantage -0.1",
+        "permuted_tokens": "advantages dealt out anew to tokens",
+        "permuted_answers": "advantages of another answer",
+        "random_teacher": "random teacher",
+    }
+    return [Row(labels[name], f"{name}_{domain}") for name in CONTROLS]
+
 
 # Table -> title and rows.
 TABLES: dict[str, tuple[str, list[Row]]] = {
@@ -112,6 +129,7 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
             Row("student's start", "steps_base"),
             Row("teacher", "steps_teacher"),
             *(Row(f"lambda {x:g}", arm) for x, arm in STEPS_ARMS.items()),
+            *_controls("steps"),
         ],
     ),
     "preview": (
@@ -151,17 +169,10 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
         "Controls: ExOPD without the teacher's knowledge",
         [
             Row("student's start", "base"),
-            *(
-                Row(label, f"{name}_{domain}")
-                for domain in ("math", "code")
-                for label, name in (
-                    (f"**ExOPD** from the {domain} teacher", "exopd"),
-                    ("every advantage -0.1", "constant"),
-                    ("advantages dealt out anew to tokens", "permuted_tokens"),
-                    ("advantages of another answer", "permuted_answers"),
-                    ("random teacher", "random_teacher"),
-                )
-            ),
+            Row("**ExOPD** from the math teacher", "exopd_math"),
+            *_controls("math"),
+            Row("**ExOPD** from the code teacher", "exopd_code"),
+            *_controls("code"),
         ],
     ),
 }
@@ -231,13 +242,13 @@ CLAIMS = [
         if (arm := estimator_arm(name, share)) != "exopd_math"
     ),
     *(
-        Claim(f"ExOPD > {name.replace('_', ' ')}", f"exopd_{domain}", f"{name}_{domain}", domain)
-        for domain in ("math", "code")
+        Claim(f"ExOPD > {name.replace('_', ' ')}", EX_ARMS[domain], f"{name}_{domain}", domain)
+        for domain in CONTROLLED
         for name in CONTROLS
     ),
     *(
-        Claim(f"{name.replace('_', ' ')} > student's start", f"{name}_{domain}", "base", domain)
-        for domain in ("math", "code")
+        Claim(f"{name.replace('_', ' ')} > student's start", f"{name}_{domain}", start, domain)
+        for domain, (start, _) in CONTROLLED.items()
         for name in CONTROLS
     ),
 ]

@@ -68,7 +68,7 @@ def test_steps_shows_score_length_and_the_share_cut_and_is_drawn_against_lambda(
     results = tables.summarise(scores, chosen, ["steps"], 2)
     cells = [line.split() for line in tables.text(results).splitlines() if "lambda 2  " in line]
     assert cells == [["lambda", "2", "50.0", "±", "0.0", "29.50", "±", "0.00", "6.2", "±", "0.0"]]
-    assert [c["domain"] for c in results["claims"]] == ["steps"] * 5
+    assert [c["domain"] for c in results["claims"]] == ["steps"] * 13  # 8 of them on controls
     assert pictures.draw(results, tmp_path) == ["steps.png"]
     height, width = plt.imread(tmp_path / "steps.png").shape[:2]
     assert width > 3 * height  # three panels
