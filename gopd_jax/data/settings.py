@@ -59,6 +59,15 @@ def check_template_kwargs(kwargs: dict[str, Any], where: str) -> dict[str, Any]:
     return kwargs
 
 
+def shown_of_answers(context: str) -> tuple[str, ...]:
+    """Which of `OF_ANSWERS` a teacher_context names; none in one that cannot be read."""
+    try:
+        named = {name for _, name, _, _ in string.Formatter().parse(context)}
+    except ValueError:  # such as a lone brace: the first prompt says what is wrong
+        return ()
+    return tuple(name for name in OF_ANSWERS if name in named)
+
+
 def _checked(kwargs: dict[str, Any]) -> dict[str, Any]:
     return check_template_kwargs(kwargs, "config.data.template_kwargs")
 
@@ -137,11 +146,7 @@ class DomainSettings:
     @property
     def shown_of_answers(self) -> tuple[str, ...]:
         """Which of `OF_ANSWERS` the teacher reads."""
-        try:
-            named = {name for _, name, _, _ in string.Formatter().parse(self.teacher_context)}
-        except ValueError:  # such as a lone brace: the first prompt says what is wrong
-            return ()
-        return tuple(name for name in OF_ANSWERS if name in named)
+        return shown_of_answers(self.teacher_context)
 
 
 @settings

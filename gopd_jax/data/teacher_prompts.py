@@ -13,7 +13,7 @@ import dataclasses
 from gopd_jax.data.encode import FilterReport, chat_of, encode_fitting, identities
 from gopd_jax.data.lazy import LazySequence
 from gopd_jax.data.messages import Message, add_to_last_user_message, with_suffix
-from gopd_jax.data.settings import OF_ANSWERS
+from gopd_jax.data.settings import OF_ANSWERS, shown_of_answers
 from gopd_jax.data.tokenizer import ChatTokenizer
 from gopd_jax.types import EncodedPrompt, Prompt
 
@@ -122,8 +122,7 @@ def _with_context(
     prompt: Prompt, suffix: str, context: str, of_answer: Mapping[str, str]
 ) -> list[Message]:
     fields = {**prompt.extra, "ground_truth": prompt.ground_truth}
-    taken = [name for name in OF_ANSWERS if name in prompt.extra and f"{{{name}" in context]
-    if taken:
+    if taken := [name for name in shown_of_answers(context) if name in prompt.extra]:
         raise ValueError(
             f"teacher_context={context!r}: prompt {prompt.prompt_id!r} has a field {taken[0]!r} of "
             "its own; expected another name for it, since here it stands for the student's answer"

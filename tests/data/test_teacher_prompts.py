@@ -126,3 +126,10 @@ def test_a_text_gets_shorter_whatever_its_tokens_are(tokenizer):
     assert tokenizer.shortened("abcdef", 0) == "abcde"
     assert tokenizer.shortened("", 3) == ""
     assert tokenizer.shortened("abc", 99) == ""
+
+
+def test_braces_that_are_doubled_are_braces(tokenizer, prompts):
+    """So that a row may have a field of the name."""
+    rows = [dataclasses.replace(p, source=with_field(p.source)) for p in prompts]
+    read, _ = add_teacher_context(rows, tokenizer, SUFFIX, " {{feedback}}", 1000)
+    assert " {feedback}" in tokenizer.decode(read[0].teacher_tokens)
