@@ -41,11 +41,11 @@ def as_read(
     for name in sorted(showing(config)):
         domain, tokenizer = config.domains[name], readers[name]
         here = [i for i, r in enumerate(rollouts) if r.request.prompt.source.domain == name]
-        texts = {
-            STUDENT_ANSWER: lambda i: tokenizer.decode(rollouts[i].tokens),
+        said = {
+            STUDENT_ANSWER: lambda i, decode=tokenizer.decode: decode(rollouts[i].tokens),
             FEEDBACK: lambda i: verdicts[i].in_words,
         }
-        shown = [{field: texts[field](i) for field in domain.shown_of_answers} for i in here]
+        shown = [{field: said[field](i) for field in domain.shown_of_answers} for i in here]
         prompts, were_cut = show_answers(
             [rollouts[i].request.prompt for i in here],
             shown,
