@@ -2,9 +2,8 @@
 
 Comes in, on stdin: messages [response, ground truth]. Goes out, on stdout: first the judge's
 guards, then for each message its time limit in seconds and, as a second message, the fields of a
-`verifier.Verdict`.
-For a reward function of the user, whose modules are looked for in PATH, the first message is
-{"source": sha256} or {"error": sentence}, and a failed call is [None, sentence].
+`verifier.Verdict`. For a reward function of the user, whose modules are looked for in PATH, the
+first message is {"source": sha256} or {"error": sentence}, and a failed call is [None, sentence].
 `worker_handle.py` is the other end. The process ends when stdin closes, which also happens when the
 trainer is killed. Imports no JAX.
 """

@@ -96,3 +96,12 @@ def test_every_check_says_what_it_saw(tmp_path):
     rule = "response length: 2 times longer or shorter than at the start"
     assert made[rule].saw == "50 tokens at the start, 50 at the end"
     assert all(c.saw for c in made.values())
+
+
+def test_teachers_that_read_cut_prompts_are_found_and_others_have_no_such_check(tmp_path):
+    rule = "what a teacher is shown of an answer cut for more than 1% of them"
+    assert rule not in checks_of(make_run(tmp_path / "plain"))
+    few = checks_of(make_run(tmp_path / "few", changes={"teacher_prompts_cut": 0.005}))[rule]
+    assert (few.state, few.saw) == ("passed", "for 0.5% of the answers, on average over the run")
+    folder = make_run(tmp_path / "many", changes={"teacher_prompts_cut": 0.25})
+    assert list(findings_of(folder)) == ["Teachers read cut prompts"]
