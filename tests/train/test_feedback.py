@@ -61,3 +61,5 @@ def test_a_domain_that_shows_nothing_stays_as_it_is_and_what_is_cut_is_counted()
     read, cut = as_read(config(**own), readers, rollouts, [None] * 3)
     assert read[0] is rollouts[0] and cut == 2
     assert all(len(r.request.prompt.teacher_tokens) == 12 for r in read[1:])
+    own["domains.math.teacher_context"] = " {student_answer}"
+    assert as_read(config(**own), readers, rollouts, [None] * 3)[1] == 3
