@@ -184,8 +184,15 @@ def _sooner(deadline: float, spec: Spec) -> float:
 
 
 def _described(error: Exception) -> str:
-    says = str(error.args[0]) if error.args else ""  # str() of a KeyError would quote it
+    says = _said(error)
     return f"{type(error).__name__}: {says}" if says else type(error).__name__
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, without quotes around the text of a KeyError."""
+    if not error.args:
+        return ""
+    return error.args[0] if type(error.args[0]) is str else _short(error.args[0])
 
 
 def _failed_assert(error: AssertionError, spec: Spec) -> str:
@@ -193,9 +200,10 @@ def _failed_assert(error: AssertionError, spec: Spec) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = [(f.filename, f.lineno) for f in frames if f.filename in ("asserts", "check")]
     if not where:
-        return f"failed: {error}"
-    source, line = where[-1]
-    return f"failed: {spec[source].splitlines()[line - 1].strip()} {error}".rstrip()
+        return f"failed: {_said(error)}"
+    source, number = where[-1]
+    line = spec[source].split("\n")[number - 1].strip()
+    return f"failed: {line} {_said(error)}".rstrip()
 
 
 class _Short(reprlib.Repr):

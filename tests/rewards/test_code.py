@@ -205,6 +205,16 @@ WRONG_AND_WHY = [
         "failed: assert f(2) == 7, 'two' two",
     ),
     (
+        "class C:\n  def __str__(self):\n    while True: pass\ndef f(x): return C()",
+        {"asserts": "y = f(2)\nassert y == 7, y"},
+        "failed: assert y == 7, y an object",
+    ),
+    (
+        "def f(x): return x",
+        {"asserts": "s = 'a\x0cb'; assert f(0) == 0\nassert f(2) == 7"},
+        "failed: assert f(2) == 7",
+    ),
+    (
         "def f(x): return x",
         check("    assert candidate(2) == 7"),
         "failed: assert candidate(2) == 7",
