@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 # Tests neither read nor write the user's folder; those of the cache name a folder of their own.
 os.environ["GOPD_CACHE"] = "off"
+
+# A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

@@ -29,8 +29,8 @@ SPELLING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module
 # A named number becomes the metric reward_NAME; these names are taken.
 TAKEN = ("half_width", "high", "low", "stopped")
 EXPECTED = (
-    'a number in [0, 1], or a dict of finite numbers with such a number as its "reward" and, if '
-    'there is more to say, a text as its "feedback"'
+    'a number in [0, 1], or a dict of finite numbers with such a number as its "reward" and maybe '
+    'a text as its "feedback"'
 )
 DETAIL = "judged"
 

@@ -32,12 +32,13 @@ def nothing_from_before(monkeypatch, tmp_path):
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """What is in a folder: a hash of each file, "" for folders."""
+    """What is in a folder: a hash of each file. What Python compiles of a config is not ours."""
     return {
         str(path.relative_to(folder)): path.is_file()
         and os.access(path, os.R_OK)
         and hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
     }
 
 
