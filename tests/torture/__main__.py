@@ -17,7 +17,6 @@ should; otherwise 1.
 
 import collections
 import dataclasses
-import json
 import os
 from pathlib import Path
 import signal
@@ -28,7 +27,7 @@ import time
 from absl import logging
 
 from gopd_jax import cli
-from gopd_jax.runtime.progress import say
+from gopd_jax.runtime.progress import result, say
 from tests.torture.chain import Chain, Outcome, run_chain
 from tests.torture.phases import usual_seconds
 from tests.torture.plan import (
@@ -59,7 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--seed", type=cli.integer(0), default=1, help="decides every strike")
     parser.add_argument("--kills", type=cli.integer(1, 1000), default=20, help="number of strikes")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--keep", help="a new folder for the runs; the default deletes them")
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax warns of a file that it does not need
@@ -69,11 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         start = time.monotonic()
         outcomes = torture(Path(options.keep or temporary), options.seed, options.kills)
         seconds = time.monotonic() - start
-    if options.json:
-        strikes = [dataclasses.asdict(outcome) for outcome in outcomes]
-        print(json.dumps({"seed": options.seed, "seconds": seconds, "strikes": strikes}, indent=1))
-    else:
-        print(f"{table(outcomes)}\n\n{totals(outcomes, options.seed, seconds)}")
+    strikes = [dataclasses.asdict(outcome) for outcome in outcomes]
+    text = f"{table(outcomes)}\n\n{totals(outcomes, options.seed, seconds)}"
+    result(text, {"seed": options.seed, "seconds": seconds, "strikes": strikes})
     return int(any(outcome.wrong or not outcome.equal for outcome in outcomes))
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.torture.__main__ import main
 from tests.torture.phases import Event, Reader, Writer, at_moment, usual_seconds
 from tests.torture.plan import PHASES, SIGNALS, STEPS, draw, happens
 
@@ -74,6 +75,13 @@ def test_usual_seconds_leave_out_the_first_step_and_evaluations_that_are_not_due
         "save": 5,
         "evaluation": 4,
     }
+
+
+def test_the_command_says_what_it_takes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0 and all(f"--{name}" in shown for name in ("seed", "kills", "json"))
 
 
 @pytest.mark.slow
