@@ -1,7 +1,8 @@
 """Self-distillation from feedback, in minutes on a CPU: the teacher is told what went wrong.
 
 The teacher is the student's own start. Behind the question it reads what `reward.py` says of each
-answer: the right result where the answer was wrong, and nothing where it was right. In this folder:
+answer: the right result where the answer was wrong, and nothing where it was right. In this folder,
+after `pip install .` in that of the project:
     python -m gopd_jax.train --config=config.py
 Expected: from 30% to 82% right without any feedback (docs/results.md).
 """

@@ -1,7 +1,7 @@
 """GRPO on a reward function of one's own, in seconds on a CPU.
 
 The embedded student learns sums; `reward.py` grades each answer by its digits, so that an answer
-which is nearly right earns something. In this folder:
+which is nearly right earns something. In this folder, after `pip install .` in that of the project:
     python -m gopd_jax.train --config=config.py
 With a teacher and method gopd, the same field only decides what is measured.
 """

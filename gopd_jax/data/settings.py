@@ -135,7 +135,7 @@ class DomainSettings:
             raise ValueError(
                 f"{where}.teacher_context={self.teacher_context!r}: expected no "
                 f"{{{self.shown_of_answers[0]}}} where {where}.reward={NONE!r}, because held-out "
-                "answers are compared with what a teacher says that has seen none"
+                "answers are measured against a teacher that has not read them"
             )
 
     @property

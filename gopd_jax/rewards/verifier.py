@@ -51,8 +51,13 @@ class Verdict:
 
     @property
     def in_words(self) -> str:
-        """The feedback, or else the detail; "" from a reward function that says nothing."""
-        return self.feedback or ("" if self.detail == DETAIL else self.detail)
+        """The feedback, or else the detail; "" from a reward function that says nothing.
+
+        Always text that a tokenizer takes: half a surrogate pair, which a program can put into its
+        exception, becomes "?".
+        """
+        words = self.feedback or ("" if self.detail == DETAIL else self.detail)
+        return words.encode(errors="replace").decode()
 
     def __post_init__(self):
         if not math.isfinite(self.reward):

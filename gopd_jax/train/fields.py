@@ -47,7 +47,7 @@ WHEN: dict[When, str] = {
     "passed": "the domain has a teacher, or its answers are not verified",
     "sampled": "tokens were drawn: not for sft on given responses",
     "own reward": "the reward function of a domain returns named numbers",
-    "shown more": "`domains.NAME.teacher_context` is set, for method gopd",
+    "shown more": "`domains.NAME.teacher_context` or `teacher_template` is set, for method gopd",
     "shown answers": "a `teacher_context` shows {student_answer} or {feedback}",
     "stopped": "answers ran into the limits of the verifier",
     "mixture": "the student is a mixture of experts",

@@ -232,6 +232,7 @@ WRONG_AND_WHY = [
         "SyntaxError: expected ':' (program.py, line 1)",
     ),
     ("class E(Exception):\n  __str__ = None\nraise E", {"tests": ["f(2) == 7"]}, "E"),
+    ("raise ValueError('\\ud800 \u00e9')", {"tests": ["f(2) == 7"]}, "ValueError: ? \u00e9"),
     ("raise ValueError('x' * 9999)", {"tests": ["f(2) == 7"]}, f"ValueError: {'x' * 500}"),
     ("def g(x): pass", functions([[2]], [7]), "error: no f"),
     ("while True: pass", {"tests": ["f(2) == 7"]}, "timeout"),

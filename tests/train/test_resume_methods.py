@@ -19,6 +19,11 @@ OWN_AND_NONE = {
     "domains.math.test": "",
 }
 ADAPTER = {"lora.rank": 2, "learner.learning_rate": 1e-2}
+TOLD = {
+    "domains.code.teacher_context": " {feedback}",
+    "domains.math.teacher_context": " {student_answer}",
+    "data.max_teacher_prompt_tokens": 64,
+}
 EXACT = {"objective.estimator": "full", "log.inspected": 2}
 # Each case costs seconds of compilation.
 CASES = {
@@ -37,6 +42,7 @@ CASES = {
         "configs/self_distillation.py",
         {"self_teacher.follow": "average", "self_teacher.decay": 0.5, **EXACT},
     ),
+    "two domains, teachers that read the answers": ("configs/multi_teacher.py", TOLD),
     "exact, two domains": ("configs/multi_teacher.py", EXACT),
     "a control": ("configs/math.py", {"control.kind": "permuted_tokens"}),
 }
